@@ -1,0 +1,9 @@
+"""Live multi-view hand joints with a covariance that can be trusted."""
+
+import pkgutil
+
+# The generated message modules live in the ROS install space under the same package name;
+# without this, running from the source root would hide `hand_unc_ros.msg`.
+__path__ = pkgutil.extend_path(__path__, __name__)
+
+__version__ = '0.1.0'

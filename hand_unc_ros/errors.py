@@ -1,0 +1,29 @@
+"""Errors that a user can mend: each message names the thing and the remedy."""
+
+
+class HandUncError(Exception):
+    """Base of every error shown to the user without a traceback."""
+
+
+class CalibrationError(HandUncError):
+    """A camera calibration or rig file that cannot be used."""
+
+
+class ImageFormatError(HandUncError):
+    """An image whose encoding, size or data cannot be decoded."""
+
+
+class HandModelError(HandUncError):
+    """A hand model file that is missing, malformed or refused."""
+
+
+class RecordingError(HandUncError):
+    """A bag or video that is missing, truncated or of a foreign format."""
+
+
+class ConfigError(HandUncError):
+    """A configuration value that is unknown, of the wrong type or out of range."""
+
+
+class MissingDependencyError(HandUncError):
+    """An optional dependency that the requested feature needs."""
