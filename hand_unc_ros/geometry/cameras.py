@@ -1,0 +1,282 @@
+"""Calibrated cameras: one camera, and a rig of them as stacked tensors.
+
+Camera frames are optical (z forward, x right, y down).  Pixels are those of the full, distorted image,
+with the centre of the top-left pixel at (0, 0) as in OpenCV and ROS.  `world_from_camera` maps camera
+coordinates to world coordinates, metres.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hand_unc_ros.errors import CalibrationError
+from hand_unc_ros.geometry.distortion import (
+    DISTORTION_MODELS, coefficients, distort, distort_components, folding_radius, undistort,
+    undistort_components,
+)
+
+__all__ = ['DISTORTION_MODELS', 'Camera', 'CameraRig', 'distort', 'undistort']
+
+_ROTATION_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Camera:
+    """One calibrated camera.
+
+    name: unique in its rig.  width, height: pixels.  K: (3, 3) intrinsic matrix, pixels.
+    distortion_model: a key of DISTORTION_MODELS.  D: (n,) its coefficients.
+    world_from_camera: (4, 4) rigid transform, metres.  Arrays are copied to read-only float64.
+    Raises CalibrationError, naming the camera and the remedy, for anything that is not a camera.
+    """
+
+    name: str
+    width: int
+    height: int
+    K: np.ndarray
+    distortion_model: str
+    D: np.ndarray
+    world_from_camera: np.ndarray
+
+    def __post_init__(self) -> None:
+        for field in ('K', 'D', 'world_from_camera'):
+            object.__setattr__(self, field, self._as_array(field))
+        self._check_size()
+        self._check_intrinsics()
+        self._check_distortion()
+        self._check_pose()
+
+    def _fail(self, message: str) -> NoReturn:
+        raise CalibrationError(f"camera '{self.name}': {message}")
+
+    def _as_array(self, field: str) -> np.ndarray:
+        try:
+            array = np.array(getattr(self, field), dtype=np.float64)
+        except (TypeError, ValueError):
+            self._fail(f'{field} is not an array of numbers; give it as numbers only')
+        if not np.isfinite(array).all():
+            self._fail(f'{field} has NaN or infinite entries; calibrate the camera again')
+        array.setflags(write=False)
+        return array
+
+    def _check_size(self) -> None:
+        for field in ('width', 'height'):
+            value = getattr(self, field)
+            if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value <= 0:
+                self._fail(f'{field} is {value!r}; give the image size in whole pixels above 0')
+            object.__setattr__(self, field, int(value))
+
+    def _check_intrinsics(self) -> None:
+        if self.K.shape != (3, 3):
+            self._fail(f'K has shape {self.K.shape}; give the 3×3 intrinsic matrix')
+        if self.K[0, 0] <= 0 or self.K[1, 1] <= 0:
+            self._fail(f'K has focal lengths fx={self.K[0, 0]:g}, fy={self.K[1, 1]:g}; both must be above 0 '
+                       '(an uncalibrated camera publishes zeros: calibrate it)')
+        if self.K[1, 0] != 0 or not np.array_equal(self.K[2], (0.0, 0.0, 1.0)):
+            self._fail('K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] (row-major, not transposed)')
+
+    def _check_distortion(self) -> None:
+        model = self.distortion_model
+        if not isinstance(model, str) or model not in DISTORTION_MODELS:
+            self._fail(f"unknown distortion_model '{model}'; use one of {', '.join(DISTORTION_MODELS)}")
+        if self.D.ndim != 1:
+            self._fail(f'D has shape {self.D.shape}; give a flat list of coefficients')
+        if model == 'none':
+            if self.D.any():
+                self._fail("distortion_model 'none' with non-zero D; name the model or leave D empty")
+        elif self.D.size != DISTORTION_MODELS[model]:
+            self._fail(f"distortion_model '{model}' takes {DISTORTION_MODELS[model]} coefficients in D, "
+                       f"got {self.D.size}; for images without distortion use 'none'")
+
+    def _check_pose(self) -> None:
+        if self.world_from_camera.shape != (4, 4):
+            self._fail(f'world_from_camera has shape {self.world_from_camera.shape}; give a 4×4 matrix')
+        rotation = self.world_from_camera[:3, :3]
+        if np.abs(rotation @ rotation.T - np.eye(3)).max() > _ROTATION_TOLERANCE:
+            self._fail('the rotation of world_from_camera is not orthonormal; check the extrinsics '
+                       '(scaled or transposed blocks, too few digits)')
+        if np.linalg.det(rotation) < 0:
+            self._fail('the rotation of world_from_camera is a reflection (determinant −1); '
+                       'check the axis convention, camera frames are x right, y down, z forward')
+        if not np.array_equal(self.world_from_camera[3], (0.0, 0.0, 0.0, 1.0)):
+            self._fail('the last row of world_from_camera must be 0 0 0 1 (is the matrix transposed?)')
+
+    @cached_property
+    def camera_from_world(self) -> np.ndarray:
+        """(4, 4) rigid transform from world to camera coordinates."""
+        inverse = np.eye(4)
+        inverse[:3, :3] = self.world_from_camera[:3, :3].T
+        inverse[:3, 3] = -inverse[:3, :3] @ self.world_from_camera[:3, 3]
+        inverse.setflags(write=False)
+        return inverse
+
+    @property
+    def centre(self) -> np.ndarray:
+        """(3,) centre of projection in the world, metres."""
+        return self.world_from_camera[:3, 3]
+
+    @cached_property
+    def _rig(self) -> CameraRig:
+        return CameraRig((self,))
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Project points (N, 3), metres, world.  Returns px (N, 2) and depth (N,); see CameraRig.project."""
+        with torch.no_grad():
+            px, depth = self._rig.project(torch.from_numpy(np.array(points, dtype=np.float64)))
+        return px[0].numpy(), depth[0].numpy()
+
+    def with_pose(self, world_from_camera: np.ndarray) -> Camera:
+        """The same camera at another (4, 4) pose."""
+        return replace(self, world_from_camera=world_from_camera)
+
+
+class _Group(NamedTuple):
+    """Cameras of a rig that share a distortion model; rows is None where that is the whole rig."""
+
+    rows: Tensor | None
+    model: str
+    k: tuple[Tensor, ...]
+    limit: Tensor
+
+
+class CameraRig:
+    """An ordered set of cameras with distinct names, as stacked float64 tensors on the CPU.
+
+    Outputs are float64 and keep the order of `names` in their first dimension, V.
+    """
+
+    def __init__(self, cameras: Sequence[Camera]) -> None:
+        self.cameras: tuple[Camera, ...] = tuple(cameras)
+        self.names: tuple[str, ...] = tuple(camera.name for camera in self.cameras)
+        if not self.cameras:
+            raise CalibrationError('a rig needs at least one camera; this one is empty')
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        if twice:
+            raise CalibrationError(f"camera name '{twice[0]}' is used twice; give every camera its own name")
+        poses = np.stack([camera.camera_from_world[:3] for camera in self.cameras])
+        self.camera_from_world: Tensor = torch.from_numpy(poses)
+        self._rotation = self.camera_from_world[:, :, :3]
+        self._translation = self.camera_from_world[:, None, :, 3]
+        K = torch.from_numpy(np.stack([camera.K for camera in self.cameras]))
+        self._affine, self._offset = K[:, None, :2, :2], K[:, None, :2, 2]
+        self._affine_inverse = torch.linalg.inv(self._affine)
+        self._groups = self._group_by_model()
+        order = [row for group in self._groups if group.rows is not None for row in group.rows.tolist()]
+        self._order = torch.tensor(np.argsort(order), dtype=torch.long)
+        limits = torch.cat([group.limit for group in self._groups])
+        self._limit2 = (limits if len(self._groups) == 1 else limits[self._order]) ** 2
+
+    def _group_by_model(self) -> tuple[_Group, ...]:
+        models = [camera.distortion_model if camera.D.any() else 'none' for camera in self.cameras]
+        groups = []
+        for model in dict.fromkeys(models):
+            rows = [row for row, other in enumerate(models) if other == model]
+            if model == 'none':
+                D = torch.zeros(len(rows), 1, 0, dtype=torch.float64)
+            else:
+                D = torch.from_numpy(np.stack([self.cameras[row].D for row in rows]))[:, None]
+            groups.append(_Group(None if len(rows) == len(models) else torch.tensor(rows), model,
+                                 coefficients(model, D), folding_radius(model, D)))
+        return tuple(groups)
+
+    def __len__(self) -> int:
+        return len(self.cameras)
+
+    def __iter__(self) -> Iterator[Camera]:
+        return iter(self.cameras)
+
+    def __getitem__(self, name: str) -> Camera:
+        if name not in self.names:
+            raise CalibrationError(f"no camera '{name}' in the rig; it has {', '.join(self.names)}")
+        return self.cameras[self.names.index(name)]
+
+    def subset(self, names: Sequence[str]) -> CameraRig:
+        """The named cameras, in the order of `names`."""
+        return CameraRig([self[name] for name in names])
+
+    def _by_group(
+        self, function: Callable[..., tuple[Tensor, ...]], *components: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Run function(group, *components) on each group's rows and put the rows back in order."""
+        if len(self._groups) == 1:
+            return function(self._groups[0], *components)
+        parts = [function(group, *(component[group.rows] for component in components))
+                 for group in self._groups]
+        return tuple(torch.cat(pieces)[self._order] for pieces in zip(*parts))
+
+    def _to_cameras(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """points (N, 3) -> normalised x, y (V, N), depth (V, N), visible (V, N); x = y = 0 where not."""
+        local = torch.matmul(points.double(), self._rotation.mT) + self._translation
+        depth = local[..., 2]
+        safe = torch.where(depth > 0, depth, torch.ones_like(depth))
+        xy = local[..., :2] / safe[..., None]
+        visible = (depth > 0) & (xy.square().sum(-1) < self._limit2)
+        xy = torch.where(visible[..., None], xy, torch.zeros_like(xy))
+        return xy[..., 0], xy[..., 1], depth, visible
+
+    def _distort(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return self._by_group(lambda group, x, y: distort_components(x, y, group.model, group.k), x, y)
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Project points (N, 3), metres, world, into every camera.
+
+        Returns px (V, N, 2) and depth (V, N), metres along the optical axis.  px is NaN where the depth
+        is not above 0 and where the point lies beyond the radius at which the lens model folds back on
+        itself; it may lie outside the image.  Differentiable.
+        """
+        x, y, depth, visible = self._to_cameras(points)
+        xd, yd = self._distort(x, y)[:2]
+        px = torch.matmul(self._affine, torch.stack((xd, yd), -1)[..., None])[..., 0] + self._offset
+        return torch.where(visible[..., None], px, torch.full_like(px, math.nan)), depth
+
+    def projection_jacobian(self, points: Tensor) -> Tensor:
+        """d px / d world (V, N, 2, 3), pixels per metre, distortion included, at points (N, 3).
+
+        NaN where `project` gives NaN.
+        """
+        x, y, depth, visible = self._to_cameras(points)
+        _, _, xx, xy, yy = self._distort(x, y)
+        lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
+        safe = torch.where(visible, depth, torch.ones_like(depth))
+        pinhole = _pinhole_jacobian(torch.stack((x, y), -1), safe, self._rotation[:, None])
+        jacobian = self._affine @ lens @ pinhole
+        return torch.where(visible[..., None, None], jacobian, torch.full_like(jacobian, math.nan))
+
+    def normalise(self, px: Tensor) -> Tensor:
+        """px (V, N, 2) -> undistorted normalised image coordinates (V, N, 2).
+
+        NaN where px is not finite or has no preimage under the lens model.  Differentiable.
+        """
+        x, y, *_ = self._undistort(px)
+        return torch.stack((x, y), -1)
+
+    def normalise_with_jacobian(self, px: Tensor) -> tuple[Tensor, Tensor]:
+        """As `normalise`, with J (V, N, 2, 2) = d xy / d px, NaN where xy is NaN."""
+        x, y, xx, xy, yy = self._undistort(px)
+        lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
+        return torch.stack((x, y), -1), lens @ self._affine_inverse
+
+    def _undistort(self, px: Tensor) -> tuple[Tensor, ...]:
+        distorted = torch.matmul(self._affine_inverse, (px.double() - self._offset)[..., None])
+
+        def invert(group: _Group, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            x, y, jacobian = undistort_components(x, y, group.model, group.k, group.limit)
+            return x, y, *jacobian
+
+        return self._by_group(invert, distorted[..., 0, 0], distorted[..., 1, 0])
+
+
+def _pinhole_jacobian(xy: Tensor, depth: Tensor, rotation: Tensor) -> Tensor:
+    """d (normalised coordinates) / d (world point): (R[:2] − xy R[2]) / depth.
+
+    xy: (..., 2).  depth: (...), above 0.  rotation: (..., 3, 3) camera from world.  Returns (..., 2, 3).
+    """
+    return (rotation[..., :2, :] - xy[..., None] * rotation[..., 2:, :]) / depth[..., None, None]
