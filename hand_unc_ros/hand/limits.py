@@ -1,0 +1,143 @@
+"""Anatomical joint angles and their limits, and the way from them to MANO's axis-angles.
+
+The ranges are rounded from clinical tables of healthy adults' active motion; abduction is narrowed to what
+fingers do while others move. Angles are radians; zero is the model's rest pose, the flat hand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hand_unc_ros.hand.joints import FINGERS
+
+_FINGER_ANGLES = ('mcp_flexion', 'mcp_abduction', 'pip_flexion', 'dip_flexion')
+_THUMB_ANGLES = ('cmc_flexion', 'cmc_abduction', 'cmc_pronation', 'mcp_flexion', 'ip_flexion')
+_LIMITS_DEG = {
+    'mcp_flexion': (-20.0, 90.0), 'pip_flexion': (0.0, 105.0), 'dip_flexion': (0.0, 80.0),
+    'index_mcp_abduction': (-15.0, 15.0), 'middle_mcp_abduction': (-10.0, 10.0),
+    'ring_mcp_abduction': (-12.0, 12.0), 'little_mcp_abduction': (-18.0, 18.0),
+    'thumb_cmc_flexion': (-15.0, 40.0), 'thumb_cmc_abduction': (-25.0, 30.0),
+    'thumb_cmc_pronation': (-10.0, 40.0), 'thumb_mcp_flexion': (-5.0, 55.0),
+    'thumb_ip_flexion': (-10.0, 80.0),
+}
+
+
+def _angle_names() -> tuple[str, ...]:
+    names = [f'thumb_{angle}' for angle in _THUMB_ANGLES]
+    return tuple(names + [f'{finger}_{angle}' for finger in FINGERS[1:] for angle in _FINGER_ANGLES])
+
+
+# Flexion bends towards the palm. Abduction moves a finger towards the thumb's side, the thumb away
+# from the palm; pronation turns the thumb's pad towards the other fingers.
+ANGLE_NAMES = _angle_names()
+ANGLE_COUNT = len(ANGLE_NAMES)
+# (21, 2) rad, lowest and highest of each angle.
+ANGLE_LIMITS = np.deg2rad([
+    _LIMITS_DEG[name] if name in _LIMITS_DEG else _LIMITS_DEG[name.split('_', 1)[1]] for name in ANGLE_NAMES
+])
+# First joint, among smplx.MANO's 15 hand joints (wrist not counted), of each finger.
+_FIRST_POSE_JOINT = {'index': 0, 'middle': 3, 'little': 6, 'ring': 9, 'thumb': 12}
+# Position in the public order of each finger's first joint.
+_FIRST_PUBLIC = {'thumb': 1, 'index': 5, 'middle': 9, 'ring': 13, 'little': 17}
+
+
+@dataclass(frozen=True)
+class FlexionAxes:
+    """Unit axes in the model's frame, at rest, for MANO's 15 hand joints, each (15, 3).
+
+    A positive turn about `flexion` bends towards the palm, about `abduction` moves a finger towards
+    the thumb's side (the thumb: away from the palm), about `twist`, which lies along the bone, turns the
+    pad towards the little finger's side and on to the back of the hand (the thumb: pronation).
+    """
+
+    flexion: np.ndarray
+    abduction: np.ndarray
+    twist: np.ndarray
+    side: str
+
+    @staticmethod
+    def from_rest_joints(joints: np.ndarray, side: str) -> FlexionAxes:
+        """Axes from the rest joints (21, 3) in public order of any hand model; scale does not matter.
+
+        A finger's pad faces along the palm normal; the thumb's pad faces a point in front of the
+        little finger's knuckle, across the palm. Raises ValueError on a bad shape, side or on joints
+        that coincide.
+        """
+        joints = np.asarray(joints, dtype=np.float64)
+        if joints.shape != (21, 3) or side not in ('right', 'left'):
+            raise ValueError(f"expected joints (21, 3) and side 'right' or 'left', "
+                             f'got {joints.shape}, {side!r}')
+        hand = 1.0 if side == 'right' else -1.0
+        across = joints[5] - joints[17]
+        palm_normal = hand * _unit(np.cross(across, joints[9] - joints[0]))
+        flexion, abduction, twist = np.zeros((3, 15, 3))
+        for finger in FINGERS:
+            first = _FIRST_PUBLIC[finger]
+            for k in range(3):
+                bone = _unit(joints[first + k + 1] - joints[first + k])
+                if finger == 'thumb':
+                    toward = joints[17] - joints[2] + 0.6 * np.linalg.norm(across) * palm_normal
+                else:
+                    toward = palm_normal
+                pad = _unit(toward - bone * (toward @ bone))
+                j = _FIRST_POSE_JOINT[finger] + k
+                flexion[j] = _unit(np.cross(bone, pad))
+                # The hands are mirror images: about mirrored axes they turn oppositely.
+                abduction[j] = -hand * pad
+                twist[j] = -hand * bone
+        return FlexionAxes(flexion, abduction, twist, side)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(vector)
+    if not length > 1e-9:
+        raise ValueError('rest joints coincide or lie on one line: no flexion axis')
+    return vector / length
+
+
+def pose_from_angles(angles: torch.Tensor, axes: FlexionAxes) -> torch.Tensor:
+    """MANO hand pose (B, 45) axis-angle from anatomical `angles` (B, 21) rad in the order ANGLE_NAMES.
+
+    At a knuckle the turns are applied as the ISB recommends (Wu et al. 2005, hand section): flexion about
+    the fixed axis, then abduction about the turned one, then pronation about the bone.
+    """
+    if angles.ndim != 2 or angles.shape[1] != ANGLE_COUNT:
+        raise ValueError(f'expected angles (B, {ANGLE_COUNT}), got {tuple(angles.shape)}')
+    quaternions = [None] * 15
+    column = {name: angles[:, i] for i, name in enumerate(ANGLE_NAMES)}
+    for finger in FINGERS:
+        j = _FIRST_POSE_JOINT[finger]
+        root, middle, last = ('cmc', 'mcp', 'ip') if finger == 'thumb' else ('mcp', 'pip', 'dip')
+        turn = _quaternion(axes.flexion[j], column[f'{finger}_{root}_flexion'])
+        turn = _multiply(turn, _quaternion(axes.abduction[j], column[f'{finger}_{root}_abduction']))
+        if finger == 'thumb':
+            turn = _multiply(turn, _quaternion(axes.twist[j], column['thumb_cmc_pronation']))
+        quaternions[j] = turn
+        quaternions[j + 1] = _quaternion(axes.flexion[j + 1], column[f'{finger}_{middle}_flexion'])
+        quaternions[j + 2] = _quaternion(axes.flexion[j + 2], column[f'{finger}_{last}_flexion'])
+    return _axis_angle(torch.stack(quaternions, dim=1)).flatten(1)
+
+
+def _quaternion(axis: np.ndarray, angle: torch.Tensor) -> torch.Tensor:
+    """Quaternions (B, 4), scalar first, of turns by `angle` (B,) about a fixed unit `axis` (3,)."""
+    direction = torch.as_tensor(axis, dtype=angle.dtype, device=angle.device)
+    return torch.cat([torch.cos(angle / 2)[:, None], torch.sin(angle / 2)[:, None] * direction], dim=1)
+
+
+def _multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Hamilton product (B, 4): the turn `b` first, then `a`, both about fixed axes."""
+    scalar = a[:, :1] * b[:, :1] - (a[:, 1:] * b[:, 1:]).sum(1, keepdim=True)
+    vector = a[:, :1] * b[:, 1:] + b[:, :1] * a[:, 1:] + torch.linalg.cross(a[:, 1:], b[:, 1:])
+    return torch.cat([scalar, vector], dim=1)
+
+
+def _axis_angle(quaternion: torch.Tensor) -> torch.Tensor:
+    """Axis-angles (..., 3), smooth at zero, from unit quaternions (..., 4) with turns below half a turn."""
+    scalar, vector = quaternion[..., :1], quaternion[..., 1:]
+    sine2 = (vector ** 2).sum(-1, keepdim=True)
+    small = sine2 < 1e-12
+    sine = torch.sqrt(torch.where(small, torch.ones_like(sine2), sine2))
+    return vector * torch.where(small, 2.0 / scalar, 2.0 * torch.atan2(sine, scalar) / sine)
