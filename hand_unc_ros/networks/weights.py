@@ -1,0 +1,43 @@
+"""Weights on disk: safetensors in half precision with the network's configuration as metadata."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hand_unc_ros.errors import ConfigError
+
+FORMAT = '1'
+
+
+def save_network(path: Path, network: nn.Module, config: dict) -> None:
+    """Store the network's state in float16 (integers as they are), its class name and configuration."""
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    state = {name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}
+    save_file(state, path, {'format': FORMAT, 'network': type(network).__name__, 'config': json.dumps(config)})
+
+
+def read_weights(path: Path, network: str) -> tuple[dict, dict[str, Tensor]]:
+    """The configuration and the float32 state stored for the named network class.
+
+    Raises ConfigError naming the file when it is missing, is no safetensors file or holds another network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f'no weights at {path}; give the path of a .safetensors file or leave it empty')
+    try:
+        with safe_open(path, framework='pt') as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f'{path} is not a readable safetensors file ({error})') from error
+    if metadata.get('network') != network or metadata.get('format') != FORMAT:
+        raise ConfigError(f"{path} holds {metadata.get('network', 'an unknown network')}"
+                          f" (format {metadata.get('format')}), expected {network} (format {FORMAT})")
+    return json.loads(metadata['config']), {
+        name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
