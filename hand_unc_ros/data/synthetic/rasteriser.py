@@ -1,0 +1,269 @@
+"""A small deferred software rasteriser: triangles to visibility, visibility to shaded skin.
+
+Everything is single precision and single threaded, so an image depends on its inputs alone.
+Positions are in the camera's optical frame (z forward); pixel centres are at integer coordinates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hand_unc_ros.errors import MissingDependencyError
+
+try:
+    from numba import njit
+except ImportError as error:  # pragma: no cover - exercised where numba is absent
+    raise MissingDependencyError(
+        "Rendering synthetic scenes needs numba: pip install 'hand_unc_ros[synthetic]'") from error
+
+NEAR = 0.02  # metres; triangles with a vertex nearer than this are dropped
+NOISE_CELLS = 32
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """A surface with what shading needs, all per vertex.
+
+    vertices: (N, 3) metres, world.  normals: (N, 3) unit, world.  faces: (F, 3) int32.
+    albedo: (N, 3) linear RGB.  texture: (N, 3) coordinates that stay with the material, metres.
+    gloss: (N,) in [0, 1].
+    """
+
+    vertices: np.ndarray
+    normals: np.ndarray
+    faces: np.ndarray
+    albedo: np.ndarray
+    texture: np.ndarray
+    gloss: np.ndarray
+
+
+@dataclass(frozen=True)
+class Light:
+    """One distant key light and a sky/ground ambient. Directions are unit, towards the light, world."""
+
+    direction: np.ndarray
+    colour: np.ndarray
+    sky: np.ndarray
+    ground: np.ndarray
+    up: np.ndarray
+
+
+def merge(meshes: list[Mesh]) -> Mesh:
+    """One mesh out of several."""
+    offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
+    faces = np.concatenate([mesh.faces + offset for mesh, offset in zip(meshes, offsets)])
+    join = {name: np.concatenate([getattr(mesh, name) for mesh in meshes]).astype(np.float32)
+            for name in ('vertices', 'normals', 'albedo', 'texture', 'gloss')}
+    return Mesh(faces=np.ascontiguousarray(faces, np.int32), **join)
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def vertex_normals(vertices, faces):
+    """Area-weighted unit normals (N, 3) of a triangle mesh with outward faces."""
+    normals = np.zeros_like(vertices)
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        ux, uy, uz = (vertices[b, 0] - vertices[a, 0], vertices[b, 1] - vertices[a, 1],
+                      vertices[b, 2] - vertices[a, 2])
+        vx, vy, vz = (vertices[c, 0] - vertices[a, 0], vertices[c, 1] - vertices[a, 1],
+                      vertices[c, 2] - vertices[a, 2])
+        nx, ny, nz = uy * vz - uz * vy, uz * vx - ux * vz, ux * vy - uy * vx
+        for k in (a, b, c):
+            normals[k, 0] += nx
+            normals[k, 1] += ny
+            normals[k, 2] += nz
+    for n in range(normals.shape[0]):
+        length = np.sqrt(normals[n, 0] ** 2 + normals[n, 1] ** 2 + normals[n, 2] ** 2) + 1e-12
+        normals[n] /= length
+    return normals
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _visibility(px, depth, faces, height, width, face_of, bary, zbuf):
+    """Nearest face per pixel with its first two barycentric weights (screen space) and 1/z."""
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        if depth[a] < NEAR or depth[b] < NEAR or depth[c] < NEAR:
+            continue
+        x0, y0, x1, y1, x2, y2 = px[a, 0], px[a, 1], px[b, 0], px[b, 1], px[c, 0], px[c, 1]
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if area == 0.0 or area != area:
+            continue
+        left, right = min(x0, x1, x2), max(x0, x1, x2)
+        top, bottom = min(y0, y1, y2), max(y0, y1, y2)
+        if right < 0 or left > width - 1 or bottom < 0 or top > height - 1:
+            continue
+        u0, u1 = max(0, int(np.ceil(left))), min(width - 1, int(np.floor(right)))
+        v0, v1 = max(0, int(np.ceil(top))), min(height - 1, int(np.floor(bottom)))
+        inverse = 1.0 / area
+        i0, i1, i2 = 1.0 / depth[a], 1.0 / depth[b], 1.0 / depth[c]
+        for v in range(v0, v1 + 1):
+            for u in range(u0, u1 + 1):
+                w0 = ((x1 - u) * (y2 - v) - (x2 - u) * (y1 - v)) * inverse
+                w1 = ((x2 - u) * (y0 - v) - (x0 - u) * (y2 - v)) * inverse
+                w2 = 1.0 - w0 - w1
+                if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
+                    continue
+                nearness = w0 * i0 + w1 * i1 + w2 * i2
+                if nearness > zbuf[v, u]:
+                    zbuf[v, u] = nearness
+                    face_of[v, u] = f
+                    bary[v, u, 0] = w0 * i0 / nearness
+                    bary[v, u, 1] = w1 * i1 / nearness
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _noise(lattice, x, y, z):
+    """Trilinear value noise in [-1, 1], period NOISE_CELLS."""
+    fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
+    tx, ty, tz = x - fx, y - fy, z - fz
+    mask = NOISE_CELLS - 1
+    ix, iy, iz = int(fx) & mask, int(fy) & mask, int(fz) & mask
+    jx, jy, jz = (ix + 1) & mask, (iy + 1) & mask, (iz + 1) & mask
+    a = lattice[ix, iy, iz] * (1 - tx) + lattice[jx, iy, iz] * tx
+    b = lattice[ix, jy, iz] * (1 - tx) + lattice[jx, jy, iz] * tx
+    c = lattice[ix, iy, jz] * (1 - tx) + lattice[jx, iy, jz] * tx
+    d = lattice[ix, jy, jz] * (1 - tx) + lattice[jx, jy, jz] * tx
+    return (a * (1 - ty) + b * ty) * (1 - tz) + (c * (1 - ty) + d * ty) * tz
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _shade(face_of, bary, faces, vertices, normals, albedo, texture, gloss, eye,
+           light_dir, light_colour, sky, ground, up, lattice, noise_scale, noise_gain,
+           light_px, light_depth, light_faces_depth, light_origin, light_cell, image, alpha):
+    height, width = face_of.shape
+    size = light_faces_depth.shape[0]
+    for v in range(height):
+        for u in range(width):
+            f = face_of[v, u]
+            if f < 0:
+                continue
+            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+            w0, w1 = bary[v, u, 0], bary[v, u, 1]
+            w2 = 1.0 - w0 - w1
+            nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
+            ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
+            nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
+            inv = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
+            nx, ny, nz = nx * inv, ny * inv, nz * inv
+            px = w0 * vertices[a, 0] + w1 * vertices[b, 0] + w2 * vertices[c, 0]
+            py = w0 * vertices[a, 1] + w1 * vertices[b, 1] + w2 * vertices[c, 1]
+            pz = w0 * vertices[a, 2] + w1 * vertices[b, 2] + w2 * vertices[c, 2]
+            ex, ey, ez = eye[0] - px, eye[1] - py, eye[2] - pz
+            inv = 1.0 / (np.sqrt(ex * ex + ey * ey + ez * ez) + 1e-9)
+            ex, ey, ez = ex * inv, ey * inv, ez * inv
+            if nx * ex + ny * ey + nz * ez < 0:  # inside of an open surface
+                nx, ny, nz = -nx, -ny, -nz
+            ndl = nx * light_dir[0] + ny * light_dir[1] + nz * light_dir[2]
+
+            lit = 1.0
+            lu = (w0 * light_px[a, 0] + w1 * light_px[b, 0] + w2 * light_px[c, 0]
+                  - light_origin[0]) / light_cell
+            lv = (w0 * light_px[a, 1] + w1 * light_px[b, 1] + w2 * light_px[c, 1]
+                  - light_origin[1]) / light_cell
+            ld = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
+            bias = 0.004 + 1.5 * light_cell
+            shadow = 0.0
+            for dv in range(2):
+                for du in range(2):
+                    iu, iv = int(lu) + du, int(lv) + dv
+                    if 0 <= iu < size and 0 <= iv < size and light_faces_depth[iv, iu] > ld + bias:
+                        weight = ((lu - int(lu)) if du else 1 - (lu - int(lu))) * \
+                            ((lv - int(lv)) if dv else 1 - (lv - int(lv)))
+                        shadow += weight
+            lit = 1.0 - 0.85 * shadow
+
+            tx = w0 * texture[a, 0] + w1 * texture[b, 0] + w2 * texture[c, 0]
+            ty = w0 * texture[a, 1] + w1 * texture[b, 1] + w2 * texture[c, 1]
+            tz = w0 * texture[a, 2] + w1 * texture[b, 2] + w2 * texture[c, 2]
+            n1 = _noise(lattice, tx * noise_scale, ty * noise_scale, tz * noise_scale)
+            n2 = _noise(lattice, tx * noise_scale * 4.7 + 7, ty * noise_scale * 4.7 + 3,
+                        tz * noise_scale * 4.7)
+            mottle = 1.0 + noise_gain * (0.7 * n1 + 0.5 * n2)
+
+            hx, hy, hz = ex + light_dir[0], ey + light_dir[1], ez + light_dir[2]
+            inv = 1.0 / (np.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
+            ndh = max(0.0, (nx * hx + ny * hy + nz * hz) * inv)
+            shine = w0 * gloss[a] + w1 * gloss[b] + w2 * gloss[c]
+            specular = shine * 0.35 * ndh ** 24 * lit if ndl > 0 else 0.0
+            hemisphere = 0.5 + 0.5 * (nx * up[0] + ny * up[1] + nz * up[2])
+            for k in range(3):
+                wrap = 0.28 if k == 0 else 0.12  # red light travels further under skin
+                diffuse = max(0.0, (ndl + wrap) / (1 + wrap)) * (lit if ndl > 0 else lit * 0.6)
+                base = w0 * albedo[a, k] + w1 * albedo[b, k] + w2 * albedo[c, k]
+                ambient = ground[k] + (sky[k] - ground[k]) * hemisphere
+                value = base * mottle * (diffuse * light_colour[k] + ambient) + specular * light_colour[k]
+                image[v, u, k] = value
+            alpha[v, u] = 1.0
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _shadow_map(light_px, light_depth, faces, origin, cell, size, buffer):
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        x0, y0 = (light_px[a, 0] - origin[0]) / cell, (light_px[a, 1] - origin[1]) / cell
+        x1, y1 = (light_px[b, 0] - origin[0]) / cell, (light_px[b, 1] - origin[1]) / cell
+        x2, y2 = (light_px[c, 0] - origin[0]) / cell, (light_px[c, 1] - origin[1]) / cell
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if abs(area) < 1e-9:
+            continue
+        inverse = 1.0 / area
+        u0, u1 = max(0, int(np.ceil(min(x0, x1, x2)))), min(size - 1, int(max(x0, x1, x2)))
+        v0, v1 = max(0, int(np.ceil(min(y0, y1, y2)))), min(size - 1, int(max(y0, y1, y2)))
+        for v in range(v0, v1 + 1):
+            for u in range(u0, u1 + 1):
+                w0 = ((x1 - u) * (y2 - v) - (x2 - u) * (y1 - v)) * inverse
+                w1 = ((x2 - u) * (y0 - v) - (x0 - u) * (y2 - v)) * inverse
+                w2 = 1.0 - w0 - w1
+                if w0 < 0 or w1 < 0 or w2 < 0:
+                    continue
+                towards = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
+                if towards > buffer[v, u]:
+                    buffer[v, u] = towards
+
+
+def noise_lattice(rng: np.random.Generator) -> np.ndarray:
+    """(32, 32, 32) values in [-1, 1] for the procedural mottling of surfaces."""
+    return rng.uniform(-1, 1, (NOISE_CELLS,) * 3).astype(np.float32)
+
+
+def render(mesh: Mesh, px: np.ndarray, depth: np.ndarray, size: tuple[int, int], eye: np.ndarray,
+           light: Light, lattice: np.ndarray, noise_scale: float = 90.0, noise_gain: float = 0.12,
+           shadow_size: int = 96) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Shade `mesh` as seen from a camera.
+
+    px (N, 2), depth (N,): the vertices in the image (pixels) and along the optical axis (metres).
+    size: (height, width).  eye: camera centre (3,), world.
+    Returns linear RGB (H, W, 3) float32, coverage (H, W) float32 of 0 or 1, and 1/z (H, W) float32
+    (0 where nothing is).
+    """
+    height, width = size
+    face_of = np.full((height, width), -1, np.int32)
+    bary = np.empty((height, width, 2), np.float32)
+    zbuf = np.zeros((height, width), np.float32)
+    px = np.ascontiguousarray(px, np.float32)
+    _visibility(px, np.ascontiguousarray(depth, np.float32), mesh.faces, height, width,
+                face_of, bary, zbuf)
+
+    forward = light.direction.astype(np.float64)
+    side = np.cross(forward, [0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])
+    side /= np.linalg.norm(side)
+    basis = np.stack([side, np.cross(forward, side), forward], axis=1).astype(np.float32)
+    in_light = mesh.vertices @ basis
+    light_px = np.ascontiguousarray(in_light[:, :2])
+    light_depth = np.ascontiguousarray(in_light[:, 2])
+    origin = light_px.min(axis=0)
+    cell = np.float32((light_px.max(axis=0) - origin).max() / (shadow_size - 1) + 1e-9)
+    shadows = np.full((shadow_size, shadow_size), -1e9, np.float32)
+    _shadow_map(light_px, light_depth, mesh.faces, origin, cell, shadow_size, shadows)
+
+    image = np.zeros((height, width, 3), np.float32)
+    alpha = np.zeros((height, width), np.float32)
+    as32 = [np.ascontiguousarray(value, np.float32) for value in
+            (eye, light.direction, light.colour, light.sky, light.ground, light.up)]
+    _shade(face_of, bary, mesh.faces, mesh.vertices, mesh.normals, mesh.albedo, mesh.texture, mesh.gloss,
+           *as32, lattice, np.float32(noise_scale), np.float32(noise_gain),
+           light_px, light_depth, shadows, origin, cell, image, alpha)
+    return image, alpha, zbuf

@@ -1,0 +1,232 @@
+"""A moving hand, the things around it, its light, and the cameras that look at it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from hand_unc_ros.data.synthetic import appearance as looks
+from hand_unc_ros.data.synthetic import imaging, shapes
+from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
+from hand_unc_ros.data.synthetic.rasteriser import (Mesh, merge, noise_lattice, render,
+                                                    vertex_normals)
+from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS, JOINT_NAMES
+from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes, pose_from_angles
+from hand_unc_ros.hand.model import HandModel
+
+INDEX_MCP, LITTLE_MCP = JOINT_NAMES.index('index_mcp'), JOINT_NAMES.index('little_mcp')
+
+
+def _smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
+    share = np.clip((value - low) / (high - low), 0, 1)
+    return share * share * (3 - 2 * share)
+
+
+class PosedHand:
+    """Turns hand states into surfaces that can be rendered. Holds what depends on the model alone."""
+
+    def __init__(self, model: HandModel) -> None:
+        self.model = model
+        self.axes = FlexionAxes.from_rest_joints(model.rest_joints(), model.side)
+        at_rest = HandState(np.zeros(ANGLE_COUNT), np.zeros(3), np.zeros(3))
+        vertices, joints = (array[0] for array in self.surfaces([at_rest], np.zeros((1, 10))))
+        self.faces = np.ascontiguousarray(model.faces, np.int32)
+        self.rest_vertices = np.ascontiguousarray(vertices, np.float32)
+        self.wrist_loop = shapes.boundary_loop(self.faces)[::-1]
+        normals = vertex_normals(self.rest_vertices, self.faces)
+        palmar = np.cross(joints[INDEX_MCP] - joints[0], joints[LITTLE_MCP] - joints[0])
+        palmar = palmar / np.linalg.norm(palmar) * (1.0 if model.side == 'right' else -1.0)
+        facing = normals @ palmar
+        palm = _smoothstep(facing, -0.25, 0.45)
+        nail = np.zeros(len(vertices))
+        for finger, tip in zip(FINGERS, FINGERTIPS):
+            along = joints[tip] - joints[tip - 1]
+            along = along / np.linalg.norm(along)
+            centre = joints[tip] - 0.006 * along
+            radial = vertices - centre
+            # The thumb's nail faces sideways from the palm; its back is what its own skin normal says.
+            near = 1 - _smoothstep(np.linalg.norm(radial, axis=1), 0.007, 0.011)
+            dorsal = _smoothstep(-facing, 0.35, 0.7) if finger != 'thumb' else _smoothstep(
+                -normals @ _thumb_palmar(joints, palmar), 0.35, 0.7)
+            nail = np.maximum(nail, near * dorsal)
+        self.skin = looks.SkinMap(palm, nail)
+
+    def surfaces(self, states: list[HandState], betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (B, 778, 3) and joints (B, 21, 3) in metres, world, float64, of B hands."""
+        def stacked(values: list[np.ndarray]) -> torch.Tensor:
+            return torch.as_tensor(np.stack(values), dtype=torch.float32)
+
+        fingers = pose_from_angles(stacked([state.angles for state in states]), self.axes)
+        pose = torch.cat([stacked([state.orientation for state in states]), fingers], dim=1)
+        with torch.no_grad():
+            surface = self.model(pose, stacked(list(betas)), stacked([state.translation for state in states]))
+        return surface.vertices.double().numpy(), surface.joints.double().numpy()
+
+    def mesh(self, vertices: np.ndarray, joints: np.ndarray, look: looks.Appearance,
+             bend: np.ndarray, arm_length: float) -> list[Mesh]:
+        """The hand and the forearm behind it. bend: rotation vector of the wrist, world."""
+        vertices = np.ascontiguousarray(vertices, np.float32)
+        hand = Mesh(vertices, vertex_normals(vertices, self.faces), self.faces, look.albedo,
+                    self.rest_vertices, np.full(len(vertices), look.gloss, np.float32))
+        ring = vertices[self.wrist_loop].astype(np.float64)
+        outward = ring.mean(axis=0) - vertices[self.skin.palm > 0.5].mean(axis=0)
+        outward = outward / np.linalg.norm(outward)
+        tube, faces = shapes.forearm(ring, outward, bend, arm_length)
+        rest, _ = shapes.forearm(self.rest_vertices[self.wrist_loop].astype(np.float64),
+                                 outward, np.zeros(3), arm_length)
+        wrist_albedo = look.albedo[self.wrist_loop]
+        albedo = np.tile(wrist_albedo, (len(tube) // len(ring), 1))
+        if look.sleeve is not None:
+            albedo[2 * len(ring):] = look.sleeve
+        arm = shapes.surface(tube, faces, np.zeros(3), look.gloss if look.sleeve is None else 0.0)
+        # The seam takes the hand's own normals, or shading would show it.
+        arm.normals[:len(ring)] = hand.normals[self.wrist_loop]
+        arm = Mesh(arm.vertices, arm.normals, arm.faces, albedo.astype(np.float32),
+                   rest.astype(np.float32), arm.gloss)
+        return [hand, arm]
+
+
+def _thumb_palmar(joints: np.ndarray, palmar: np.ndarray) -> np.ndarray:
+    """Where the thumb's pad faces in the rest pose: across its own axis, towards the little finger."""
+    along = joints[4] - joints[2]
+    along = along / np.linalg.norm(along)
+    across = joints[LITTLE_MCP] - joints[3]
+    pad = palmar + 0.8 * across / np.linalg.norm(across)
+    pad = pad - along * (pad @ along)
+    return pad / np.linalg.norm(pad)
+
+
+def ring_of_cameras(count: int, *, size: tuple[int, int] = (640, 480), radius: float = 0.6,
+                    focal_px: float = 560.0, seed: int = 0,
+                    distortion: tuple[float, ...] = (-0.05, 0.02, 0.0005, -0.0005, 0.0)) -> CameraRig:
+    """`count` calibrated cameras around the origin, 15°–60° above its horizon, all looking near it.
+
+    size: (width, height) pixels.  radius: distance in metres.  z is up in the world.
+    """
+    rng = np.random.default_rng((seed, 7001))
+    cameras = []
+    for i in range(count):
+        azimuth = 2 * np.pi * (i + rng.uniform(-0.2, 0.2)) / count
+        elevation = np.radians(rng.uniform(15, 60))
+        direction = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation),
+                              np.sin(elevation)])
+        centre = direction * radius * rng.uniform(0.9, 1.15)
+        pose = look_at(centre, rng.uniform(-0.02, 0.02, 3))
+        focal = focal_px * rng.uniform(0.97, 1.03)
+        K = np.array([[focal, 0, (size[0] - 1) / 2 + rng.uniform(-8, 8)],
+                      [0, focal * rng.uniform(0.998, 1.002), (size[1] - 1) / 2 + rng.uniform(-8, 8)],
+                      [0, 0, 1]])
+        D = np.array(distortion) * rng.uniform(0.5, 1.5, len(distortion))
+        cameras.append(Camera(f'cam{i}', size[0], size[1], K, 'plumb_bob', D, pose))
+    return CameraRig(cameras)
+
+
+def look_at(centre: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """world_from_camera (4, 4) of an optical frame at `centre` that looks at `target`, z of the world up."""
+    forward = target - centre
+    forward = forward / np.linalg.norm(forward)
+    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right = right / np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    pose[:3, 3] = centre
+    return pose
+
+
+@dataclass(frozen=True)
+class SceneSettings:
+    """How hard the scene is. clutter: number of objects near the hand.  blur_s: exposure time in seconds.
+    noise: sensor sigma in display units of 255.  jpeg_quality: None for raw images."""
+
+    clutter: int = 1
+    blur_s: float = 0.004
+    noise: float = 3.0
+    jpeg_quality: int | None = None
+
+
+class Scene:
+    """A seeded scene that can be asked for its truth and its images at any time."""
+
+    def __init__(self, model: HandModel, rig: CameraRig, seed: int,
+                 settings: SceneSettings = SceneSettings(), motion: HandMotion | None = None) -> None:
+        rng = np.random.default_rng((seed, 7002))
+        self.rig = rig
+        self.settings = settings
+        self.seed = seed
+        self.hand = PosedHand(model)
+        self.motion = motion or HandMotion(seed, base=tuple(Rotation.random(random_state=int(
+            rng.integers(2 ** 31))).as_rotvec()))
+        self.betas = np.clip(rng.normal(0, 1, 10), -2, 2)
+        self.look = looks.draw_appearance(rng, self.hand.skin)
+        self.light = looks.draw_light(rng)
+        self.lattice = noise_lattice(rng)
+        self.grain = imaging.Grain(rng, max(camera.height for camera in rig), max(camera.width for camera in rig))
+        self.bend = rng.normal(0, 0.25, 3)
+        self.arm_length = rng.uniform(0.16, 0.26)
+        self.objects = [shapes.draw_object(rng) for _ in range(settings.clutter)]
+        self.placings = [(Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix(),
+                          _unit(rng.normal(size=3)) * rng.uniform(0.05, 0.13)) for _ in self.objects]
+        self.backgrounds = {camera.name: looks.draw_background(
+            np.random.default_rng((seed, 7003, i)), camera.height, camera.width)
+            for i, camera in enumerate(rig.cameras)}
+
+    def truth(self, t: float) -> tuple[np.ndarray, np.ndarray]:
+        """Joints (21, 3) and vertices (778, 3) at time t, metres, world."""
+        vertices, joints = self.hand.surfaces([self.motion.at(t)], self.betas[None])
+        return joints[0], vertices[0]
+
+    def _mesh(self, joints: np.ndarray, vertices: np.ndarray) -> Mesh:
+        centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
+        meshes = self.hand.mesh(vertices, joints, self.look, self.bend, self.arm_length)
+        meshes += [shapes.placed(thing, rotation, centre + offset)
+                   for thing, (rotation, offset) in zip(self.objects, self.placings)]
+        return merge(meshes)
+
+    def images(self, t: float, cameras: list[str] | None = None) -> dict[str, np.ndarray]:
+        """RGB uint8 images (H, W, 3) of the named cameras (all by default) at time t."""
+        joints, vertices = self.truth(t)
+        later, _ = self.truth(t + self.settings.blur_s)
+        mesh = self._mesh(joints, vertices)
+        images = {}
+        for index, camera in enumerate(self.rig.cameras):
+            if cameras is not None and camera.name not in cameras:
+                continue
+            rng = np.random.default_rng((self.seed, 7004, index, int(round(t * 1e6))))
+            images[camera.name] = self._image(camera, mesh, joints, later, rng)
+        return images
+
+    def _image(self, camera: Camera, mesh: Mesh, joints: np.ndarray, later: np.ndarray,
+               rng: np.random.Generator) -> np.ndarray:
+        px, depth = camera.project(mesh.vertices.astype(np.float64))
+        now, then = camera.project(joints)[0], camera.project(later)[0]
+        motion = np.nan_to_num((then - now).mean(axis=0))
+        image = self.backgrounds[camera.name].copy()
+        window = _window(px[depth > 0], np.abs(motion).max() + 1, camera)
+        if window is not None:
+            left, top, right, bottom = window
+            linear, alpha, _ = render(mesh, px - [left, top], depth, (bottom - top, right - left), camera.centre,
+                                      self.light, self.lattice, noise_gain=self.look.mottle)
+            part = image[top:bottom, left:right]
+            part[:] = imaging.quantise(imaging.motion_blur(imaging.composite(linear, alpha, part), motion))
+        image = self.grain.apply(image, self.settings.noise, rng)
+        if self.settings.jpeg_quality is not None:
+            image = imaging.jpeg(image, self.settings.jpeg_quality)
+        return image
+
+
+def _window(px: np.ndarray, margin: float, camera: Camera) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of what the points (N, 2) cover of the image, or None."""
+    px = px[np.isfinite(px).all(axis=1)]
+    if len(px) == 0:
+        return None
+    low = np.maximum(np.floor(px.min(axis=0) - margin), 0).astype(int)
+    high = np.minimum(np.ceil(px.max(axis=0) + margin) + 1, [camera.width, camera.height]).astype(int)
+    return (*low, *high) if (high > low).all() else None
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)
