@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from hand_unc_ros.errors import HandModelError
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, ORDERS, PARENTS
 from hand_unc_ros.hand.model import TIP_VERTICES, read_arrays
 from hand_unc_ros.hand.standin import build_standin
@@ -37,7 +38,7 @@ class FollowingSurface:
         for public, other in enumerate(ORDERS['smplx']):
             if other < 16:
                 self.weights[:, public] = np.asarray(arrays['weights'])[:, other]
-        self._offsets = template[:, None] - self.rest_joints[None]
+        self._template = template
         parents, children = np.array(PARENTS[1:]), np.arange(1, JOINT_COUNT)
         self._bones = parents, children
         self._rest_bones = self.rest_joints[children] - self.rest_joints[parents]
@@ -67,8 +68,10 @@ class FollowingSurface:
             if parent != 0:
                 turns[parent] = _between(expected, places[child] - places[parent]) @ turns[parent]
             turns[child] = turns[parent]
-        moved = scale * np.einsum('jab,vjb->vja', turns, self._offsets) + places
-        return np.einsum('vj,vja->va', self.weights, moved)
+        linear = scale * turns
+        offset = places - (linear @ self.rest_joints[:, :, None])[..., 0]
+        blended = self.weights @ np.concatenate([linear.reshape(JOINT_COUNT, 9), offset], axis=1)
+        return (blended[:, :9].reshape(-1, 3, 3) @ self._template[:, :, None])[..., 0] + blended[:, 9:]
 
     def vertex_variance(self, covariance: np.ndarray) -> np.ndarray:
         """(778, 3) m²: the skinning-weighted mean of the joints' variances, NaN where a joint it needs is.
@@ -79,14 +82,21 @@ class FollowingSurface:
         variances = np.diagonal(covariance).reshape(JOINT_COUNT, 3).copy()
         for tip in FINGERTIPS:
             variances[tip - 1] = (variances[tip - 1] + variances[tip]) / 2
-        return self.weights @ variances
+        lost = ~np.isfinite(variances).all(axis=1)
+        spread = self.weights @ np.where(lost[:, None], 0.0, variances)
+        spread[(self.weights[:, lost] > 0).any(axis=1)] = np.nan
+        return spread
 
 
 def load_following_surface(model: str, side: str) -> FollowingSurface:
     """model: 'stand-in', or the path of an npz made by `hand-unc mano convert`. Raises HandModelError."""
     if model == STANDIN:
         return FollowingSurface(build_standin(side), STANDIN)
-    return FollowingSurface(read_arrays(Path(model)), 'mano')
+    arrays = read_arrays(Path(model))
+    stored = str(arrays.get('side', side))
+    if stored != side:
+        raise HandModelError(f'{model} holds a {stored} hand, followed is the {side} one; give the other file')
+    return FollowingSurface(arrays, 'mano')
 
 
 def _best_rotation(source: np.ndarray, target: np.ndarray) -> np.ndarray:

@@ -39,5 +39,9 @@ def read_weights(path: Path, network: str) -> tuple[dict, dict[str, Tensor]]:
     if metadata.get('network') != network or metadata.get('format') != FORMAT:
         raise ConfigError(f"{path} holds {metadata.get('network', 'an unknown network')}"
                           f" (format {metadata.get('format')}), expected {network} (format {FORMAT})")
-    return json.loads(metadata['config']), {
+    try:
+        config = json.loads(metadata['config'])
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f'{path} does not say how its network is built ({error!r}); make it again') from error
+    return config, {
         name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}

@@ -16,8 +16,10 @@ from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.gaussian_2d import CONFIGS, Gaussian2DNet, pixels_to_cells
 from hand_unc_ros.networks.weights import save_network
 from hand_unc_ros.training.loop import BatchStream, train
-from hand_unc_ros.training.losses import gaussian_nll, heatmap_cross_entropy
+from hand_unc_ros.training.losses import gaussian_nll, heatmap_cross_entropy, mean_l1
 
+NLL_WEIGHT = 0.5
+L1_WEIGHT = 1.0
 HEATMAP_WEIGHT = 0.5
 PRESENCE_WEIGHT = 0.3
 HELD_OUT_SEED = 90_001
@@ -34,7 +36,8 @@ def gaussian_2d_losses(network: Gaussian2DNet, batch: dict[str, Tensor]) -> dict
     out = network(image_tensor(batch['image']))
     target = pixels_to_cells(batch['joints_px'].float(), network.config.image_size)
     presence = F.binary_cross_entropy_with_logits(out.presence, batch['present'].float())
-    return {'nll': gaussian_nll(out.mean, out.variance, target, batch['inside']),
+    return {'nll': NLL_WEIGHT * gaussian_nll(out.mean, out.variance, target, batch['inside']),
+            'l1': L1_WEIGHT * mean_l1(out.mean, target, batch['inside']),
             'heatmap': HEATMAP_WEIGHT * heatmap_cross_entropy(out.log_heatmap, target, batch['inside']),
             'presence': PRESENCE_WEIGHT * presence}
 

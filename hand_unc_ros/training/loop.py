@@ -65,6 +65,7 @@ def train(network: nn.Module, batches: Iterable[dict[str, Tensor]],
         first = state['step']
     started = time.monotonic()
     sums: dict[str, float] = {}
+    summed = 0
     progress = tqdm(range(first, steps), initial=first, total=steps, unit='step', mininterval=10)
     for step, batch in zip(progress, batches):
         network.train()
@@ -82,12 +83,12 @@ def train(network: nn.Module, batches: Iterable[dict[str, Tensor]],
         _update_average(average, network, min(EMA_DECAY, (step + 1) / (step + 10)))
         for name, term in terms.items():
             sums[name] = sums.get(name, 0.0) + term.item()
+        summed += 1
         if (step + 1) % evaluate_every == 0 or step + 1 == steps:
-            count = (step + 1 - first) % evaluate_every or evaluate_every
             row = {'step': step + 1, 'minutes': round((time.monotonic() - started) / 60, 2)}
-            row |= {name: round(value / count, 4) for name, value in sums.items()}
+            row |= {name: round(value / summed, 4) for name, value in sums.items()}
             row |= {name: round(value, 4) for name, value in evaluate(average).items()}
-            sums = {}
+            sums, summed = {}, 0
             _log(out / 'log.csv', row)
             tqdm.write(str(row))
             torch.save({'network': network.state_dict(), 'average': average.state_dict(),

@@ -42,6 +42,8 @@ class Grain:
     def __init__(self, rng: np.random.Generator, height: int, width: int) -> None:
         sheet = rng.standard_normal((height + self.MARGIN, width + self.MARGIN, 3), dtype=np.float32)
         self.sheet = 0.6 * sheet + 0.8 * sheet[..., :1]
+        # Red is what the others share: it has no part of its own.
+        self.sheet[..., 0] = sheet[..., 0]
 
     def apply(self, image: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndarray:
         """(H, W, 3) image in display units, any type, with noise of standard deviation sigma, as uint8."""

@@ -11,8 +11,7 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
-from hand_unc_ros.data.synthetic.rasteriser import (Mesh, merge, noise_lattice, render,
-                                                    vertex_normals)
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, merge, noise_lattice, render, vertex_normals
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS, JOINT_NAMES
 from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes, pose_from_angles
