@@ -1,0 +1,217 @@
+"""The live pipeline without ROS: a frame set in, a hand with covariance out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.covariance_scale import FLOOR, CovarianceScale
+from hand_unc_ros.estimation.filter import ConstantVelocityFilter
+from hand_unc_ros.estimation.fusion import METHODS, Fused, fuse
+from hand_unc_ros.estimation.network_front_end import NetworkFrontEnd
+from hand_unc_ros.estimation.sanity import implausibility
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, ViewEstimate
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.hand.following import FollowingSurface, load_following_surface
+from hand_unc_ros.resources import resource
+
+log = logging.getLogger(__name__)
+
+FRONT_ENDS = ('network', 'mediapipe')
+# A hand not seen for this long is searched for anew and gets a new track id.
+TRACK_MEMORY_S = 0.5
+
+
+class FrontEnd(Protocol):
+    """Anything that turns images into 2D joints with variances."""
+
+    def estimate(self, views: dict[str, View], predicted: np.ndarray | None = None) -> ViewEstimate: ...
+
+    def reset(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class EstimatorSettings:
+    """What the user can choose.
+
+    front_end: 'network' or 'mediapipe'.  weights, finder_weights, calibration: paths; empty takes what the
+    package ships ('none' for calibration: go without).  handedness: 'right' or 'left', the hand that is
+    looked for.  hand_model: 'stand-in' or the path of a converted MANO for a mesh, empty for joints only.
+    triangulation: one of fusion.METHODS.  min_views: fewest views for a hand.  filter: smooth joints over
+    time.  threads: of torch on the CPU, 0 for its own choice.
+    """
+
+    front_end: str = 'network'
+    weights: str = ''
+    finder_weights: str = ''
+    calibration: str = ''
+    device: str = 'auto'
+    precision: str = 'auto'
+    threads: int = 0
+    handedness: str = 'right'
+    hand_model: str = ''
+    triangulation: str = 'refined'
+    min_views: int = 2
+    filter: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (('front_end', self.front_end, FRONT_ENDS),
+                                   ('handedness', self.handedness, ('right', 'left')),
+                                   ('triangulation', self.triangulation, METHODS)):
+            if value not in known:
+                raise ConfigError(f'{name} {value!r} is unknown; choose one of {", ".join(known)}')
+        if self.min_views < 2:
+            raise ConfigError(f'min_views is {self.min_views}; depth is observable from 2 views on')
+
+
+def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> HandEstimator:
+    """Load weights and set up the pipeline for the named cameras. Raises HandUncError with the remedy."""
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    calibration = None
+    if settings.front_end == 'mediapipe':
+        from hand_unc_ros.estimation.mediapipe_front_end import MediapipeFrontEnd
+        front_end: FrontEnd = MediapipeFrontEnd(cameras, settings.handedness)
+    else:
+        weights = Path(settings.weights or resource('models/gaussian_2d_lite.safetensors'))
+        front_end = NetworkFrontEnd(
+            weights, Path(settings.finder_weights or resource('models/hand_finder.safetensors')),
+            handedness=settings.handedness, device=settings.device, precision=settings.precision)
+        # The shipped factors belong to the shipped weights and to no others.
+        if not settings.calibration and not settings.weights:
+            calibration = CovarianceScale.load(resource('models/gaussian_2d_lite.calibration.json'))
+    if settings.calibration and settings.calibration != 'none':
+        calibration = CovarianceScale.load(Path(settings.calibration))
+    surface = None
+    if settings.hand_model:
+        surface = load_following_surface(settings.hand_model, settings.handedness)
+    else:
+        log.info('no hand model is given: joints only, no mesh')
+    return HandEstimator(front_end, settings, calibration, surface)
+
+
+class HandEstimator:
+    """Follows one hand through frame sets.
+
+    last_views: the 2D estimate of the newest frame set, None before the first.  surface: what hangs a mesh
+    on the joints, None for joints only.
+    """
+
+    def __init__(self, front_end: FrontEnd, settings: EstimatorSettings = EstimatorSettings(),
+                 calibration: CovarianceScale | None = None, surface: FollowingSurface | None = None) -> None:
+        self.surface = surface
+        self.front_end = front_end
+        self.settings = settings
+        self.calibration = calibration
+        self.smoother = ConstantVelocityFilter()
+        self.last_views: ViewEstimate | None = None
+        self.track_id = 0
+        self._seen_ns: int | None = None
+        self._rigs: dict[tuple, CameraRig] = {}
+
+    def reset(self) -> None:
+        """Forget the hand, as after a jump in time."""
+        self.front_end.reset()
+        self.smoother.reset()
+        self._seen_ns = None
+
+    def close(self) -> None:
+        """Free what the front end holds."""
+        self.front_end.close()
+
+    def process(self, frames: FrameSet) -> HandEstimate | NoHand:
+        """Estimate the hand in a frame set. Never returns a non-finite valid joint or an indefinite covariance."""
+        started = time.perf_counter()
+        if self._seen_ns is not None:
+            gap = frames.stamp_ns - self._seen_ns
+            if gap <= 0 or gap > TRACK_MEMORY_S * 1e9:
+                self.reset()
+        if len(frames.views) < self.settings.min_views:
+            return NoHand(frames.stamp_ns, f'{len(frames.views)} of {len(frames.expected)} cameras came in time,'
+                          f' {self.settings.min_views} are needed: depth is not observable')
+        predicted = self.smoother.predict(frames.stamp_ns) if self._seen_ns is not None else None
+        if predicted is not None and np.isfinite(predicted).all(axis=1).sum() < 2:
+            predicted = None
+        estimate = self.front_end.estimate(frames.views, predicted)
+        self.last_views = estimate
+        read = time.perf_counter()
+        fused = fuse(estimate, self._rig(frames), self.settings.triangulation, self.settings.min_views)
+        reason = self._objection(estimate, fused)
+        stage_ms = {'views': 1e3 * (read - started), 'fusion': 1e3 * (time.perf_counter() - read)}
+        if reason is not None:
+            if predicted is not None:
+                # What was followed is not a hand: search again next time.
+                self.reset()
+            return NoHand(frames.stamp_ns, reason, stage_ms)
+        return self._finish(frames, estimate, fused, stage_ms)
+
+    def _rig(self, frames: FrameSet) -> CameraRig:
+        """The cameras of this set, stacked; kept, because the same ones come again and again."""
+        key = tuple((name, id(view.camera)) for name, view in frames.views.items())
+        if key not in self._rigs:
+            if len(self._rigs) > 64:
+                self._rigs.clear()
+            self._rigs[key] = CameraRig([view.camera for view in frames.views.values()])
+        return self._rigs[key]
+
+    def _objection(self, estimate: ViewEstimate, fused: Fused) -> str | None:
+        seeing = int(estimate.valid.any(axis=1).sum())
+        if seeing < self.settings.min_views:
+            return f'{seeing} of {len(estimate.cameras)} views show a hand, {self.settings.min_views} are needed'
+        return implausibility(fused, estimate.boxes_px)
+
+    def _finish(self, frames: FrameSet, estimate: ViewEstimate, fused: Fused,
+                stage_ms: dict[str, float]) -> HandEstimate:
+        started = time.perf_counter()
+        if self._seen_ns is None:
+            self.track_id += 1
+        self._seen_ns = frames.stamp_ns
+        covariance = fused.covariance
+        if self.calibration is not None:
+            views = np.isfinite(fused.reprojection_px).sum(axis=0)
+            covariance = covariance * self.calibration.factor(views)[:, None, None]
+        covariance = covariance + FLOOR ** 2 * np.eye(3)
+        joints, valid = fused.joints, fused.valid
+        filtered = self.smoother.update(frames.stamp_ns, joints, covariance)
+        velocity = None
+        if self.settings.filter:
+            joints, covariance, velocity = filtered.joints, filtered.covariance, filtered.velocity
+            valid = np.isfinite(joints).all(axis=1)
+        rows = [frames.expected.index(name) for name in estimate.cameras]
+        count = len(frames.expected)
+        weights, residuals = np.zeros((count, 21)), np.full((count, 21), np.nan)
+        used = np.zeros(count, bool)
+        weights[rows], residuals[rows], used[rows] = fused.weights, fused.reprojection_px, fused.used
+        covariance = _block_diagonal(covariance)
+        vertices = vertex_variance = None
+        if self.surface is not None:
+            vertices = self.surface.follow(joints)
+            vertex_variance = self.surface.vertex_variance(covariance) if vertices is not None else None
+        stage_ms['finish'] = 1e3 * (time.perf_counter() - started)
+        return HandEstimate(
+            stamp_ns=frames.stamp_ns, handedness=self.settings.handedness,
+            score=float(np.mean(estimate.score[fused.used])), joints=joints, covariance=covariance,
+            valid=valid, cameras=frames.expected, view_used=used, view_weights=weights, reprojection_px=residuals,
+            covariance_calibrated=self.calibration is not None, velocity=velocity,
+            vertices=vertices, vertex_variance=vertex_variance, track_id=self.track_id,
+            stage_ms=stage_ms)
+
+
+def _block_diagonal(blocks: np.ndarray) -> np.ndarray:
+    """(63, 63) from (21, 3, 3), symmetrised; rows and columns of a NaN block are NaN."""
+    full = np.zeros((21, 3, 21, 3))
+    index = np.arange(21)
+    full[index, :, index, :] = (blocks + np.swapaxes(blocks, 1, 2)) / 2
+    lost = ~np.isfinite(blocks).all(axis=(1, 2))
+    full[lost] = np.nan
+    full[:, :, lost] = np.nan
+    return full.reshape(63, 63)

@@ -1,0 +1,54 @@
+"""What cannot be a hand is not published as one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from hand_unc_ros.estimation.fusion import Fused
+from hand_unc_ros.hand.joints import BONES, MIDDLE_MCP, WRIST
+
+# Lengths of the 20 bones in metres, adult mean, in the order of BONES (each finger base → tip; the first
+# of a finger runs from the wrist). Hands differ by about ±25 %; estimates err more. The limits below
+# reject what is no hand at all.
+BONE_LENGTHS = np.array([0.038, 0.042, 0.034, 0.028, 0.094, 0.043, 0.026, 0.022, 0.092, 0.047, 0.030, 0.023,
+                         0.086, 0.043, 0.029, 0.023, 0.082, 0.035, 0.021, 0.021])
+MIN_RATIO, MAX_RATIO = 0.25, 2.2
+# A hand may have this share of impossible bones (hidden fingers); with more it is rejected whole.
+MAX_BAD_BONES = 0.3
+MIN_VALID_JOINTS = 11
+# Adult palms from wrist to middle knuckle, with room for children and for error, metres.
+PALM_RANGE = (0.04, 0.16)
+# Median reprojection error over all views as a share of the hand's box; above it the views see
+# different things.
+MAX_REPROJECTION_SHARE = 0.12
+
+
+def bone_lengths(joints: np.ndarray) -> np.ndarray:
+    """(..., 20) metres, in the order of BONES, from joints (..., 21, 3); NaN with an invalid end."""
+    parents, children = np.array(BONES).T
+    return np.linalg.norm(joints[..., children, :] - joints[..., parents, :], axis=-1)
+
+
+def implausibility(fused: Fused, boxes_px: np.ndarray) -> str | None:
+    """Why the fused joints cannot be a hand, or None if they can.
+
+    boxes_px: (V, 4) the crops; their sides say how large the hand is in each view.
+    """
+    count = int(fused.valid.sum())
+    if count < MIN_VALID_JOINTS:
+        return f'only {count} of 21 joints could be triangulated'
+    # First the palm: with a rig in other units every bone is impossible, and the reason is what helps.
+    palm = np.linalg.norm(fused.joints[MIDDLE_MCP] - fused.joints[WRIST])
+    if np.isfinite(palm) and not PALM_RANGE[0] < palm < PALM_RANGE[1]:
+        return (f'the palm would be {1000 * palm:.0f} mm long; are the units of the rig metres,'
+                ' and are its poses those of the cameras?')
+    ratio = bone_lengths(fused.joints) / BONE_LENGTHS
+    known = np.isfinite(ratio)
+    bad = known & ((ratio < MIN_RATIO) | (ratio > MAX_RATIO))
+    if bad.sum() > MAX_BAD_BONES * max(1, known.sum()):
+        return f'{int(bad.sum())} of {int(known.sum())} bones have impossible lengths'
+    share = fused.reprojection_px / boxes_px[:, 2, None]
+    if np.nanmedian(share) > MAX_REPROJECTION_SHARE:
+        return (f'the views disagree by {100 * np.nanmedian(share):.0f} % of the hand'
+                ' (calibration, synchronisation, or different hands)')
+    return None

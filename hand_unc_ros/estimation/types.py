@@ -1,0 +1,94 @@
+"""What passes between the stages of the live pipeline. SI units; stamps in integer nanoseconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hand_unc_ros.geometry.cameras import Camera
+
+
+@dataclass(frozen=True)
+class View:
+    """One camera's contribution to a frame set.
+
+    image: (H, W, 3) uint8 RGB, read-only.  stamp_ns: this image's own capture stamp.
+    """
+
+    camera: Camera
+    image: np.ndarray
+    stamp_ns: int
+
+
+@dataclass(frozen=True)
+class FrameSet:
+    """Views that came in time, one per camera; a missing view is absent.
+
+    stamp_ns: capture stamp of the set.  expected: names of all cameras of the rig.
+    """
+
+    stamp_ns: int
+    views: dict[str, View]
+    expected: tuple[str, ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return tuple(name for name in self.expected if name not in self.views)
+
+
+@dataclass(frozen=True)
+class ViewEstimate:
+    """2D joints of V views, in the pixels of the full, distorted images.
+
+    cameras: V names.  joints_px: (V, 21, 2).  variance_px2: (V, 21, 2).  valid: (V, 21) bool.
+    score: (V,) in [0, 1], how sure the view is that it shows a hand.
+    boxes_px: (V, 4) centre x, centre y, side, roll (rad) of the crop that was used; NaN where none.
+    Entries with valid False are NaN.
+    """
+
+    cameras: tuple[str, ...]
+    joints_px: np.ndarray
+    variance_px2: np.ndarray
+    valid: np.ndarray
+    score: np.ndarray
+    boxes_px: np.ndarray
+
+
+@dataclass(frozen=True)
+class HandEstimate:
+    """A fused hand in the world frame.
+
+    joints: (21, 3) metres, NaN where invalid.  covariance: (63, 63) m², joint-major
+    (x0 y0 z0 x1 …), symmetric positive semi-definite; rows and columns of invalid joints are NaN.
+    valid: (21,) bool.  velocity: (21, 3) m/s or None.  vertices: (778, 3) metres or None.
+    view_weights: (V, 21) for the cameras in `cameras`; each column sums to 1, or to 0 where the
+    joint is invalid.  view_used: (V,) bool.  covariance_calibrated: whether a map fitted on
+    held-out data was applied.  reprojection_px: (V, 21) residual norms, NaN where unused.
+    """
+
+    stamp_ns: int
+    handedness: str
+    score: float
+    joints: np.ndarray
+    covariance: np.ndarray
+    valid: np.ndarray
+    cameras: tuple[str, ...]
+    view_used: np.ndarray
+    view_weights: np.ndarray
+    reprojection_px: np.ndarray
+    covariance_calibrated: bool = False
+    velocity: np.ndarray | None = None
+    vertices: np.ndarray | None = None
+    vertex_variance: np.ndarray | None = None
+    track_id: int = 0
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class NoHand:
+    """Why a frame set gave no hand, in words fit for diagnostics."""
+
+    stamp_ns: int
+    reason: str
+    stage_ms: dict[str, float] = field(default_factory=dict)
