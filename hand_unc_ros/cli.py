@@ -1,0 +1,222 @@
+"""`hand-unc`: one command with subcommands. Each imports what it needs only when it is run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from hand_unc_ros import __version__
+from hand_unc_ros.errors import HandUncError
+
+
+class Command(NamedTuple):
+    """words: the subcommand as typed. run: returns an exit status, None for 0. ros: whether it makes ROS nodes."""
+
+    words: str
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int | None]
+    ros: bool = False
+
+
+def _doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from hand_unc_ros.doctor import run_doctor
+    return run_doctor(as_json=args.json)
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--headless', action='store_true', help='without the browser view')
+    parser.add_argument('--duration', type=_positive, metavar='S', help='stop after S seconds (default: Ctrl-C)')
+    parser.add_argument('--report', type=Path, metavar='FILE', help='write measurements as JSON at the end')
+    parser.add_argument('--cameras', type=int, default=4, metavar='N', help='synthetic cameras (default 4)')
+    parser.add_argument('--rate', type=_positive, default=15.0, metavar='HZ', help='frame rate (default 15)')
+    parser.add_argument('--seed', type=int, default=0, help='of the synthetic scene (default 0)')
+    parser.add_argument('--port', type=int, default=8080, help='of the browser view (default 8080)')
+
+
+def _demo(args: argparse.Namespace) -> int | None:
+    from hand_unc_ros.nodes.demo import run_demo
+    return run_demo(args)
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--params', type=Path, required=True, metavar='FILE', help='ROS parameter file (YAML)')
+    parser.add_argument('--respawn', action='store_true', help='start a node again when it dies')
+
+
+def _run(args: argparse.Namespace) -> int | None:
+    from hand_unc_ros.nodes.run import run_nodes
+    return run_nodes(args)
+
+
+def _view_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--namespace', default='hand', help='of the estimator whose topics are shown (default hand)')
+    parser.add_argument('--params', type=Path, metavar='FILE', help='ROS parameter file that names cameras and rig')
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default 127.0.0.1)')
+    parser.add_argument('--port', type=int, default=8080, help='default 8080')
+
+
+def _view(args: argparse.Namespace) -> int:
+    from hand_unc_ros.nodes.viewer import run
+    ros = ['-r', f'__ns:=/{args.namespace.strip("/")}', '-p', f'host:={args.host}', '-p', f'port:={args.port}']
+    return run(['--ros-args', *(['--params-file', str(args.params)] if args.params else []), *ros])
+
+
+def _from_videos_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('videos', nargs='+', metavar='VIDEO',
+                        help="one per camera, in the rig's order, or CAMERA=VIDEO in any order")
+    parser.add_argument('--rig', type=Path, required=True, help='calibration: our YAML, Kalibr camchain or TOML')
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='bag to write')
+    parser.add_argument('--fps', type=_positive, help="frame rate (default: the videos' own)")
+    parser.add_argument('--start-time', type=_positive, metavar='S',
+                        help='stamp of the first frame, seconds since 1970 (default: 2020-01-01)')
+    parser.add_argument('--shift', action='append', default=[], type=_camera_frames, metavar='CAMERA=FRAMES',
+                        help='move the stamps of one camera later by that many frames; may be repeated')
+    parser.add_argument('--trim', action='store_true', help='end with the shortest video')
+    parser.add_argument('--quality', type=int, default=95, help='of the JPEG images, 1 to 100 (default 95)')
+
+
+def _from_videos(args: argparse.Namespace) -> None:
+    from hand_unc_ros.data.bags import DEFAULT_START_TIME_S, from_videos
+    from hand_unc_ros.data.rigs import load_rig
+    bag = from_videos(_videos_by_camera(args.videos), load_rig(args.rig), args.output, fps=args.fps,
+                      start_time_s=args.start_time or DEFAULT_START_TIME_S, shift=dict(args.shift), trim=args.trim,
+                      jpeg_quality=args.quality)
+    print(bag)
+
+
+def _videos_by_camera(texts: list[str]) -> dict[str, Path] | list[Path]:
+    """CAMERA=VIDEO for all, or plain paths; a file whose own name holds a '=' is a path."""
+    if any('=' not in text or Path(text).exists() for text in texts):
+        return [Path(text) for text in texts]
+    return {camera: Path(video) for camera, _, video in (text.partition('=') for text in texts)}
+
+
+def _play_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('bag', type=Path, metavar='DIR')
+    parser.add_argument('-r', '--rate', type=_positive, default=1.0, help='speed (default 1)')
+    parser.add_argument('-l', '--loop', action='store_true', help='start again at the end, until Ctrl-C')
+    parser.add_argument('--clock', action='store_true', help='publish /clock for nodes with use_sim_time')
+    parser.add_argument('--remap', action='append', default=[], type=_topic_pair, metavar='FROM:=TO',
+                        help='publish a topic under another name; may be repeated')
+    parser.add_argument('--start', type=float, default=0.0, metavar='S', help='seconds into the bag')
+    parser.add_argument('--duration', type=_positive, metavar='S', help='seconds of the bag to play')
+    parser.add_argument('--wait', type=_positive, metavar='S',
+                        help='wait up to S seconds until every image topic has a subscriber')
+
+
+def _play(args: argparse.Namespace) -> None:
+    from hand_unc_ros.nodes.bag_player import play
+    play(args.bag, rate=args.rate, loop=args.loop, clock=args.clock, remap=dict(args.remap), start_s=args.start,
+         duration_s=args.duration, wait_for_subscribers_s=args.wait)
+
+
+def _info_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('bag', type=Path, metavar='DIR')
+
+
+def _info(args: argparse.Namespace) -> None:
+    from hand_unc_ros.data.bag_reader import describe_bag, format_summary
+    print(format_summary(describe_bag(args.bag)))
+
+
+def _convert_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('pickle', type=Path, metavar='MANO_RIGHT.pkl', help='as downloaded from the MANO site')
+    parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='default: beside it, as .npz')
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from hand_unc_ros.hand.mano_conversion import convert_mano
+    print(convert_mano(args.pickle, args.output or args.pickle.with_suffix('.npz')))
+
+
+GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model'}
+COMMANDS = (
+    Command('doctor', 'what is present, and what to do about what is missing', _doctor_arguments, _doctor),
+    Command('demo', 'a synthetic rig, the live estimator and the browser view', _demo_arguments, _demo, ros=True),
+    Command('run', 'start the nodes that a parameter file describes', _run_arguments, _run, ros=True),
+    Command('view', 'the browser view of a running estimator', _view_arguments, _view, ros=True),
+    Command('bag from-videos', 'calibrated videos to a bag', _from_videos_arguments, _from_videos),
+    Command('bag play', 'publish a bag on ROS topics', _play_arguments, _play, ros=True),
+    Command('bag info', 'what a bag holds', _info_arguments, _info),
+    Command('mano convert', "your MANO .pkl to a file that is safe to load", _convert_arguments, _convert),
+)
+
+
+def _positive(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float('inf'):
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
+    return value
+
+
+def _camera_frames(text: str) -> tuple[str, int]:
+    camera, _, frames = text.rpartition('=')
+    if not camera or not frames.lstrip('+-').isdecimal():
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form cam1=-2')
+    return camera, int(frames)
+
+
+def _topic_pair(text: str) -> tuple[str, str]:
+    source, _, target = text.partition(':=')
+    if not source or not target:
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form /cam0/image_raw:=/left/image_raw')
+    return source, target
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='hand-unc', description='Live multi-view hand joints with covariance.')
+    parser.add_argument('--version', action='version', version=f'hand_unc_ros {__version__}')
+    top = parser.add_subparsers(metavar='COMMAND', required=True)
+    groups: dict[str, argparse._SubParsersAction] = {}
+    for command in COMMANDS:
+        group, _, name = command.words.rpartition(' ')
+        if group and group not in groups:
+            groups[group] = top.add_parser(group, help=GROUPS[group]).add_subparsers(metavar='COMMAND', required=True)
+        place = groups[group] if group else top
+        subparser = place.add_parser(name, help=command.help, description=command.help)
+        command.add_arguments(subparser)
+        subparser.set_defaults(command=command)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 the command's own verdict, 2 a mistake that the message explains, 130 after Ctrl-C."""
+    args = build_parser().parse_args(argv)
+    try:
+        if args.command.ros:
+            from hand_unc_ros.nodes.shared_memory import use_large_shared_memory
+            use_large_shared_memory()
+        return args.command.run(args) or 0
+    except HandUncError as error:
+        print(f'hand-unc: {error}', file=sys.stderr)
+    except ModuleNotFoundError as error:
+        name = error.name or ''
+        if name.startswith('hand_unc_ros') and name != 'hand_unc_ros.msg':
+            raise
+        print(f'hand-unc: {_absent(name)}', file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 2
+
+
+def _absent(module: str) -> str:
+    top = module.split('.')[0]
+    if top in ('rclpy', 'hand_unc_ros') or top.endswith('_msgs'):
+        return (f'this command needs ROS 2, and {module} is not there: run `make setup` in the source folder and use '
+                '.venv/bin/hand-unc, or build with colcon in a ROS 2 installation and source its setup.bash')
+    return f'{module} is not installed; `hand-unc doctor` says what it is for and how to get it'
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,203 @@
+"""`hand-unc doctor`: what is present here, what it is for, and what to do about what is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.resources import resource
+
+OK, NOTE, MISSING = 'ok', 'note', 'missing'
+_ROS_REMEDY = 'make setup (wheels), or source a ROS 2 installation: . /opt/ros/<distro>/setup.bash'
+# rclpy's major version tells the distribution where nothing else does.
+_DISTRIBUTIONS = {'3': 'humble', '7': 'jazzy', '9': 'kilted'}
+# One segment of config/fastdds.xml for each of a handful of processes.
+_SHARED_MEMORY_BYTES = 64e6
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the table. essential: whether the live system does not run without it."""
+
+    name: str
+    state: str
+    detail: str
+    purpose: str
+    remedy: str = ''
+    essential: bool = False
+
+
+def run_doctor(as_json: bool = False) -> int:
+    """Print the checks; 0 when all that is essential is there, else 1."""
+    checks = list(examine())
+    broken = [check for check in checks if check.essential and check.state == MISSING]
+    if as_json:
+        print(json.dumps({'ready': not broken, 'checks': [asdict(check) for check in checks]}, indent=2))
+    else:
+        print(format_table(checks))
+        print()
+        print(f'not ready: {", ".join(check.name for check in broken)} missing' if broken else 'ready')
+    return 1 if broken else 0
+
+
+def format_table(checks: list[Check]) -> str:
+    width = max(len(check.name) for check in checks)
+    lines = []
+    for check in checks:
+        mark = {OK: ' ok ', NOTE: 'note', MISSING: 'MISS' if check.essential else ' -  '}[check.state]
+        lines.append(f'[{mark}] {check.name:<{width}}  {check.detail}')
+        if check.state != OK:
+            indent = ' ' * (width + 9)
+            lines.append(f'{indent}for: {check.purpose}')
+            if check.remedy:
+                lines.append(f'{indent}do:  {check.remedy}')
+    return '\n'.join(lines)
+
+
+def examine() -> Iterator[Check]:
+    yield _python()
+    yield _torch()
+    yield _module('opencv', 'cv2', 'decoding and resizing images', "pip install 'opencv-python-headless<5'", True)
+    yield from _ros()
+    yield from _shared_memory()
+    yield _weights()
+    yield _module('smplx', 'smplx', 'posing a hand model: mesh, and the synthetic rig (non-commercial licence)',
+                  "pip install 'hand_unc_ros[hand]'")
+    yield _mano()
+    yield _module('numba', 'numba', 'rendering the synthetic rig (demo, training)', "pip install 'hand_unc_ros[synthetic]'")
+    yield _module('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'")
+    yield _module('mediapipe', 'mediapipe', '2D joints for real images without weights of our own',
+                  'make setup-mediapipe')
+    yield _module('tf2_ros', 'tf2_ros', 'camera poses from TF (else: a rig file)', 'with ROS 2: apt install ros-$ROS_DISTRO-tf2-ros-py')
+    yield _module('cv_bridge', 'cv_bridge', 'uncommon image encodings (common ones are built in)',
+                  'with ROS 2: apt install ros-$ROS_DISTRO-cv-bridge')
+    yield _module('message_filters', 'message_filters', 'the strict synchronisation policy (ours is built in)',
+                  'with ROS 2: apt install ros-$ROS_DISTRO-message-filters')
+    yield _module('launch_ros', 'launch_ros', '`ros2 launch` (else: hand-unc run)', 'with ROS 2: apt install ros-$ROS_DISTRO-launch-ros')
+
+
+def _version(*distributions: str) -> str:
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ''
+
+
+def _import_error(module: str) -> str | None:
+    """None when the module imports, else why not. What is missing may be anything: a library, a symbol, a file."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        return f'{type(error).__name__}: {error}'.splitlines()[0]
+    return None
+
+
+def _module(name: str, module: str, purpose: str, remedy: str, essential: bool = False) -> Check:
+    if importlib.util.find_spec(module) is None:
+        return Check(name, MISSING, 'not installed', purpose, remedy, essential)
+    error = _import_error(module)
+    if error is not None:
+        return Check(name, MISSING, f'installed, but does not import ({error})', purpose, remedy, essential)
+    version = getattr(sys.modules[module], '__version__', None) or _version(name, module)
+    return Check(name, OK, str(version) or 'present', purpose, essential=essential)
+
+
+def _python() -> Check:
+    version = '.'.join(map(str, sys.version_info[:3]))
+    supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
+    return Check('python', OK if supported else NOTE, f'{version} in {sys.prefix}', 'everything',
+                 '' if supported else 'tested with 3.10, 3.11 and 3.12; use one of them if something fails', True)
+
+
+def _torch() -> Check:
+    check = _module('torch', 'torch', 'the network and the geometry', 'pip install torch', True)
+    if check.state != OK:
+        return check
+    import torch
+    if torch.cuda.is_available():
+        bfloat16 = 'bf16' if torch.cuda.is_bf16_supported() else 'no bf16'
+        device = f'cuda: {torch.cuda.get_device_name()}, {bfloat16}'
+    else:
+        device = f'cpu, {torch.get_num_threads()} threads'
+    return Check('torch', OK, f'{torch.__version__}, {device}', check.purpose, essential=True)
+
+
+def _ros() -> Iterator[Check]:
+    purpose = 'cameras in, joints out; all nodes'
+    if importlib.util.find_spec('rclpy') is None:
+        yield Check('ROS 2', MISSING, 'no rclpy', purpose, _ROS_REMEDY, True)
+        yield Check('messages', MISSING, 'no ROS 2', 'publishing the hand', _ROS_REMEDY, True)
+        return
+    error = _import_error('rclpy')
+    if error is not None:
+        yield Check('ROS 2', MISSING, f'rclpy does not import ({error})', purpose, _ROS_REMEDY, True)
+    else:
+        version = _version('rclpy', 'ros-rclpy')
+        distribution = os.environ.get('ROS_DISTRO') or _DISTRIBUTIONS.get(version.split('.')[0], 'unknown distribution')
+        middleware = importlib.import_module('rclpy.utilities').get_rmw_implementation_identifier()
+        wheels = importlib.util.find_spec('ros_wheels_bootstrapper') is not None
+        mixed = wheels and 'ROS_DISTRO' in os.environ
+        yield Check('ROS 2', NOTE if mixed else OK, f'{distribution}, rclpy {version}, {middleware}'
+                    + (', from wheels' if wheels else '') + (', mixed with a sourced installation' if mixed else ''),
+                    purpose, 'use a shell in which no ROS 2 setup file was sourced' if mixed else '', True)
+    error = _import_error('hand_unc_ros.msg')
+    yield Check('messages', OK if error is None else MISSING, 'built' if error is None else f'not built ({error})',
+                'publishing the hand', 'make setup, or colcon build and source install/setup.bash', True)
+
+
+def _shared_memory() -> Iterator[Check]:
+    variable = os.environ.get('FASTDDS_DEFAULT_PROFILES_FILE')
+    purpose = 'raw images between processes: without the profile most are lost'
+    if variable is not None and not Path(variable).is_file():
+        yield Check('Fast DDS profile', NOTE, f'FASTDDS_DEFAULT_PROFILES_FILE={variable} does not exist', purpose,
+                    'unset it or name an existing file')
+    elif variable is not None:
+        yield Check('Fast DDS profile', OK, f'{variable} (from the environment)', purpose)
+    else:
+        profile = resource('config/fastdds.xml')
+        yield Check('Fast DDS profile', NOTE, 'set by everything here that starts nodes, but not in this shell', purpose,
+                    f'for camera drivers started elsewhere: export FASTDDS_DEFAULT_PROFILES_FILE={profile}')
+    if Path('/dev/shm').is_dir():
+        free = shutil.disk_usage('/dev/shm').free
+        yield Check('shared memory', OK if free >= _SHARED_MEMORY_BYTES else NOTE, f'{free / 1e6:.0f} MB free in /dev/shm',
+                    'raw images between processes', 'docker run --shm-size=512m')
+
+
+def _weights() -> Check:
+    purpose = 'finding the joints in images'
+    remedy = 'check out models/ again; large files may need git lfs'
+    try:
+        files = sorted(resource('models').glob('*.safetensors'))
+    except ConfigError:
+        files = []
+    if not files:
+        return Check('weights', MISSING, 'no .safetensors file in models/', purpose, remedy, True)
+    parts = []
+    for file in files:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+        parts.append(f'{file.name} {file.stat().st_size / 1e6:.1f} MB sha256 {digest[:12]}')
+    return Check('weights', OK, '; '.join(parts), purpose, essential=True)
+
+
+def _mano() -> Check:
+    purpose = 'a mesh of the true hand; without it the stand-in hand, or joints only'
+    try:
+        files = sorted(resource('models').glob('*[mM][aA][nN][oO]*.npz'))
+    except ConfigError:
+        files = []
+    if files:
+        return Check('MANO', OK, ', '.join(file.name for file in files), purpose)
+    return Check('MANO', MISSING, 'no converted MANO in models/ (any other path can be named in the parameters)', purpose,
+                 'get it from the MANO site, then: hand-unc mano convert MANO_RIGHT.pkl -o models/mano_right.npz')

@@ -1,0 +1,48 @@
+"""Fixtures for tests with real ROS nodes."""
+
+from __future__ import annotations
+
+import fcntl
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Domains whose ports stay below the ephemeral range on Linux; 0 is left to the user.
+DOMAINS = range(1, 101)
+
+
+def _claim_domain() -> tuple[int, object]:
+    """A domain id that no other test process on this machine uses, and the open lock file that holds it."""
+    folder = Path(tempfile.gettempdir()) / 'hand_unc_ros_domains'
+    folder.mkdir(mode=0o777, exist_ok=True)
+    for domain in DOMAINS:
+        lock = (folder / str(domain)).open('w')
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.close()
+            continue
+        return domain, lock
+    pytest.fail(f'all {len(DOMAINS)} ROS domains are taken by other tests (locks in {folder})')
+
+
+@pytest.fixture
+def ros_domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
+    """A ROS domain of the test's own, on this host alone, in the environment of it and of processes it starts.
+
+    Skips where there is no ROS, or where the messages of this package are not built.
+    """
+    pytest.importorskip('rclpy', reason='no ROS 2 here')
+    pytest.importorskip('hand_unc_ros.msg', reason='the messages are not built')
+    from hand_unc_ros.nodes.shared_memory import PROFILE_VARIABLE
+    from hand_unc_ros.resources import resource
+
+    domain, lock = _claim_domain()
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(domain))
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'ros_log'))
+    monkeypatch.setenv(PROFILE_VARIABLE, str(resource('config/fastdds.xml')))
+    yield domain
+    lock.close()

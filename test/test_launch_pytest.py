@@ -1,0 +1,183 @@
+"""The launch files, with the `launch` of a ROS 2 installation: lifecycle, arguments, a message, exit codes.
+
+Runs where launch_pytest is and the package has been installed by colcon (`colcon test`, or pytest in a shell that has
+sourced install/setup.bash).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+launch_pytest = pytest.importorskip('launch_pytest', reason='no launch_pytest; it comes with a ROS 2 installation')
+rclpy = pytest.importorskip('rclpy', reason='no ROS 2 here')
+
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from launch import LaunchDescription  # noqa: E402
+from launch.actions import IncludeLaunchDescription, RegisterEventHandler  # noqa: E402
+from launch.event_handlers import OnProcessExit  # noqa: E402
+from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
+from launch_pytest.actions import ReadyToTest  # noqa: E402
+from lifecycle_msgs.msg import State, Transition  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+from rig_cases import ring  # noqa: E402
+
+from hand_unc_ros.data.rigs import save_rig  # noqa: E402
+from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, Gaussian2DNet  # noqa: E402
+from hand_unc_ros.networks.hand_finder import HandFinder  # noqa: E402
+from hand_unc_ros.networks.weights import save_network  # noqa: E402
+
+try:
+    SHARE = Path(get_package_share_directory('hand_unc_ros'))
+except PackageNotFoundError:
+    pytest.skip('hand_unc_ros is not installed in an ament prefix', allow_module_level=True)
+
+# Processes start in seconds, on a busy machine in tens of them.
+PATIENCE_S = 60.0
+
+
+class Client:
+    """A node of the test's own that calls and listens; everything waits for a condition."""
+
+    def __init__(self, domain: int) -> None:
+        self._context = rclpy.Context()
+        rclpy.init(args=[], context=self._context, domain_id=domain)
+        self.node = Node('client', context=self._context)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        self._context.try_shutdown()
+
+    def until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert time.monotonic() < deadline, f'{what}: not within {PATIENCE_S:g} s'
+            self._executor.spin_once(timeout_sec=0.05)
+
+    def call(self, kind: type, name: str, request: object) -> object:
+        client = self.node.create_client(kind, name)
+        try:
+            self.until(client.service_is_ready, f'service {name}')
+            future = client.call_async(request)
+            self.until(future.done, f'answer of {name}')
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def state(self, node: str) -> int:
+        return self.call(GetState, f'{node}/get_state', GetState.Request()).current_state.id
+
+    def change(self, node: str, transition: int) -> bool:
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call(ChangeState, f'{node}/change_state', request).success
+
+
+@pytest.fixture
+def client(ros_domain: int) -> Iterator[Client]:
+    client = Client(ros_domain)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def exit_statuses() -> list[int]:
+    """Filled in as launched processes end."""
+    return []
+
+
+def include(name: str, exit_statuses: list[int], **arguments: str) -> LaunchDescription:
+    source = PythonLaunchDescriptionSource(str(SHARE / 'launch' / name))
+    record = OnProcessExit(on_exit=lambda event, context: exit_statuses.append(event.returncode))
+    return LaunchDescription([
+        RegisterEventHandler(record),
+        IncludeLaunchDescription(source, launch_arguments=list(arguments.items())), ReadyToTest()])
+
+
+def write_params(folder: Path) -> Path:
+    """Parameters of an estimator with the smallest networks, untrained: enough to configure and to activate."""
+    torch.manual_seed(0)
+    config = Gaussian2DConfig(blocks=(1, 1, 1, 1), width=8, fpn_channels=8, image_size=128)
+    save_network(folder / 'net.safetensors', Gaussian2DNet(config), config.to_dict())
+    save_network(folder / 'finder.safetensors', HandFinder(), {})
+    save_rig(ring((0, 90)), folder / 'rig.yaml')
+    params = folder / 'params.yaml'
+    params.write_text(yaml.safe_dump({'/**/multiview': {'ros__parameters': {
+        'rig.file': str(folder / 'rig.yaml'), 'weights': str(folder / 'net.safetensors'),
+        'finder_weights': str(folder / 'finder.safetensors'), 'device': 'cpu', 'threads': 1}}}))
+    return params
+
+
+@launch_pytest.fixture
+def multiview(ros_domain: int, tmp_path: Path, exit_statuses: list[int]) -> LaunchDescription:
+    return include('multiview.launch.py', exit_statuses, namespace='left_hand', params_file=str(write_params(tmp_path)))
+
+
+@pytest.mark.launch(fixture=multiview)
+def test_multiview_comes_up_and_obeys(client: Client, exit_statuses: list[int]) -> Iterator[None]:
+    node = '/left_hand/multiview'
+    client.until(lambda: client.state(node) == State.PRIMARY_STATE_ACTIVE, 'autostart to active')
+    topics = {name for name, _ in client.node.get_topic_names_and_types()}
+    assert {'/left_hand/joints_with_covariance', '/left_hand/view_estimates', '/left_hand/markers'} <= topics
+    # One that was deactivated, or configured anew, by hand stays inactive: the launch file must not activate it again.
+    assert client.change(node, Transition.TRANSITION_DEACTIVATE)
+    assert client.change(node, Transition.TRANSITION_CLEANUP)
+    assert client.change(node, Transition.TRANSITION_CONFIGURE)
+    heard: list[object] = []
+    client.node.create_subscription(DiagnosticArray, '/diagnostics', heard.append, 10)
+    client.until(lambda: len(heard) >= 2, 'two diagnostics, a second apart')
+    assert client.state(node) == State.PRIMARY_STATE_INACTIVE
+    assert client.change(node, Transition.TRANSITION_ACTIVATE)
+    assert client.state(node) == State.PRIMARY_STATE_ACTIVE
+    assert exit_statuses == []
+    yield
+    # Here launch has shut everything down, as Ctrl-C does.
+    assert exit_statuses == [0]
+
+
+@launch_pytest.fixture
+def multiview_by_hand(ros_domain: int, tmp_path: Path, exit_statuses: list[int]) -> LaunchDescription:
+    return include('multiview.launch.py', exit_statuses, params_file=str(write_params(tmp_path)), autostart='false')
+
+
+@pytest.mark.launch(fixture=multiview_by_hand)
+def test_without_autostart_the_node_waits(client: Client) -> None:
+    node = '/hand/multiview'
+    assert client.state(node) == State.PRIMARY_STATE_UNCONFIGURED
+    assert client.change(node, Transition.TRANSITION_CONFIGURE)
+    # Configured by hand means activated by hand: nobody else may do it meanwhile.
+    assert client.state(node) == State.PRIMARY_STATE_INACTIVE
+    assert client.change(node, Transition.TRANSITION_ACTIVATE)
+    assert client.change(node, Transition.TRANSITION_DEACTIVATE)
+    assert client.change(node, Transition.TRANSITION_CLEANUP)
+    assert client.state(node) == State.PRIMARY_STATE_UNCONFIGURED
+
+
+@launch_pytest.fixture
+def synthetic(ros_domain: int, exit_statuses: list[int]) -> LaunchDescription:
+    return include('synthetic.launch.py', exit_statuses, viewer='false')
+
+
+@pytest.mark.launch(fixture=synthetic)
+@pytest.mark.skipif(not list((SHARE / 'models').glob('*.safetensors')), reason='no weights in models/')
+def test_synthetic_rig_gives_hands_over_tf(client: Client, exit_statuses: list[int]) -> Iterator[None]:
+    pytest.importorskip('tf2_ros')
+    from hand_unc_ros.msg import HandJointsWithCovariance
+    hands: list[HandJointsWithCovariance] = []
+    client.node.create_subscription(HandJointsWithCovariance, '/hand/joints_with_covariance', hands.append, 5)
+    client.until(lambda: len(hands) >= 10, 'ten hands')
+    assert all(any(hand.valid) and hand.header.frame_id == 'world' for hand in hands)
+    assert hands[-1].cameras == ['cam0', 'cam1', 'cam2', 'cam3']
+    assert exit_statuses == []
+    yield
+    assert exit_statuses == [0, 0]
