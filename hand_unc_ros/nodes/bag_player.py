@@ -1,0 +1,219 @@
+"""Plays a bag on ROS topics, message by message as it was recorded (no rosbag2 needed)."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rosbags.interfaces import Connection, QosDurability, QosReliability
+from rosgraph_msgs.msg import Clock
+from tqdm import tqdm
+
+from hand_unc_ros.data.bag_reader import IMAGE_TYPES, Bag, open_bag
+from hand_unc_ros.errors import ConfigError, RecordingError
+
+CLOCK_PERIOD_NS = 10_000_000
+_DEFAULT_DEPTH = 10
+_POLL_S = 0.02
+_ACKNOWLEDGE_S = 2.0
+
+
+@dataclass
+class Playback:
+    """What was played. skipped: topics whose message type is not installed here."""
+
+    published: dict[str, int] = field(default_factory=dict)
+    passes: int = 0
+    late_s: float = 0.0
+    skipped: tuple[str, ...] = ()
+
+
+def play(
+    path: str | Path,
+    *,
+    rate: float = 1.0,
+    loop: bool = False,
+    clock: bool = False,
+    remap: Mapping[str, str] | None = None,
+    start_s: float = 0.0,
+    duration_s: float | None = None,
+    wait_for_subscribers_s: float | None = None,
+    progress: bool | None = None,
+) -> Playback:
+    """Publish a bag's messages, unchanged, at their recorded distances divided by `rate`.
+
+    clock: also publish /clock with the bag's time (100 times per second, and right before each message),
+    for nodes with use_sim_time. remap: topic in the bag → topic to publish on. start_s: seconds into the
+    bag to start at (latched topics from before are still sent). duration_s: seconds of the bag to play.
+    wait_for_subscribers_s: before starting, wait up to that long until every image topic has a subscriber.
+    progress: True, False, or None for a bar on a terminal only. Returns at the end of the bag, or never
+    with `loop`; KeyboardInterrupt passes through after the node is taken down.
+
+    Raises RecordingError for a bag that cannot be read or played, ConfigError for a bad argument.
+    """
+    if not rate > 0:
+        raise ConfigError(f'rate {rate} is out of range; give a positive factor')
+    if start_s < 0 or (duration_s is not None and duration_s <= 0):
+        raise ConfigError('start must not be negative, and duration must be above 0')
+    with open_bag(path) as bag:
+        begin_ns = bag.start_ns + round(start_s * 1e9)
+        last_ns = bag.start_ns + bag.duration_ns
+        if begin_ns > last_ns:
+            raise ConfigError(
+                f'start {start_s} s is after the end of the bag ({bag.duration_ns / 1e9:.3f} s)')
+        if duration_s is not None:
+            last_ns = min(last_ns, begin_ns + round(duration_s * 1e9))
+        context = rclpy.Context()
+        # Without rclpy's own handlers, Ctrl-C is Python's KeyboardInterrupt and unwinds through here.
+        rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
+        node: Node | None = None
+        try:
+            node = Node('bag_player', context=context, start_parameter_services=False)
+            player = _Player(node, bag, rate, clock, dict(remap or {}))
+            if wait_for_subscribers_s is not None:
+                player.wait_for_subscribers(wait_for_subscribers_s)
+            total = sum(connection.msgcount for connection in player.connections)
+            with tqdm(total=None if loop else total, unit='msg', desc=Path(path).name,
+                      disable=None if progress is None else not progress) as bar:
+                while True:
+                    player.play_once(begin_ns, last_ns, bar)
+                    if not loop:
+                        break
+            player.acknowledge()
+            return player.playback
+        finally:
+            if node is not None:
+                node.destroy_node()
+            context.try_shutdown()
+
+
+class _Player:
+    """The publishers of one bag, and the clock that paces them."""
+
+    def __init__(self, node: Node, bag: Bag, rate: float, clock: bool, remap: dict[str, str]) -> None:
+        self._bag = bag
+        self._rate = rate
+        self.playback = Playback()
+        self.connections: list[Connection] = []
+        self._publishers: dict[int, Publisher] = {}
+        unknown = set(remap) - {connection.topic for connection in bag.connections}
+        if unknown:
+            raise ConfigError(f'remap names {sorted(unknown)[0]!r}, which is not in the bag; its topics are '
+                              f'{", ".join(sorted({connection.topic for connection in bag.connections}))}')
+        skipped = {}
+        for connection in bag.connections:
+            message_class = _message_class(connection.msgtype)
+            if message_class is None:
+                skipped[connection.topic] = connection.msgtype
+                continue
+            self.connections.append(connection)
+            self._publishers[connection.id] = node.create_publisher(
+                message_class, remap.get(connection.topic, connection.topic), _qos(connection))
+        if not self.connections:
+            raise RecordingError(
+                f'bag {bag.path}: none of its message types is installed here '
+                f'({", ".join(sorted(set(skipped.values())))}); install their packages')
+        for topic, kind in skipped.items():
+            print(f'{topic} is left out: {kind} is not installed here', file=sys.stderr)
+        self.playback.skipped = tuple(skipped)
+        self._clock = node.create_publisher(Clock, '/clock', _DEFAULT_DEPTH) if clock else None
+        busiest = max(connection.msgcount for connection in self.connections)
+        self._gap_ns = bag.duration_ns // max(busiest - 1, 1)
+        self._next_ns: int | None = None
+
+    def wait_for_subscribers(self, timeout_s: float) -> None:
+        waiting = [self._publishers[connection.id] for connection in self.connections
+                   if connection.msgtype in IMAGE_TYPES] or list(self._publishers.values())
+        end = time.monotonic() + timeout_s
+        while missing := [publisher for publisher in waiting if publisher.get_subscription_count() == 0]:
+            if time.monotonic() > end:
+                raise RecordingError(
+                    f'nobody subscribed to {missing[0].topic_name} within {timeout_s:g} s; start the node '
+                    'first, and check its camera names, namespace and ROS_DOMAIN_ID')
+            time.sleep(_POLL_S)
+
+    def play_once(self, begin_ns: int, last_ns: int, bar: tqdm) -> None:
+        """One pass over [begin_ns, last_ns]; the next pass follows one frame period after it."""
+        self._publish_latched(begin_ns)
+        wall_start_ns = time.monotonic_ns() if self._next_ns is None else self._next_ns
+
+        def due_ns(stamp_ns: int) -> int:
+            return wall_start_ns + round((stamp_ns - begin_ns) / self._rate)
+
+        for connection, stamp_ns, data in self._bag.messages(self.connections, begin_ns, last_ns + 1):
+            self._wait_until(due_ns(stamp_ns), stamp_ns)
+            self._send(connection, data)
+            bar.update()
+        self._next_ns = due_ns(last_ns + self._gap_ns)
+        self.playback.passes += 1
+
+    def _publish_latched(self, begin_ns: int) -> None:
+        latched = [connection for connection in self.connections if _is_latched(connection)]
+        if latched and begin_ns > self._bag.start_ns:
+            for connection, _, data in self._bag.messages(latched, None, begin_ns):
+                self._send(connection, data)
+
+    def _send(self, connection: Connection, data: bytes) -> None:
+        publisher = self._publishers[connection.id]
+        publisher.publish(bytes(data))
+        topic = publisher.topic_name
+        self.playback.published[topic] = self.playback.published.get(topic, 0) + 1
+
+    def _wait_until(self, due_ns: int, stamp_ns: int) -> None:
+        """Sleep until due_ns, ticking the clock, whose time then is stamp_ns."""
+        while (left_ns := due_ns - time.monotonic_ns()) > 0:
+            if self._clock is None:
+                time.sleep(left_ns / 1e9)
+                continue
+            self._tick(stamp_ns - round(left_ns * self._rate))
+            time.sleep(min(left_ns, CLOCK_PERIOD_NS) / 1e9)
+        self.playback.late_s = max(self.playback.late_s, -left_ns / 1e9)
+        if self._clock is not None:
+            self._tick(stamp_ns)
+
+    def _tick(self, time_ns: int) -> None:
+        message = Clock()
+        message.clock.sec, message.clock.nanosec = divmod(max(time_ns, 0), 1_000_000_000)
+        self._clock.publish(message)
+
+    def acknowledge(self) -> None:
+        """Wait until reliable subscribers have the last messages, which die with their publisher."""
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGE_S))
+
+
+def _message_class(name: str) -> Any | None:
+    package, _, kind = name.partition('/msg/')
+    try:
+        return getattr(importlib.import_module(f'{package}.msg'), kind)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _is_latched(connection: Connection) -> bool:
+    return any(qos.durability == QosDurability.TRANSIENT_LOCAL for qos in connection.ext.offered_qos_profiles)
+
+
+def _qos(connection: Connection) -> QoSProfile:
+    """The recorded QoS; reliable and volatile where the bag says nothing."""
+    offered = connection.ext.offered_qos_profiles
+    # Several publishers may have been recorded on one topic: offer what every one of them offered.
+    best_effort = any(qos.reliability == QosReliability.BEST_EFFORT for qos in offered)
+    latched = bool(offered) and all(qos.durability == QosDurability.TRANSIENT_LOCAL for qos in offered)
+    depth = max((qos.depth for qos in offered), default=0)
+    return QoSProfile(
+        history=HistoryPolicy.KEEP_LAST,
+        depth=depth if depth > 0 else _DEFAULT_DEPTH,
+        reliability=ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)

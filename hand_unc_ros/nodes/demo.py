@@ -1,0 +1,205 @@
+"""`hand-unc demo`: a synthetic rig, the estimator and the browser view as separate processes, measured live."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import tempfile
+import threading
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import rclpy
+import yaml
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from hand_unc_ros import __version__
+from hand_unc_ros.data.rigs import save_rig
+from hand_unc_ros.data.synthetic.scene import ring_of_cameras
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.hand.following import STANDIN
+from hand_unc_ros.msg import HandJointsWithCovariance
+from hand_unc_ros.nodes.messages import stamp_from_message
+from hand_unc_ros.nodes.run import nodes_of, supervise
+
+NAMESPACE = '/hand'
+# Sets of the first seconds are not measured: processes start one after the other.
+WARM_UP_S = 2.0
+START_TIMEOUT_S = 90.0
+TELL_EVERY_S = 10.0
+# Time for the last sets to come out after the cameras have stopped counting.
+DRAIN_S = 1.0
+
+
+class Collector(Node):
+    """Pairs estimates with the truth by their stamps. All times are this machine's, nanoseconds."""
+
+    def __init__(self) -> None:
+        super().__init__('demo_collector')
+        self.truths: dict[int, np.ndarray] = {}
+        self.estimates: dict[int, tuple[HandJointsWithCovariance, int]] = {}
+        self.stage_ms: dict[str, list[float]] = {}
+        self.statuses: dict[str, str] = {}
+        depth = QoSProfile(depth=50)
+        self.create_subscription(HandJointsWithCovariance, f'{NAMESPACE}/ground_truth', self._take_truth, depth)
+        self.create_subscription(HandJointsWithCovariance, f'{NAMESPACE}/joints_with_covariance',
+                                 self._take_estimate, depth)
+        self.create_subscription(DiagnosticArray, '/diagnostics', self._take_diagnostics, depth)
+
+    def _take_truth(self, message: HandJointsWithCovariance) -> None:
+        self.truths[stamp_from_message(message.header.stamp)] = _points(message)
+
+    def _take_estimate(self, message: HandJointsWithCovariance) -> None:
+        self.estimates[stamp_from_message(message.header.stamp)] = (message, time.time_ns())
+
+    def _take_diagnostics(self, message: DiagnosticArray) -> None:
+        for status in message.status:
+            self.statuses[status.name] = status.message
+            for item in status.values:
+                if item.key.startswith('stage_ms/'):
+                    self.stage_ms.setdefault(item.key.removeprefix('stage_ms/'), []).append(float(item.value))
+
+    def report(self, begin_ns: int, end_ns: int) -> dict:
+        """Measurements over the sets whose capture stamps lie in [begin, end)."""
+        sent = sorted(stamp for stamp in self.truths if begin_ns <= stamp < end_ns)
+        published = [stamp for stamp in sent if stamp in self.estimates]
+        report: dict = {'sets_sent': len(sent), 'sets_published': len(published),
+                        'rate_hz': len(published) / ((end_ns - begin_ns) / 1e9)}
+        latency_ms = [(self.estimates[stamp][1] - stamp) / 1e6 for stamp in published]
+        report['latency_ms'] = {f'p{p}': float(np.percentile(latency_ms, p)) if latency_ms else None
+                                for p in (50, 95, 99)}
+        errors, blocks = [], []
+        for stamp in published:
+            message, _ = self.estimates[stamp]
+            errors.append(np.where(np.array(message.valid)[:, None], _points(message) - self.truths[stamp], np.nan))
+            blocks.append(np.array(message.covariance).reshape(21, 3, 3))
+        report |= {'mpjpe_mm': None, 'coverage95': None, 'valid_joints': None}
+        if published:
+            error, covariance = np.concatenate(errors), np.concatenate(blocks)
+            known = np.isfinite(error).all(axis=1)
+            distance2 = mahalanobis_squared(error[known], covariance[known])
+            report |= {'mpjpe_mm': 1e3 * float(np.linalg.norm(error[known], axis=1).mean()),
+                       'coverage95': float((distance2 <= chi2_quantile(0.95, 3)).mean()),
+                       'valid_joints': float(known.mean())}
+        report['stage_ms'] = {name: float(np.median(values)) for name, values in self.stage_ms.items()}
+        return report
+
+
+def _points(message: HandJointsWithCovariance) -> np.ndarray:
+    return np.array([(point.x, point.y, point.z) for point in message.joints])
+
+
+def run_demo(args: Namespace) -> int:
+    """Run until `args.duration` is over, Ctrl-C, or a node dies. Returns the exit status.
+
+    args: headless, duration (s or None), report (path or None), cameras, rate (Hz), seed, port.
+    """
+    if args.cameras < 2:
+        raise ConfigError(f'--cameras is {args.cameras}; depth is observable from 2 cameras on')
+    if args.report is not None and not args.report.absolute().parent.is_dir():
+        raise ConfigError(f'--report: there is no folder {args.report.absolute().parent}')
+    if args.report is not None and not args.duration:
+        raise ConfigError('--report needs --duration: a report is written at the end')
+    rclpy.init()
+    collector = Collector()
+    executor = SingleThreadedExecutor()
+    executor.add_node(collector)
+    # In a thread of its own, so that arrival times are those of the messages.
+    spinner = threading.Thread(target=executor.spin, daemon=True)
+    spinner.start()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            params = _write_params(args, Path(folder))
+            watch = _Watch(args, collector)
+            status = supervise(nodes_of(params), params, stop=watch.over)
+            return status or watch.finish()
+    finally:
+        executor.shutdown()
+        rclpy.try_shutdown()
+        spinner.join()
+        collector.destroy_node()
+
+
+def _write_params(args: Namespace, folder: Path) -> Path:
+    rig_file = folder / 'rig.yaml'
+    save_rig(ring_of_cameras(args.cameras, seed=args.seed), rig_file)
+    common = {'rig.file': str(rig_file), 'sync.period': 1.0 / args.rate}
+    nodes = {
+        'synthetic_rig': {'cameras': args.cameras, 'rate': float(args.rate), 'seed': args.seed},
+        # On two cores the other one renders; a second thread here would only wait for it.
+        'multiview': common | {'hand_model': STANDIN, 'threads': 1 if (os.cpu_count() or 1) <= 2 else 0},
+    }
+    if not args.headless:
+        nodes['viewer'] = common | {'port': args.port}
+    params = folder / 'demo.yaml'
+    params.write_text(yaml.safe_dump({f'{NAMESPACE}/{name}': {'ros__parameters': values}
+                                      for name, values in nodes.items()}))
+    return params
+
+
+class _Watch:
+    """Tells how the demo goes, and when it is over."""
+
+    def __init__(self, args: Namespace, collector: Collector) -> None:
+        self.args = args
+        self.collector = collector
+        self.started_ns = self.told_ns = time.time_ns()
+        self.begin_ns: int | None = None
+        self.end_ns: int | None = None
+        self.failed = False
+        print('starting the synthetic rig, the estimator' + ('' if args.headless else ' and the viewer') + ' …',
+              flush=True)
+
+    def over(self) -> bool:
+        now_ns = time.time_ns()
+        if self.begin_ns is None:
+            if self.collector.estimates:
+                self._begin(now_ns)
+            elif now_ns - self.started_ns > START_TIMEOUT_S * 1e9:
+                print(f'no hand after {START_TIMEOUT_S:.0f} s; the nodes say: {self.collector.statuses or "nothing"}')
+                self.failed = True
+            return self.failed
+        if now_ns - self.told_ns > TELL_EVERY_S * 1e9:
+            print(_line(self.collector.report(max(self.begin_ns, self.told_ns), now_ns)), flush=True)
+            self.told_ns = now_ns
+        return self.end_ns is not None and now_ns > self.end_ns + DRAIN_S * 1e9
+
+    def _begin(self, now_ns: int) -> None:
+        self.begin_ns = now_ns + int(WARM_UP_S * 1e9)
+        self.told_ns = self.begin_ns
+        if self.args.duration:
+            self.end_ns = self.begin_ns + int(self.args.duration * 1e9)
+        if not self.args.headless:
+            print(f'the hand is at http://127.0.0.1:{self.args.port}  (Ctrl-C ends the demo)', flush=True)
+
+    def finish(self) -> int:
+        """Write the report that was asked for; the exit status."""
+        if self.failed:
+            return 1
+        if self.end_ns is None or time.time_ns() < self.end_ns:
+            return 0  # ended by Ctrl-C
+        args = self.args
+        report = self.collector.report(self.begin_ns, self.end_ns)
+        print(_line(report))
+        if args.report is not None:
+            about = {'cameras': args.cameras, 'rate_requested_hz': args.rate, 'seed': args.seed,
+                     'duration_s': args.duration, 'data': 'synthetic', 'alignment': 'none', 'version': __version__,
+                     'processor': f'{platform.machine()}, {os.cpu_count()} cores'}
+            args.report.write_text(json.dumps(report | about, indent=2) + '\n')
+        return 0
+
+
+def _line(report: dict) -> str:
+    if not report['sets_published']:
+        return f'no hand in {report["sets_sent"]} sets of images'
+    latency = report['latency_ms']
+    return (f'{report["sets_published"]} of {report["sets_sent"]} sets, {report["rate_hz"]:.1f} Hz, latency '
+            f'{latency["p50"]:.0f} ms (p95 {latency["p95"]:.0f}), error {report["mpjpe_mm"]:.1f} mm, '
+            f'{100 * report["coverage95"]:.0f} % inside their 95 % ellipsoids')

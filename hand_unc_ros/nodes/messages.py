@@ -1,0 +1,175 @@
+"""Estimates to ROS messages and back; what the fields mean stands in the .msg files."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Point, Vector3
+
+from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate
+from hand_unc_ros.geometry.gaussians import is_psd
+from hand_unc_ros.hand.joints import JOINT_COUNT
+from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh
+from hand_unc_ros.msg import ViewEstimate as ViewEstimateMessage
+
+_HANDEDNESS = {'unknown': HandJointsWithCovariance.HANDEDNESS_UNKNOWN,
+               'left': HandJointsWithCovariance.HANDEDNESS_LEFT,
+               'right': HandJointsWithCovariance.HANDEDNESS_RIGHT}
+_HANDEDNESS_NAMES = {value: name for name, value in _HANDEDNESS.items()}
+
+
+def stamp_to_message(stamp_ns: int) -> Time:
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    return Time(sec=seconds, nanosec=nanoseconds)
+
+
+def stamp_from_message(stamp: Time) -> int:
+    """Nanoseconds."""
+    return stamp.sec * 1_000_000_000 + stamp.nanosec
+
+
+def check_estimate(estimate: HandEstimate) -> None:
+    """Raise ValueError when a valid joint is not finite or the covariance of the valid ones is not PSD.
+
+    The estimator promises both; this is the last look before a robot acts on the numbers.
+    """
+    valid = estimate.valid
+    if not np.isfinite(estimate.joints[valid]).all():
+        raise ValueError('a joint that is marked valid is not finite')
+    rows = np.repeat(valid, 3)
+    covariance = estimate.covariance[np.ix_(rows, rows)]
+    if covariance.size and not is_psd(covariance):
+        raise ValueError('the covariance is not finite, symmetric and positive semi-definite')
+    if estimate.velocity is not None and not np.isfinite(estimate.velocity[valid]).all():
+        raise ValueError('the velocity of a valid joint is not finite')
+    if estimate.vertices is not None and not np.isfinite(estimate.vertices).all():
+        raise ValueError('a vertex is not finite')
+
+
+def joint_blocks(covariance: np.ndarray) -> np.ndarray:
+    """The (21, 3, 3) diagonal blocks of a (63, 63) covariance, in m²."""
+    return covariance.reshape(JOINT_COUNT, 3, JOINT_COUNT, 3)[range(JOINT_COUNT), :, range(JOINT_COUNT), :]
+
+
+def hand_to_message(estimate: HandEstimate, frame_id: str,
+                    full_covariance: bool = False) -> HandJointsWithCovariance:
+    """`frame_id` names the world frame; raises ValueError for what `check_estimate` refuses."""
+    check_estimate(estimate)
+    valid = estimate.valid
+    joints = np.where(valid[:, None], estimate.joints, np.nan)
+    blocks = np.where(valid[:, None, None], joint_blocks(estimate.covariance), np.nan)
+    message = HandJointsWithCovariance()
+    message.header.stamp = stamp_to_message(estimate.stamp_ns)
+    message.header.frame_id = frame_id
+    message.handedness = _HANDEDNESS[estimate.handedness]
+    message.track_id = estimate.track_id
+    message.score = float(estimate.score)
+    message.joints = [Point(x=x, y=y, z=z) for x, y, z in joints.tolist()]
+    message.valid = valid.tolist()
+    message.covariance = blocks.reshape(-1).astype(np.float64)
+    if full_covariance:
+        rows = np.repeat(valid, 3)
+        message.full_covariance = _doubles(np.where(rows[:, None] & rows, estimate.covariance, np.nan))
+    message.covariance_calibrated = bool(estimate.covariance_calibrated)
+    if estimate.velocity is not None:
+        velocity = np.where(valid[:, None], estimate.velocity, np.nan)
+        message.velocity = [Vector3(x=x, y=y, z=z) for x, y, z in velocity.tolist()]
+    message.cameras = list(estimate.cameras)
+    message.view_used = estimate.view_used.tolist()
+    message.view_weights = _floats(estimate.view_weights)
+    message.reprojection_px = _floats(estimate.reprojection_px)
+    return message
+
+
+def hand_from_message(message: HandJointsWithCovariance) -> HandEstimate:
+    """The estimate of a message; where it has no full covariance, joints are taken as uncorrelated."""
+    valid = np.array(message.valid, dtype=bool)
+    if len(message.full_covariance):
+        covariance = np.array(message.full_covariance).reshape(3 * JOINT_COUNT, 3 * JOINT_COUNT)
+    else:
+        covariance, joint = np.zeros((JOINT_COUNT, 3, JOINT_COUNT, 3)), range(JOINT_COUNT)
+        covariance[joint, :, joint, :] = message.covariance.reshape(JOINT_COUNT, 3, 3)
+        covariance = covariance.reshape(3 * JOINT_COUNT, 3 * JOINT_COUNT)
+        rows = np.repeat(valid, 3)
+        covariance[~(rows[:, None] & rows)] = np.nan
+    views = len(message.cameras)
+    return HandEstimate(
+        stamp_ns=stamp_from_message(message.header.stamp),
+        handedness=_HANDEDNESS_NAMES.get(message.handedness, 'unknown'),
+        score=message.score,
+        joints=np.array([(p.x, p.y, p.z) for p in message.joints]),
+        covariance=covariance,
+        valid=valid,
+        cameras=tuple(message.cameras),
+        view_used=np.array(message.view_used, dtype=bool),
+        view_weights=np.array(message.view_weights, dtype=np.float64).reshape(views, JOINT_COUNT),
+        reprojection_px=np.array(message.reprojection_px, dtype=np.float64).reshape(views, JOINT_COUNT),
+        covariance_calibrated=message.covariance_calibrated,
+        velocity=np.array([(v.x, v.y, v.z) for v in message.velocity]) if message.velocity else None,
+        track_id=message.track_id)
+
+
+def mesh_to_message(estimate: HandEstimate, frame_id: str, triangles: np.ndarray, model: str) -> HandMesh:
+    """triangles: (F, 3) vertex indices.  model: 'mano' or 'stand-in'.  `estimate.vertices` must be there."""
+    message = HandMesh()
+    message.header.stamp = stamp_to_message(estimate.stamp_ns)
+    message.header.frame_id = frame_id
+    message.handedness = _HANDEDNESS[estimate.handedness]
+    message.track_id = estimate.track_id
+    message.model = model
+    message.vertices = _floats(estimate.vertices)
+    message.triangles = array.array('I', np.ascontiguousarray(triangles, dtype=np.uint32).tobytes())
+    if estimate.vertex_variance is not None:
+        message.vertex_variance = _floats(estimate.vertex_variance)
+    return message
+
+
+def mesh_from_message(message: HandMesh) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """vertices (N, 3) metres, triangles (F, 3), variance (N, 3) m² or None."""
+    variance = np.array(message.vertex_variance).reshape(-1, 3) if len(message.vertex_variance) else None
+    return np.array(message.vertices).reshape(-1, 3), np.array(message.triangles).reshape(-1, 3), variance
+
+
+def views_to_messages(views: ViewEstimate, stamps_ns: Mapping[str, int],
+                      frame_ids: Mapping[str, str]) -> list[ViewEstimateMessage]:
+    """One message for each view; stamps and optical frames by camera name."""
+    messages = []
+    for row, camera in enumerate(views.cameras):
+        message = ViewEstimateMessage()
+        message.header.stamp = stamp_to_message(stamps_ns[camera])
+        message.header.frame_id = frame_ids[camera]
+        message.camera = camera
+        message.score = float(views.score[row])
+        valid = views.valid[row]
+        for name in ('joints_px', 'variance_px2'):
+            values = np.where(valid[:, None], getattr(views, name)[row], np.nan)
+            setattr(message, name, values.astype(np.float32).reshape(-1))
+        message.valid = valid.tolist()
+        message.box_px = np.asarray(views.boxes_px[row], dtype=np.float32)
+        messages.append(message)
+    return messages
+
+
+def views_from_messages(messages: Sequence[ViewEstimateMessage]) -> ViewEstimate:
+    """The views of one set, in the order of the messages."""
+    def stack(name: str, kind: type, *shape: int) -> np.ndarray:
+        return np.array([getattr(message, name) for message in messages], kind).reshape(-1, *shape)
+
+    return ViewEstimate(
+        cameras=tuple(message.camera for message in messages),
+        joints_px=stack('joints_px', float, JOINT_COUNT, 2),
+        variance_px2=stack('variance_px2', float, JOINT_COUNT, 2),
+        valid=stack('valid', bool, JOINT_COUNT), score=stack('score', float),
+        boxes_px=stack('box_px', float, 4))
+
+
+# rclpy takes an array.array as it is; from an ndarray or a list it would copy item by item.
+def _floats(values: np.ndarray) -> array.array:
+    return array.array('f', np.ascontiguousarray(values, dtype=np.float32).tobytes())
+
+
+def _doubles(values: np.ndarray) -> array.array:
+    return array.array('d', np.ascontiguousarray(values, dtype=np.float64).tobytes())

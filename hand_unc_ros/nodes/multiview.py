@@ -1,0 +1,339 @@
+"""The `multiview` node: images of several calibrated cameras in, hand joints with covariance out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import Clock, ClockType
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.utilities import remove_ros_args
+from visualization_msgs.msg import MarkerArray
+
+from hand_unc_ros.data.rigs import load_rig, load_topics
+from hand_unc_ros.errors import CalibrationError, ConfigError, HandUncError
+from hand_unc_ros.estimation.estimator import EstimatorSettings, build_estimator
+from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
+from hand_unc_ros.estimation.types import HandEstimate, NoHand
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh, ViewEstimate
+from hand_unc_ros.nodes.calibration import Calibrations
+from hand_unc_ros.nodes.diagnostics import CameraHealth, make_status, silence_s
+from hand_unc_ros.nodes.images import decode_compressed, decode_image
+from hand_unc_ros.nodes.inputs import CameraInput, image_topics, info_topic
+from hand_unc_ros.nodes.markers import hand_markers
+from hand_unc_ros.nodes.messages import (
+    hand_to_message,
+    mesh_to_message,
+    stamp_from_message,
+    views_to_messages,
+)
+from hand_unc_ros.nodes.parameters import declare, refusal, unknown_names
+from hand_unc_ros.nodes.pipeline import Estimator, Pipeline
+from hand_unc_ros.nodes.process import run_node
+from hand_unc_ros.nodes.transforms import TransformSource
+
+_TRANSFORM_PERIOD_S = 0.5
+_LOG_EVERY_S = 5.0
+# An array of markers lives for this many periods, and never longer than the second number of seconds.
+_MARKER_PERIODS, _MARKER_LIMIT_S = 3.0, 1.5
+
+
+def build_from_parameters(values: Mapping[str, Any], cameras: tuple[str, ...]) -> Estimator:
+    """The estimator that the parameters ask for; raises HandUncError with the remedy."""
+    settings = EstimatorSettings(
+        front_end=values['front_end'], weights=values['weights'], finder_weights=values['finder_weights'],
+        calibration=values['covariance_calibration'], device=values['device'], precision=values['precision'],
+        threads=values['threads'], handedness=values['handedness'], hand_model=values['hand_model'],
+        triangulation=values['triangulation'], min_views=values['min_views'],
+        filter=values['filter.enabled'])
+    return build_estimator(settings, cameras)
+
+
+BuildEstimator = Callable[[Mapping[str, Any], tuple[str, ...]], Estimator]
+
+
+class MultiviewNode(LifecycleNode):
+    """Lifecycle node; configure loads and checks, activate subscribes and publishes.
+
+    build_estimator: from the parameters' values and the cameras to an estimator; tests bring their own.
+    Raises ConfigError for a parameter that is out of range.
+    """
+
+    def __init__(self, build_estimator: BuildEstimator = build_from_parameters,
+                 **node_options: Any) -> None:
+        self._build_estimator = build_estimator
+        self._cameras: tuple[str, ...] = ()
+        self._topics: dict[str, str] = {}
+        self._frames: dict[str, str] = {}
+        self._health: dict[str, CameraHealth] = {}
+        self._inputs: dict[str, CameraInput] = {}
+        self._estimator: Estimator | None = None
+        self._surface: Any = None
+        self._calibrations: Calibrations | None = None
+        self._transforms: TransformSource | None = None
+        self._transform_timer: Any = None
+        self._pipeline: Pipeline | None = None
+        self._outputs: list[Any] = []
+        self._failure: str | None = None
+        super().__init__('multiview', **node_options)
+        try:
+            self._values = declare(self)
+        except ConfigError:
+            self.destroy_node()
+            raise
+        for sentence in unknown_names(list(self._parameter_overrides)):
+            self.get_logger().warning(sentence)
+        self.add_on_set_parameters_callback(self._set_parameters)
+        self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.create_timer(self._values['diagnostics.period'], self._publish_diagnostics, clock=self._steady)
+
+    # --- lifecycle
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            self._configure()
+        except Exception as error:
+            self._failure = f'cannot be configured: {error}'
+            self.get_logger().error(self._failure)
+            if not isinstance(error, HandUncError):
+                self.get_logger().error(traceback.format_exc())
+            self._release()
+            return TransitionCallbackReturn.FAILURE
+        self._failure = None
+        self.get_logger().info(f'configured for {len(self._cameras)} cameras: {", ".join(self._cameras)}')
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = super().on_activate(state)
+        self._start()
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._stop()
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._release()
+        return TransitionCallbackReturn.SUCCESS
+
+    def destroy_node(self) -> None:
+        self._release()
+        super().destroy_node()
+
+    def _configure(self) -> None:
+        values = self._values
+        rig: CameraRig | None = None
+        named: dict[str, str] = {}
+        if values['rig.file']:
+            rig = load_rig(values['rig.file'])
+            named = load_topics(values['rig.file'])
+        self._cameras = tuple(name for name in values['cameras'] if name) or rig.names
+        if values['min_views'] > len(self._cameras):
+            raise ConfigError(f'parameter min_views is {values["min_views"]}, and there are only '
+                              f'{len(self._cameras)} cameras')
+        self._topics = image_topics(self._cameras, values['image_topic'], values['transport'], named)
+        pose_used = values['rig.extrinsics'] == 'tf'
+        self._calibrations = Calibrations(
+            self._cameras, rig if 'file' in (values['rig.intrinsics'], values['rig.extrinsics']) else None,
+            info_used=values['rig.intrinsics'] == 'camera_info', pose_used=pose_used)
+        self._transforms = TransformSource(self, values['world_frame']) if pose_used else None
+        self._frames = {name: name for name in self._cameras}
+        self._estimator = self._build_estimator(values, self._cameras)
+        # An estimator that fits a hand model offers its triangles and name for the mesh.
+        self._surface = getattr(self._estimator, 'surface', None)
+        self._create_publishers()
+
+    def _create_publishers(self) -> None:
+        reliable, best_effort = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
+
+        def publisher(message_type: type, topic: str, depth: int, reliability: ReliabilityPolicy) -> Any:
+            qos = QoSProfile(depth=depth, reliability=reliability)
+            return self.create_lifecycle_publisher(message_type, topic, qos)
+
+        self._joints = publisher(HandJointsWithCovariance, 'joints_with_covariance', 5, reliable)
+        self._mesh = publisher(HandMesh, 'mesh', 1, reliable)
+        self._markers = publisher(MarkerArray, 'markers', 1, reliable)
+        self._views = publisher(ViewEstimate, 'view_estimates', 2 * len(self._cameras), best_effort)
+        self._outputs = [self._joints, self._mesh, self._markers, self._views]
+
+    def _start(self) -> None:
+        values = self._values
+        period_s = values['sync.period']
+        synchroniser = Synchroniser(
+            self._cameras, period_s=period_s, tolerance_s=values['sync.tolerance'] or 0.5 * period_s,
+            deadline_s=values['sync.deadline'] or period_s, min_views=values['min_views'])
+        transport = values['transport']
+        self._health = {name: CameraHealth(self.resolve_topic_name(topic), transport)
+                        for name, topic in self._topics.items()}
+        self._pipeline = Pipeline(
+            synchroniser, self._estimator, self._calibrations, self._health, min_views=values['min_views'],
+            decode=decode_image if transport == 'raw' else decode_compressed,
+            now_ns=lambda: self.get_clock().now().nanoseconds,
+            simulated=lambda: self.get_clock().ros_time_is_active,
+            publish=self._publish, fail=self._log_failure)
+        self._estimator.reset()
+        self._pipeline.start()
+        for name, topic in self._topics.items():
+            self._inputs[name] = CameraInput(
+                self, name, topic, transport, values['reliable'], self._take_image,
+                info_topic(topic, values['camera_info_topic'], name), self._take_info)
+        if self._transforms is not None:
+            self._transform_timer = self.create_timer(
+                _TRANSFORM_PERIOD_S, self._look_up_poses, clock=self._steady)
+
+    def _stop(self) -> None:
+        for camera_input in self._inputs.values():
+            camera_input.destroy()
+        self._inputs.clear()
+        if self._transform_timer is not None:
+            self.destroy_timer(self._transform_timer)
+            self._transform_timer = None
+        if self._pipeline is not None:
+            self._pipeline.stop()
+            self._pipeline = None
+
+    def _release(self) -> None:
+        self._stop()
+        for publisher in self._outputs:
+            self.destroy_lifecycle_publisher(publisher)
+        self._outputs = []
+        if self._transforms is not None:
+            self._transforms.close()
+        if self._estimator is not None:
+            self._estimator.close()
+        self._transforms = self._calibrations = self._estimator = None
+
+    # --- input: these run in the executor's thread and only put down what came
+
+    def _take_image(self, name: str, message: Any) -> None:
+        if self._pipeline is not None:
+            self._pipeline.add(name, stamp_from_message(message.header.stamp), message)
+
+    def _take_info(self, name: str, message: Any) -> None:
+        if self._calibrations is not None:
+            self._frames[name] = message.header.frame_id or name
+            self._calibrations.take_info(name, message)
+
+    def _look_up_poses(self) -> None:
+        for name in self._calibrations.without_pose:
+            try:
+                self._calibrations.take_pose(name, self._transforms.lookup(self._frames[name]))
+            except CalibrationError as error:
+                self._calibrations.refuse_pose(name, str(error))
+
+    def _set_parameters(self, parameters: list[Parameter]) -> SetParametersResult:
+        reasons = [reason for p in parameters if (reason := refusal(p.name, p.value)) is not None]
+        if reasons:
+            return SetParametersResult(successful=False, reason='; '.join(reasons))
+        self._values.update({p.name: p.value for p in parameters if p.name in self._values})
+        return SetParametersResult(successful=True)
+
+    # --- output: these run in the worker's thread
+
+    def _publish(self, estimate: HandEstimate | NoHand, matched: MatchedSet) -> None:
+        if isinstance(estimate, HandEstimate):
+            self._publish_hand(estimate)
+        views = self._estimator.last_views
+        wanted = self._values['publish.view_estimates'] and self._views.get_subscription_count()
+        if wanted and views is not None:
+            stamps_ns = {name: stamp_ns for name, (stamp_ns, _) in matched.items.items()}
+            frames = {name: message.header.frame_id or name for name, (_, message) in matched.items.items()}
+            for message in views_to_messages(views, stamps_ns, frames):
+                self._views.publish(message)
+
+    def _publish_hand(self, estimate: HandEstimate) -> None:
+        values = self._values
+        frame_id = values['world_frame']
+        self._joints.publish(hand_to_message(estimate, frame_id, values['publish.full_covariance']))
+        triangles = None
+        if self._surface is not None and estimate.vertices is not None:
+            triangles = self._surface.faces
+            if self._mesh.get_subscription_count():
+                self._mesh.publish(mesh_to_message(estimate, frame_id, triangles, self._surface.name))
+        if values['publish.markers'] and self._markers.get_subscription_count():
+            interval_s = max(values['sync.period'], self._pipeline_interval_s())
+            lifetime_s = min(_MARKER_PERIODS * interval_s, _MARKER_LIMIT_S)
+            self._markers.publish(hand_markers(estimate, frame_id, lifetime_s, triangles))
+
+    def _pipeline_interval_s(self) -> float:
+        pipeline = self._pipeline
+        return pipeline.output.interval_s if pipeline is not None else 0.0
+
+    def _log_failure(self, what: str, error: Exception) -> None:
+        self.get_logger().error(f'a set of images was lost: {what}', throttle_duration_sec=_LOG_EVERY_S)
+        self.get_logger().debug(''.join(traceback.format_exception(error)))
+
+    # --- diagnostics
+
+    def _publish_diagnostics(self) -> None:
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status = self._statuses()
+        self._diagnostics.publish(message)
+
+    def _statuses(self) -> list[DiagnosticStatus]:
+        pipeline = self._pipeline
+        if pipeline is None:
+            if self._failure is not None:
+                return [make_status('output', DiagnosticStatus.ERROR, self._failure, {})]
+            return [make_status('output', DiagnosticStatus.OK, 'not active', {})]
+        now_s = time.monotonic()
+        period_s = self._values['sync.period']
+        arriving = 0
+        for name, health in self._health.items():
+            silent = health.age_s(now_s) > silence_s(period_s)
+            health.subscription_fault = self._inputs[name].fault() if silent else None
+            arriving += not silent
+
+        def read(statistics: Any) -> list[DiagnosticStatus]:
+            return [pipeline.output.status(now_s, period_s, arriving, len(self._cameras),
+                                           statistics.sets_unclaimed, statistics.resets),
+                    *(health.status(name, statistics.cameras[name], self._calibrations.reason(name), now_s,
+                                    period_s) for name, health in self._health.items())]
+
+        return pipeline.read_statistics(read)
+
+
+def run(argv: Sequence[str], build_estimator: BuildEstimator = build_from_parameters) -> int:
+    """Run the node until it is interrupted; `argv` without the program's name. Returns the exit status."""
+    parser = argparse.ArgumentParser(prog='multiview', description=__doc__)
+    parser.add_argument('--autostart', action='store_true',
+                        help='configure and activate without a lifecycle manager')
+    options = parser.parse_args(remove_ros_args(list(argv)))
+
+    def make() -> MultiviewNode | None:
+        node = MultiviewNode(build_estimator)
+        if options.autostart:
+            for transition in (node.trigger_configure, node.trigger_activate):
+                if transition() != TransitionCallbackReturn.SUCCESS:
+                    node.destroy_node()
+                    return None
+        return node
+
+    return run_node('multiview', make, argv)
+
+
+def main() -> int:
+    return run(sys.argv[1:])
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())
