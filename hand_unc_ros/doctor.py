@@ -152,9 +152,20 @@ def _ros() -> Iterator[Check]:
         yield Check('ROS 2', NOTE if mixed else OK, f'{distribution}, rclpy {version}, {middleware}'
                     + (', from wheels' if wheels else '') + (', mixed with a sourced installation' if mixed else ''),
                     purpose, 'use a shell in which no ROS 2 setup file was sourced' if mixed else '', True)
-    error = _import_error('hand_unc_ros.msg')
+    error = _message_error()
     yield Check('messages', OK if error is None else MISSING, 'built' if error is None else f'not built ({error})',
                 'publishing the hand', 'make setup, or colcon build and source install/setup.bash', True)
+
+
+def _message_error() -> str | None:
+    """None when our messages can be sent, else why not."""
+    error = _import_error('hand_unc_ros.msg')
+    if error is not None:
+        return error
+    kind = type(importlib.import_module('hand_unc_ros.msg').HandMesh)
+    # Imported or not, messages are of no use without the libraries behind them, which are loaded on first use.
+    kind.__import_type_support__()
+    return None if kind._TYPE_SUPPORT is not None else 'their libraries do not load: source the setup file anew'
 
 
 def _shared_memory() -> Iterator[Check]:

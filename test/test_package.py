@@ -95,6 +95,7 @@ def test_installed_layout_is_found(tmp_path: Path) -> None:
 
 
 def test_synthetic_configuration_names_parameters_that_are_there_and_allowed() -> None:
+    pytest.importorskip('rclpy', reason='no ROS 2 here')
     pytest.importorskip('hand_unc_ros.msg', reason='the messages are not built')
     from hand_unc_ros.nodes import parameters, synthetic_rig, viewer
     tables = {'synthetic_rig': synthetic_rig.PARAMETERS, 'multiview': parameters.PARAMETERS,

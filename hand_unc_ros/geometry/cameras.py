@@ -19,7 +19,12 @@ from torch import Tensor
 
 from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.geometry.distortion import (
-    DISTORTION_MODELS, coefficients, distort, distort_components, folding_radius, undistort,
+    DISTORTION_MODELS,
+    coefficients,
+    distort,
+    distort_components,
+    folding_radius,
+    undistort,
     undistort_components,
 )
 

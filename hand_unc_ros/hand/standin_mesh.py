@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hand_unc_ros.hand.standin_shape import SkinField, Skeleton, pad_direction
+from hand_unc_ros.hand.standin_shape import Skeleton, SkinField, pad_direction
 
 VERTEX_COUNT = 778
 FACE_COUNT = 1538
