@@ -13,7 +13,7 @@ from hand_unc_ros.errors import HandUncError
 
 
 class Command(NamedTuple):
-    """words: the subcommand as typed. run: returns an exit status, None for 0. ros: whether it makes ROS nodes."""
+    """words: the subcommand as typed. run: returns the exit status or None for 0. ros: it makes nodes."""
 
     words: str
     help: str
@@ -33,7 +33,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--headless', action='store_true', help='without the browser view')
-    parser.add_argument('--duration', type=_positive, metavar='S', help='stop after S seconds (default: Ctrl-C)')
+    parser.add_argument('--duration', type=_positive, metavar='S', help='stop after S seconds')
     parser.add_argument('--report', type=Path, metavar='FILE', help='write measurements as JSON at the end')
     parser.add_argument('--cameras', type=int, default=4, metavar='N', help='synthetic cameras (default 4)')
     parser.add_argument('--rate', type=_positive, default=15.0, metavar='HZ', help='frame rate (default 15)')
@@ -47,7 +47,7 @@ def _demo(args: argparse.Namespace) -> int | None:
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--params', type=Path, required=True, metavar='FILE', help='ROS parameter file (YAML)')
+    parser.add_argument('--params', type=Path, required=True, metavar='FILE', help='ROS parameters (YAML)')
     parser.add_argument('--respawn', action='store_true', help='start a node again when it dies')
 
 
@@ -57,22 +57,24 @@ def _run(args: argparse.Namespace) -> int | None:
 
 
 def _view_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--namespace', default='hand', help='of the estimator whose topics are shown (default hand)')
-    parser.add_argument('--params', type=Path, metavar='FILE', help='ROS parameter file that names cameras and rig')
+    parser.add_argument('--namespace', default='hand', help='of the estimator to show (default hand)')
+    parser.add_argument('--params', type=Path, metavar='FILE', help='ROS parameters with cameras and rig')
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default 127.0.0.1)')
     parser.add_argument('--port', type=int, default=8080, help='default 8080')
 
 
 def _view(args: argparse.Namespace) -> int:
     from hand_unc_ros.nodes.viewer import run
-    ros = ['-r', f'__ns:=/{args.namespace.strip("/")}', '-p', f'host:={args.host}', '-p', f'port:={args.port}']
-    return run(['--ros-args', *(['--params-file', str(args.params)] if args.params else []), *ros])
+    params = ['--params-file', str(args.params)] if args.params else []
+    namespace = f'__ns:=/{args.namespace.strip("/")}'
+    values = ['-p', f'host:={args.host}', '-p', f'port:={args.port}']
+    return run(['--ros-args', *params, '-r', namespace, *values])
 
 
 def _from_videos_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('videos', nargs='+', metavar='VIDEO',
                         help="one per camera, in the rig's order, or CAMERA=VIDEO in any order")
-    parser.add_argument('--rig', type=Path, required=True, help='calibration: our YAML, Kalibr camchain or TOML')
+    parser.add_argument('--rig', type=Path, required=True, help='calibration (YAML, Kalibr camchain, TOML)')
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='bag to write')
     parser.add_argument('--fps', type=_positive, help="frame rate (default: the videos' own)")
     parser.add_argument('--start-time', type=_positive, metavar='S',
@@ -87,8 +89,8 @@ def _from_videos(args: argparse.Namespace) -> None:
     from hand_unc_ros.data.bags import DEFAULT_START_TIME_S, from_videos
     from hand_unc_ros.data.rigs import load_rig
     bag = from_videos(_videos_by_camera(args.videos), load_rig(args.rig), args.output, fps=args.fps,
-                      start_time_s=args.start_time or DEFAULT_START_TIME_S, shift=dict(args.shift), trim=args.trim,
-                      jpeg_quality=args.quality)
+                      start_time_s=args.start_time or DEFAULT_START_TIME_S, shift=dict(args.shift),
+                      trim=args.trim, jpeg_quality=args.quality)
     print(bag)
 
 
@@ -114,8 +116,8 @@ def _play_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _play(args: argparse.Namespace) -> None:
     from hand_unc_ros.nodes.bag_player import play
-    play(args.bag, rate=args.rate, loop=args.loop, clock=args.clock, remap=dict(args.remap), start_s=args.start,
-         duration_s=args.duration, wait_for_subscribers_s=args.wait)
+    play(args.bag, rate=args.rate, loop=args.loop, clock=args.clock, remap=dict(args.remap),
+         start_s=args.start, duration_s=args.duration, wait_for_subscribers_s=args.wait)
 
 
 def _info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -128,7 +130,7 @@ def _info(args: argparse.Namespace) -> None:
 
 
 def _convert_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('pickle', type=Path, metavar='MANO_RIGHT.pkl', help='as downloaded from the MANO site')
+    parser.add_argument('pickle', type=Path, metavar='MANO_RIGHT.pkl', help='as MANO is distributed')
     parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='default: beside it, as .npz')
 
 
@@ -140,7 +142,8 @@ def _convert(args: argparse.Namespace) -> None:
 GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model'}
 COMMANDS = (
     Command('doctor', 'what is present, and what to do about what is missing', _doctor_arguments, _doctor),
-    Command('demo', 'a synthetic rig, the live estimator and the browser view', _demo_arguments, _demo, ros=True),
+    Command('demo', 'synthetic cameras, the live estimator and the browser view', _demo_arguments, _demo,
+            ros=True),
     Command('run', 'start the nodes that a parameter file describes', _run_arguments, _run, ros=True),
     Command('view', 'the browser view of a running estimator', _view_arguments, _view, ros=True),
     Command('bag from-videos', 'calibrated videos to a bag', _from_videos_arguments, _from_videos),
@@ -175,14 +178,15 @@ def _topic_pair(text: str) -> tuple[str, str]:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog='hand-unc', description='Live multi-view hand joints with covariance.')
+    parser = argparse.ArgumentParser(prog='hand-unc', description='Live multi-view hands with covariance.')
     parser.add_argument('--version', action='version', version=f'hand_unc_ros {__version__}')
     top = parser.add_subparsers(metavar='COMMAND', required=True)
     groups: dict[str, argparse._SubParsersAction] = {}
     for command in COMMANDS:
         group, _, name = command.words.rpartition(' ')
         if group and group not in groups:
-            groups[group] = top.add_parser(group, help=GROUPS[group]).add_subparsers(metavar='COMMAND', required=True)
+            parent = top.add_parser(group, help=GROUPS[group])
+            groups[group] = parent.add_subparsers(metavar='COMMAND', required=True)
         place = groups[group] if group else top
         subparser = place.add_parser(name, help=command.help, description=command.help)
         command.add_arguments(subparser)
@@ -191,7 +195,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the command's own verdict, 2 a mistake that the message explains, 130 after Ctrl-C."""
+    """Exit status: 0 done, 1 the command's own verdict, 2 a mistake that is explained, 130 after Ctrl-C."""
     args = build_parser().parse_args(argv)
     try:
         if args.command.ros:
@@ -213,8 +217,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _absent(module: str) -> str:
     top = module.split('.')[0]
     if top in ('rclpy', 'hand_unc_ros') or top.endswith('_msgs'):
-        return (f'this command needs ROS 2, and {module} is not there: run `make setup` in the source folder and use '
-                '.venv/bin/hand-unc, or build with colcon in a ROS 2 installation and source its setup.bash')
+        return (f'this command needs ROS 2, and {module} is not there: run `make setup` in the source folder '
+                'and use .venv/bin/hand-unc, or build with colcon over ROS 2 and source install/setup.bash')
     return f'{module} is not installed; `hand-unc doctor` says what it is for and how to get it'
 
 

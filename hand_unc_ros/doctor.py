@@ -64,26 +64,36 @@ def format_table(checks: list[Check]) -> str:
     return '\n'.join(lines)
 
 
+# What only some features need: name, module, purpose, remedy.
+_EXTRAS = (
+    ('smplx', 'smplx', 'posing a hand model: mesh, and the synthetic rig (non-commercial licence)',
+     "pip install 'hand_unc_ros[hand]'"),
+    ('numba', 'numba', 'rendering synthetic cameras (demo, training)',
+     "pip install 'hand_unc_ros[synthetic]'"),
+    ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
+    ('mediapipe', 'mediapipe', '2D joints in real images (another front end)', 'make setup-mediapipe'),
+)
+_ROS_EXTRAS = (
+    ('tf2_ros', 'tf2-ros-py', 'camera poses from TF (else: a rig file)'),
+    ('cv_bridge', 'cv-bridge', 'uncommon image encodings (common ones are built in)'),
+    ('message_filters', 'message-filters', 'the strict synchronisation policy (ours is built in)'),
+    ('launch_ros', 'launch-ros', '`ros2 launch` (else: hand-unc run)'),
+)
+
+
 def examine() -> Iterator[Check]:
     yield _python()
     yield _torch()
-    yield _module('opencv', 'cv2', 'decoding and resizing images', "pip install 'opencv-python-headless<5'", True)
+    yield _module('opencv', 'cv2', 'decoding and resizing images',
+                  "pip install 'opencv-python-headless<5'", True)
     yield from _ros()
-    yield from _shared_memory()
+    yield from _transport()
     yield _weights()
-    yield _module('smplx', 'smplx', 'posing a hand model: mesh, and the synthetic rig (non-commercial licence)',
-                  "pip install 'hand_unc_ros[hand]'")
     yield _mano()
-    yield _module('numba', 'numba', 'rendering the synthetic rig (demo, training)', "pip install 'hand_unc_ros[synthetic]'")
-    yield _module('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'")
-    yield _module('mediapipe', 'mediapipe', '2D joints for real images without weights of our own',
-                  'make setup-mediapipe')
-    yield _module('tf2_ros', 'tf2_ros', 'camera poses from TF (else: a rig file)', 'with ROS 2: apt install ros-$ROS_DISTRO-tf2-ros-py')
-    yield _module('cv_bridge', 'cv_bridge', 'uncommon image encodings (common ones are built in)',
-                  'with ROS 2: apt install ros-$ROS_DISTRO-cv-bridge')
-    yield _module('message_filters', 'message_filters', 'the strict synchronisation policy (ours is built in)',
-                  'with ROS 2: apt install ros-$ROS_DISTRO-message-filters')
-    yield _module('launch_ros', 'launch_ros', '`ros2 launch` (else: hand-unc run)', 'with ROS 2: apt install ros-$ROS_DISTRO-launch-ros')
+    for name, module, purpose, remedy in _EXTRAS:
+        yield _module(name, module, purpose, remedy)
+    for module, package, purpose in _ROS_EXTRAS:
+        yield _module(module, module, purpose, f'with ROS 2: apt install ros-$ROS_DISTRO-{package}')
 
 
 def _version(*distributions: str) -> str:
@@ -96,7 +106,7 @@ def _version(*distributions: str) -> str:
 
 
 def _import_error(module: str) -> str | None:
-    """None when the module imports, else why not. What is missing may be anything: a library, a symbol, a file."""
+    """None when the module imports, else why not: it may lack a library, a symbol, a file, anything."""
     try:
         importlib.import_module(module)
     except Exception as error:
@@ -117,8 +127,9 @@ def _module(name: str, module: str, purpose: str, remedy: str, essential: bool =
 def _python() -> Check:
     version = '.'.join(map(str, sys.version_info[:3]))
     supported = (3, 10) <= sys.version_info[:2] <= (3, 12)
-    return Check('python', OK if supported else NOTE, f'{version} in {sys.prefix}', 'everything',
-                 '' if supported else 'tested with 3.10, 3.11 and 3.12; use one of them if something fails', True)
+    remedy = '' if supported else 'tested with 3.10, 3.11 and 3.12; use one of them if something fails'
+    state = OK if supported else NOTE
+    return Check('python', state, f'{version} in {sys.prefix}', 'everything', remedy, essential=True)
 
 
 def _torch() -> Check:
@@ -136,25 +147,36 @@ def _torch() -> Check:
 
 def _ros() -> Iterator[Check]:
     purpose = 'cameras in, joints out; all nodes'
+    messages = ('messages', 'publishing the hand')
     if importlib.util.find_spec('rclpy') is None:
         yield Check('ROS 2', MISSING, 'no rclpy', purpose, _ROS_REMEDY, True)
-        yield Check('messages', MISSING, 'no ROS 2', 'publishing the hand', _ROS_REMEDY, True)
+        yield Check(messages[0], MISSING, 'no ROS 2', messages[1], _ROS_REMEDY, True)
         return
     error = _import_error('rclpy')
     if error is not None:
         yield Check('ROS 2', MISSING, f'rclpy does not import ({error})', purpose, _ROS_REMEDY, True)
     else:
-        version = _version('rclpy', 'ros-rclpy')
-        distribution = os.environ.get('ROS_DISTRO') or _DISTRIBUTIONS.get(version.split('.')[0], 'unknown distribution')
-        middleware = importlib.import_module('rclpy.utilities').get_rmw_implementation_identifier()
-        wheels = importlib.util.find_spec('ros_wheels_bootstrapper') is not None
-        mixed = wheels and 'ROS_DISTRO' in os.environ
-        yield Check('ROS 2', NOTE if mixed else OK, f'{distribution}, rclpy {version}, {middleware}'
-                    + (', from wheels' if wheels else '') + (', mixed with a sourced installation' if mixed else ''),
-                    purpose, 'use a shell in which no ROS 2 setup file was sourced' if mixed else '', True)
+        yield _installation(purpose)
     error = _message_error()
-    yield Check('messages', OK if error is None else MISSING, 'built' if error is None else f'not built ({error})',
-                'publishing the hand', 'make setup, or colcon build and source install/setup.bash', True)
+    if error is None:
+        yield Check(messages[0], OK, 'built', messages[1], essential=True)
+    else:
+        yield Check(messages[0], MISSING, f'not usable ({error})', messages[1],
+                    'make setup, or colcon build and source install/setup.bash', True)
+
+
+def _installation(purpose: str) -> Check:
+    version = _version('rclpy', 'ros-rclpy')
+    known = _DISTRIBUTIONS.get(version.split('.')[0], 'unknown distribution')
+    parts = [os.environ.get('ROS_DISTRO') or known, f'rclpy {version}',
+             importlib.import_module('rclpy.utilities').get_rmw_implementation_identifier()]
+    if importlib.util.find_spec('ros_wheels_bootstrapper') is None:
+        return Check('ROS 2', OK, ', '.join(parts), purpose, essential=True)
+    parts.append('from wheels')
+    if 'ROS_DISTRO' in os.environ:
+        return Check('ROS 2', NOTE, ', '.join([*parts, 'mixed with a sourced installation']), purpose,
+                     'use a shell in which no ROS 2 setup file was sourced', True)
+    return Check('ROS 2', OK, ', '.join(parts), purpose, essential=True)
 
 
 def _message_error() -> str | None:
@@ -162,28 +184,29 @@ def _message_error() -> str | None:
     error = _import_error('hand_unc_ros.msg')
     if error is not None:
         return error
+    # Imported, messages are still of no use without the libraries behind them, which are loaded on first use.
     kind = type(importlib.import_module('hand_unc_ros.msg').HandMesh)
-    # Imported or not, messages are of no use without the libraries behind them, which are loaded on first use.
     kind.__import_type_support__()
-    return None if kind._TYPE_SUPPORT is not None else 'their libraries do not load: source the setup file anew'
+    return None if kind._TYPE_SUPPORT is not None else 'their libraries do not load; source the setup file'
 
 
-def _shared_memory() -> Iterator[Check]:
-    variable = os.environ.get('FASTDDS_DEFAULT_PROFILES_FILE')
-    purpose = 'raw images between processes: without the profile most are lost'
-    if variable is not None and not Path(variable).is_file():
-        yield Check('Fast DDS profile', NOTE, f'FASTDDS_DEFAULT_PROFILES_FILE={variable} does not exist', purpose,
-                    'unset it or name an existing file')
-    elif variable is not None:
-        yield Check('Fast DDS profile', OK, f'{variable} (from the environment)', purpose)
+def _transport() -> Iterator[Check]:
+    name, purpose = 'Fast DDS profile', 'raw images between processes: without it most are lost'
+    profile = os.environ.get('FASTDDS_DEFAULT_PROFILES_FILE')
+    if profile is None:
+        shipped = resource('config/fastdds.xml')
+        yield Check(name, NOTE, 'set by all that starts nodes here, but not in this shell', purpose,
+                    f'for camera drivers started elsewhere: export FASTDDS_DEFAULT_PROFILES_FILE={shipped}')
+    elif Path(profile).is_file():
+        yield Check(name, OK, f'{profile} (from the environment)', purpose)
     else:
-        profile = resource('config/fastdds.xml')
-        yield Check('Fast DDS profile', NOTE, 'set by everything here that starts nodes, but not in this shell', purpose,
-                    f'for camera drivers started elsewhere: export FASTDDS_DEFAULT_PROFILES_FILE={profile}')
+        yield Check(name, NOTE, f'FASTDDS_DEFAULT_PROFILES_FILE={profile} does not exist', purpose,
+                    'unset it or name an existing file')
     if Path('/dev/shm').is_dir():
         free = shutil.disk_usage('/dev/shm').free
-        yield Check('shared memory', OK if free >= _SHARED_MEMORY_BYTES else NOTE, f'{free / 1e6:.0f} MB free in /dev/shm',
-                    'raw images between processes', 'docker run --shm-size=512m')
+        yield Check('shared memory', OK if free >= _SHARED_MEMORY_BYTES else NOTE,
+                    f'{free / 1e6:.0f} MB free in /dev/shm', 'raw images between processes',
+                    '' if free >= _SHARED_MEMORY_BYTES else 'more of it; in Docker: --shm-size=512m')
 
 
 def _weights() -> Check:
@@ -210,5 +233,5 @@ def _mano() -> Check:
         files = []
     if files:
         return Check('MANO', OK, ', '.join(file.name for file in files), purpose)
-    return Check('MANO', MISSING, 'no converted MANO in models/ (any other path can be named in the parameters)', purpose,
-                 'get it from the MANO site, then: hand-unc mano convert MANO_RIGHT.pkl -o models/mano_right.npz')
+    return Check('MANO', MISSING, 'no converted MANO in models/ (parameters may name another path)', purpose,
+                 'get MANO_RIGHT.pkl, then: hand-unc mano convert MANO_RIGHT.pkl -o models/mano_right.npz')

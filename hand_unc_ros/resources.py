@@ -12,7 +12,7 @@ _PACKAGE = 'hand_unc_ros'
 
 
 def _roots() -> Iterator[Path]:
-    """Where the files may lie, best first: the source tree, then `share/` of each prefix this was installed to."""
+    """Where the files may lie, best first: the source tree, then `share/` of the prefix of installation."""
     here = Path(__file__)
     source = here.resolve().parents[1]
     if (source / 'package.xml').is_file():

@@ -11,7 +11,7 @@ pytest.importorskip('hand_unc_ros.msg', reason='needs the built messages')
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from visualization_msgs.msg import Marker  # noqa: E402
 
-from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate  # noqa: E402
+from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate, joint_blocks  # noqa: E402
 from hand_unc_ros.geometry.gaussians import chi2_quantile  # noqa: E402
 from hand_unc_ros.nodes import markers, messages  # noqa: E402
 
@@ -60,8 +60,8 @@ def test_a_hand_survives_the_round_trip(full, invalid):
         np.testing.assert_array_equal(getattr(back, name), getattr(sent, name), name)
     for name in ('view_weights', 'reprojection_px'):
         np.testing.assert_allclose(getattr(back, name), getattr(sent, name), rtol=1e-6, err_msg=name)
-    np.testing.assert_array_equal(messages.joint_blocks(back.covariance),
-                                  messages.joint_blocks(sent.covariance))
+    np.testing.assert_array_equal(joint_blocks(back.covariance),
+                                  joint_blocks(sent.covariance))
     if full:
         np.testing.assert_array_equal(back.covariance, sent.covariance)
     np.testing.assert_array_equal(np.array(message.covariance).reshape(21, 3, 3)[5],
@@ -70,7 +70,7 @@ def test_a_hand_survives_the_round_trip(full, invalid):
 
 def test_blocks_are_row_major():
     covariance = np.arange(63 * 63, dtype=float).reshape(63, 63)
-    blocks = messages.joint_blocks(covariance)
+    blocks = joint_blocks(covariance)
     assert all(np.array_equal(blocks[j], covariance[3 * j:3 * j + 3, 3 * j:3 * j + 3]) for j in range(21))
 
 
@@ -144,4 +144,4 @@ def test_markers_show_the_95_percent_ellipsoids_and_expire():
         radii = np.array([marker.scale.x, marker.scale.y, marker.scale.z]) / 2
         variance = radii ** 2 / chi2_quantile(0.95, 3)
         np.testing.assert_allclose(rotation @ np.diag(variance) @ rotation.T,
-                                   messages.joint_blocks(sent.covariance)[joint], atol=1e-9, rtol=1e-6)
+                                   joint_blocks(sent.covariance)[joint], atol=1e-9, rtol=1e-6)

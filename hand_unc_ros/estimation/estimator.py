@@ -20,6 +20,7 @@ from hand_unc_ros.estimation.sanity import implausibility
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, ViewEstimate
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.following import FollowingSurface, load_following_surface
+from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.resources import resource
 
 log = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class HandEstimator:
             return NoHand(frames.stamp_ns, f'{len(frames.views)} of {len(frames.expected)} cameras came in time,'
                           f' {self.settings.min_views} are needed: depth is not observable')
         predicted = self.smoother.predict(frames.stamp_ns) if self._seen_ns is not None else None
-        if predicted is not None and np.isfinite(predicted).all(axis=1).sum() < 2:
+        if predicted is not None and not np.isfinite(predicted[[WRIST, MIDDLE_MCP]]).all():
             predicted = None
         estimate = self.front_end.estimate(frames.views, predicted)
         self.last_views = estimate

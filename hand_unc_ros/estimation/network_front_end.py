@@ -11,8 +11,8 @@ import torch
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.cropping import cut, fit_frame, uncut
 from hand_unc_ros.estimation.types import View, ViewEstimate
-from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand import crops
+from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2DConfig, Gaussian2DNet, cells_to_pixels
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder, decode
 from hand_unc_ros.networks.weights import read_weights
@@ -94,27 +94,24 @@ class NetworkFrontEnd:
         else:
             boxes = self._find(views)
             first = self._read(views, boxes)
-            seen = first.valid.sum(axis=1) > 10
+            seen = first.valid[:, [WRIST, MIDDLE_MCP]].all(axis=1)
+            boxes[seen, :2] = first.joints_px[seen, MIDDLE_MCP]
+            boxes[seen, 3] = crops.upright_roll(first.joints_px[seen])
             boxes[~seen] = np.nan
-            for row in np.flatnonzero(seen):
-                joints = np.where(first.valid[row, :, None], first.joints_px[row],
-                                  np.nanmean(first.joints_px[row], axis=0))
-                boxes[row] = crops.box_around(joints)
         return self._read(views, boxes)
 
     def _boxes_around(self, views: dict[str, View], predicted: np.ndarray) -> np.ndarray:
         """Boxes (V, 4) around the projected joints; NaN where most of them fall outside of the image."""
-        rig = CameraRig([view.camera for view in views.values()])
         known = np.isfinite(predicted).all(axis=1)
-        filled = np.where(known[:, None], predicted, np.nanmean(predicted, axis=0))
-        px = rig.project(torch.from_numpy(filled))[0].numpy()
         boxes = np.full((len(views), 4), np.nan)
-        for row, (view, joints) in enumerate(zip(views.values(), px)):
-            if not np.isfinite(joints).all():
-                continue
-            inside = np.all((joints > 0) & (joints < [view.camera.width - 1, view.camera.height - 1]), axis=1)
-            if inside.mean() >= MIN_INSIDE:
-                boxes[row] = crops.box_around(joints)
+        for row, view in enumerate(views.values()):
+            camera = view.camera
+            px, depth = camera.project(predicted)
+            seen = known & np.isfinite(px).all(axis=1)
+            inside = seen & np.all((px > 0) & (px < [camera.width - 1, camera.height - 1]), axis=1)
+            if seen[[WRIST, MIDDLE_MCP]].all() and inside.sum() >= MIN_INSIDE * known.sum():
+                focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
+                boxes[row] = crops.reach_box(predicted, px, focal / depth[MIDDLE_MCP])
         return boxes
 
     def _find(self, views: dict[str, View]) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hand_unc_ros.geometry.cameras import Camera
+from hand_unc_ros.hand.joints import JOINT_COUNT
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,9 @@ class NoHand:
     stamp_ns: int
     reason: str
     stage_ms: dict[str, float] = field(default_factory=dict)
+
+
+def joint_blocks(covariance: np.ndarray) -> np.ndarray:
+    """The 3×3 diagonal blocks (21, 3, 3) m² of a joint-major (63, 63) covariance."""
+    joint = np.arange(JOINT_COUNT)
+    return covariance.reshape(JOINT_COUNT, 3, JOINT_COUNT, 3)[joint, :, joint, :]

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
 from hand_unc_ros.estimation.covariance_scale import CovarianceScale, fit_factor
 from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator, build_estimator
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, View
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate, View, joint_blocks
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.hand.model import load_hand_model
@@ -75,8 +75,7 @@ def run_scene(estimator: HandEstimator, scene: Scene, frames: int, cameras: tupl
             into.found += 1
             truth = scene.truth(t)[0]
             into.errors.append(np.where(result.valid[:, None], result.joints - truth, np.nan))
-            blocks = result.covariance.reshape(21, 3, 21, 3)
-            into.covariances.append(blocks[np.arange(21), :, np.arange(21), :])
+            into.covariances.append(joint_blocks(result.covariance))
     return into
 
 

@@ -10,8 +10,11 @@ import numpy as np
 
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 
-# Room for the motion between two frames and for fingertips that the last frame missed; every part of a
-# heatmap cell that is spent on margin is lost to precision.
+# Side of the box in palm lengths (wrist → middle knuckle). About the middle knuckle it holds every joint of a
+# hand in any pose, so the crop does not depend on what is believed of the fingers: a crop drawn around wrongly
+# curled fingers would cut off the real ones and so confirm the mistake.
+REACH_PALMS = 2.45
+PALM_RANGE = (0.06, 0.13)  # metres; estimates outside of it are clipped
 BOX_EXPANSION = 1.35
 
 
@@ -46,6 +49,23 @@ def upright_roll(joints_px: np.ndarray) -> np.ndarray:
     """The roll (...) that makes wrist → middle knuckle point up, from joints (..., 21, 2)."""
     direction = joints_px[..., MIDDLE_MCP, :] - joints_px[..., WRIST, :]
     return np.arctan2(direction[..., 0], -direction[..., 1])
+
+
+def reach_box(joints: np.ndarray, joints_px: np.ndarray, px_per_metre: float) -> np.ndarray:
+    """The upright box (4,) of everything the hand can reach.
+
+    joints: (21, 3) metres, any frame, for the length of the palm.  joints_px: (21, 2) their projections.
+    px_per_metre: focal length over the depth of the middle knuckle.
+    """
+    palm = np.clip(np.linalg.norm(joints[MIDDLE_MCP] - joints[WRIST]), *PALM_RANGE)
+    return np.array([*joints_px[MIDDLE_MCP], REACH_PALMS * palm * px_per_metre, upright_roll(joints_px)])
+
+
+def transform_box(affine: np.ndarray, box: np.ndarray) -> np.ndarray:
+    """The box (4,) after a similarity map (2, 3) without reflection."""
+    scale = np.hypot(affine[0, 0], affine[1, 0])
+    return np.array([*transform(affine, box[None, :2])[0], box[2] * scale,
+                     box[3] + np.arctan2(affine[1, 0], affine[0, 0])])
 
 
 def box_around(joints_px: np.ndarray, expansion: float = BOX_EXPANSION) -> np.ndarray:

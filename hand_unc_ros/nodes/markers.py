@@ -8,15 +8,13 @@ from geometry_msgs.msg import Point
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from hand_unc_ros.estimation.types import HandEstimate
+from hand_unc_ros.estimation.types import HandEstimate, joint_blocks
 from hand_unc_ros.geometry.gaussians import ellipsoid_axes
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT
-from hand_unc_ros.nodes.messages import joint_blocks, stamp_to_message
-from hand_unc_ros.viewer.colours import BONE, SKIN, uncertainty_colours
+from hand_unc_ros.nodes.messages import stamp_to_message
+from hand_unc_ros.viewer.colours import BONE, COLOUR_LIMIT_MM, SKIN, uncertainty_colours
 
 PROBABILITY = 0.95
-# Semi-axis of the last colour, in mm: about a finger's width.
-COLOUR_LIMIT_MM = 15.0
 _BONE_WIDTH_M = 0.004
 # A sphere without extent makes RViz complain with every message.
 _SMALLEST_RADIUS_M = 1e-4

@@ -9,7 +9,7 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Vector3
 
-from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate
+from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate, joint_blocks
 from hand_unc_ros.geometry.gaussians import is_psd
 from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh
@@ -47,11 +47,6 @@ def check_estimate(estimate: HandEstimate) -> None:
         raise ValueError('the velocity of a valid joint is not finite')
     if estimate.vertices is not None and not np.isfinite(estimate.vertices).all():
         raise ValueError('a vertex is not finite')
-
-
-def joint_blocks(covariance: np.ndarray) -> np.ndarray:
-    """The (21, 3, 3) diagonal blocks of a (63, 63) covariance, in m²."""
-    return covariance.reshape(JOINT_COUNT, 3, JOINT_COUNT, 3)[range(JOINT_COUNT), :, range(JOINT_COUNT), :]
 
 
 def hand_to_message(estimate: HandEstimate, frame_id: str,

@@ -20,6 +20,9 @@ LEVELS: dict[str, Rgb] = {
     'idle': (148, 163, 184),
 }
 
+# Semi-axis of the last colour, in mm: about a finger's width.
+COLOUR_LIMIT_MM = 20.0
+
 # Blue to orange to red: told apart with every common colour vision deficiency, and all of it
 # is light enough for the dark background.
 _STOPS = np.array(

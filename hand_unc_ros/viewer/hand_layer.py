@@ -26,7 +26,7 @@ class HandStyle(NamedTuple):
     ellipsoids: bool = True
     mesh: bool = True
     ellipsoid_scale: float = 1.0
-    limit_mm: float = 20.0
+    limit_mm: float = colours.COLOUR_LIMIT_MM
 
 
 class HandLayer:

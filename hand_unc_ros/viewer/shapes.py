@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hand_unc_ros.estimation.types import joint_blocks
 from hand_unc_ros.geometry.gaussians import ellipsoid_axes
-from hand_unc_ros.hand.joints import BONES, JOINT_COUNT
+from hand_unc_ros.hand.joints import BONES
 
 # An instance that is not to be seen keeps its place in the batch and shrinks to nothing, so that
 # every update has the same shape.
@@ -90,12 +91,6 @@ def unit_bone(sides: int = 12) -> Mesh:
         np.stack([here, after + sides, here + sides], axis=1),
     ])
     return Mesh(np.concatenate([base, tip]).astype(np.float32), faces.astype(np.uint32))
-
-
-def joint_blocks(covariance: np.ndarray) -> np.ndarray:
-    """The 3×3 diagonal blocks (21, 3, 3) m² of a joint-major (63, 63) covariance."""
-    joint = np.arange(JOINT_COUNT)
-    return np.asarray(covariance, dtype=float).reshape(JOINT_COUNT, 3, JOINT_COUNT, 3)[joint, :, joint, :]
 
 
 def ellipsoids(

@@ -16,6 +16,7 @@ from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
 from hand_unc_ros.data.synthetic.rasteriser import merge, noise_lattice, render
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.hand import crops
+from hand_unc_ros.hand.joints import MIDDLE_MCP
 from hand_unc_ros.hand.model import HandModel
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH
 
@@ -71,6 +72,7 @@ class _Subject(NamedTuple):
 class _Portrait(NamedTuple):
     image: np.ndarray
     joints_px: np.ndarray
+    box: np.ndarray
     present: bool
 
 
@@ -119,15 +121,14 @@ class HandPhotographer:
     def _portrait(self) -> _Portrait:
         rng, settings = self.rng, self.settings
         subject = self._subject()
-        joints_px = FOCAL_PX * subject.joints[:, :2] / subject.joints[:, 2:]
-        box = crops.box_around(joints_px)
+        joints_px, box = _project(subject)
         present = bool(rng.random() >= settings.absent)
         wide = box * [1, 1, MARGIN, 1]
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
         side = int(MARGIN * settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.5))))
         image = imaging.quantise(self._photograph(subject, wide, (side, side), present))
         to_portrait = crops.crop_from_image(wide, side)
-        return _Portrait(image, crops.transform(to_portrait, joints_px), present)
+        return _Portrait(image, crops.transform(to_portrait, joints_px), crops.transform_box(to_portrait, box), present)
 
     def _cut(self, portrait: _Portrait) -> Crop:
         rng, settings = self.rng, self.settings
@@ -152,15 +153,16 @@ class HandPhotographer:
     def _landscape(self) -> _Portrait:
         rng = self.rng
         subject = self._subject()
-        joints_px = FOCAL_PX * subject.joints[:, :2] / subject.joints[:, 2:]
-        hand = crops.box_around(joints_px)
+        joints_px, hand = _project(subject)
         # Side of the hand's box as a share of the frame's width.
         share = np.exp(rng.uniform(np.log(0.14), np.log(0.85)))
         span = hand[2] / share * LANDSCAPE_SPAN
         view = np.array([*(hand[:2] - rng.uniform(-0.22, 0.22, 2) * span), span, 0.0])
         present = bool(rng.random() >= 0.15)
         image = imaging.quantise(self._photograph(subject, view, (LANDSCAPE_SIZE,) * 2, present))
-        return _Portrait(image, crops.transform(crops.crop_from_image(view, LANDSCAPE_SIZE), joints_px), present)
+        to_landscape = crops.crop_from_image(view, LANDSCAPE_SIZE)
+        return _Portrait(image, crops.transform(to_landscape, joints_px), crops.transform_box(to_landscape, hand),
+                         present)
 
     def _cut_frame(self, landscape: _Portrait) -> Frame:
         rng = self.rng
@@ -172,7 +174,7 @@ class HandPhotographer:
                                borderMode=cv2.BORDER_REFLECT_101)
         box = np.full(4, np.nan)
         if landscape.present:
-            box = crops.box_around(crops.transform(affine, landscape.joints_px))
+            box = crops.transform_box(affine, landscape.box)
             if not ((box[:2] > 0) & (box[:2] < [FRAME_WIDTH - 1, FRAME_HEIGHT - 1])).all():
                 box[:] = np.nan
         return Frame(self._develop(image), box)
@@ -242,6 +244,12 @@ class HandPhotographer:
         if rng.random() < 0.3:
             image = imaging.jpeg(image, int(rng.integers(35, 95)))
         return image
+
+
+def _project(subject: _Subject) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (21, 2) and box (4,) of a hand in the ideal camera's image."""
+    joints_px = FOCAL_PX * subject.joints[:, :2] / subject.joints[:, 2:]
+    return joints_px, crops.reach_box(subject.joints, joints_px, FOCAL_PX / subject.joints[MIDDLE_MCP, 2])
 
 
 def _take(shelf: list, rng: np.random.Generator):

@@ -20,6 +20,10 @@ except ImportError as error:  # pragma: no cover - exercised where numba is abse
 
 NEAR = 0.02  # metres; triangles with a vertex nearer than this are dropped
 NOISE_CELLS = 32
+# Triangles larger than this, pixels², have corners that no lens really images.
+MAX_AREA_PX2 = 1e18
+# Fast, but NaN and infinity stay what they are: projections can hold them.
+HONEST_MATH = {'reassoc', 'contract', 'arcp', 'nsz'}
 
 
 @dataclass(frozen=True)
@@ -80,7 +84,7 @@ def vertex_normals(vertices, faces):
     return normals
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=HONEST_MATH, nogil=True)
 def _visibility(px, depth, faces, height, width, face_of, bary, zbuf):
     """Nearest face per pixel with its first two barycentric weights (screen space) and 1/z."""
     for f in range(faces.shape[0]):
@@ -89,14 +93,14 @@ def _visibility(px, depth, faces, height, width, face_of, bary, zbuf):
             continue
         x0, y0, x1, y1, x2, y2 = px[a, 0], px[a, 1], px[b, 0], px[b, 1], px[c, 0], px[c, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if area == 0.0 or area != area:
+        if not 0.0 < abs(area) < MAX_AREA_PX2:  # NaN as well
             continue
         left, right = min(x0, x1, x2), max(x0, x1, x2)
         top, bottom = min(y0, y1, y2), max(y0, y1, y2)
         if right < 0 or left > width - 1 or bottom < 0 or top > height - 1:
             continue
-        u0, u1 = max(0, int(np.ceil(left))), min(width - 1, int(np.floor(right)))
-        v0, v1 = max(0, int(np.ceil(top))), min(height - 1, int(np.floor(bottom)))
+        u0, u1 = int(max(0.0, np.ceil(left))), int(min(width - 1.0, np.floor(right)))
+        v0, v1 = int(max(0.0, np.ceil(top))), int(min(height - 1.0, np.floor(bottom)))
         inverse = 1.0 / area
         i0, i1, i2 = 1.0 / depth[a], 1.0 / depth[b], 1.0 / depth[c]
         for v in range(v0, v1 + 1):

@@ -166,7 +166,7 @@ class Scene:
         self.grain = imaging.Grain(rng, max(camera.height for camera in rig), max(camera.width for camera in rig))
         self.bend = rng.normal(0, 0.25, 3)
         self.arm_length = rng.uniform(0.16, 0.26)
-        self.objects = [shapes.draw_object(rng) for _ in range(settings.clutter)]
+        self.objects = [shapes.draw_object(rng, 0.008, 0.03) for _ in range(settings.clutter)]
         self.placings = [(Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix(),
                           _unit(rng.normal(size=3)) * rng.uniform(0.05, 0.13)) for _ in self.objects]
         self.backgrounds = {camera.name: looks.draw_background(
