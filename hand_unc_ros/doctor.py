@@ -76,7 +76,6 @@ _EXTRAS = (
 _ROS_EXTRAS = (
     ('tf2_ros', 'tf2-ros-py', 'camera poses from TF (else: a rig file)'),
     ('cv_bridge', 'cv-bridge', 'uncommon image encodings (common ones are built in)'),
-    ('message_filters', 'message-filters', 'the strict synchronisation policy (ours is built in)'),
     ('launch_ros', 'launch-ros', '`ros2 launch` (else: hand-unc run)'),
 )
 

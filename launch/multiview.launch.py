@@ -19,7 +19,7 @@ from launch import LaunchDescription
 
 ARGUMENTS = {
     'namespace': ('hand', 'Namespace of the node and of what it publishes'),
-    'params_file': (str(resource('config/multiview.yaml')), 'ROS parameter file: cameras, calibration, options'),
+    'params_file': (str(resource('config/multiview.yaml')), 'ROS parameters: cameras, calibration, options'),
     'use_sim_time': ('false', 'Take the time from /clock, as for a bag played with --clock'),
     'autostart': ('true', 'Configure and activate the node; false leaves that to `ros2 lifecycle set`'),
     'use_respawn': ('false', 'Start the node again when it dies'),
@@ -41,14 +41,16 @@ def generate_launch_description() -> LaunchDescription:
         arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         respawn=LaunchConfiguration('use_respawn'),
         respawn_delay=2.0,
+        sigterm_timeout='15',  # unloading PyTorch takes its time on a busy machine
         output='screen',
     )
 
     def request(transition: int) -> EmitEvent:
-        return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
+        event = ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
+        return EmitEvent(event=event)
 
-    # Activated once for each start of the process, and only coming from `configuring`: what somebody deactivates or
-    # cleans up by hand later on stays as they left it.
+    # Activated once for each start of the process, and only coming from `configuring`: what somebody
+    # deactivates or cleans up by hand later on stays as they left it.
     activate = RegisterEventHandler(
         OnStateTransition(target_lifecycle_node=node, start_state='configuring', goal_state='inactive',
                           entities=[request(Transition.TRANSITION_ACTIVATE)], handle_once=True))

@@ -31,9 +31,10 @@ def generate_launch_description() -> LaunchDescription:
         'arguments': ['--ros-args', '--log-level', LaunchConfiguration('log_level')],
         'respawn': LaunchConfiguration('use_respawn'),
         'respawn_delay': 2.0,
+        'sigterm_timeout': '15',  # unloading PyTorch takes its time on a busy machine
         'output': 'screen',
     }
-    shared = ('namespace', 'params_file', 'autostart', 'use_respawn', 'log_level')
+    shared = {name: LaunchConfiguration(name) for name in ARGUMENTS if name != 'viewer'}
     return LaunchDescription([
         *(DeclareLaunchArgument(name, default_value=default, description=description)
           for name, (default, description) in ARGUMENTS.items()),
@@ -42,7 +43,8 @@ def generate_launch_description() -> LaunchDescription:
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(resource('launch/multiview.launch.py'))),
             # The rig stamps its images with the system's clock.
-            launch_arguments=[*((name, LaunchConfiguration(name)) for name in shared), ('use_sim_time', 'false')]),
+            launch_arguments=[('use_sim_time', 'false'), *shared.items()]),
         Node(executable='synthetic_rig', name='synthetic_rig', **common),
-        Node(executable='viewer', name='viewer', condition=IfCondition(LaunchConfiguration('viewer')), **common),
+        Node(executable='viewer', name='viewer', condition=IfCondition(LaunchConfiguration('viewer')),
+             **common),
     ])

@@ -30,7 +30,7 @@ def _claim_domain() -> tuple[int, object]:
 
 @pytest.fixture
 def ros_domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]:
-    """A ROS domain of the test's own, on this host alone, in the environment of it and of processes it starts.
+    """A ROS domain of the test's own, on this host alone, in its environment and that of processes it starts.
 
     Skips where there is no ROS, or where the messages of this package are not built.
     """

@@ -24,8 +24,8 @@ MAY_IMPORT = {
 EVERYWHERE = {'errors', 'resources', '__version__'}
 ROOF = {'cli', 'doctor'}
 # Modules of a ROS installation: only nodes/ may know them.
-ROS_MODULES = {'rclpy', 'launch', 'launch_ros', 'tf2_ros', 'cv_bridge', 'message_filters', 'ament_index_python',
-               'builtin_interfaces', 'rcl_interfaces'}
+ROS_MODULES = {'rclpy', 'launch', 'launch_ros', 'tf2_ros', 'cv_bridge', 'message_filters',
+               'ament_index_python', 'builtin_interfaces', 'rcl_interfaces'}
 
 
 def imported(path: Path) -> set[str]:

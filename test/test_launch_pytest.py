@@ -1,7 +1,7 @@
 """The launch files, with the `launch` of a ROS 2 installation: lifecycle, arguments, a message, exit codes.
 
-Runs where launch_pytest is and the package has been installed by colcon (`colcon test`, or pytest in a shell that has
-sourced install/setup.bash).
+Runs where launch_pytest is and the package has been installed by colcon: `colcon test`, or pytest in a shell
+that has sourced install/setup.bash.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-launch_pytest = pytest.importorskip('launch_pytest', reason='no launch_pytest; it comes with a ROS 2 installation')
+launch_pytest = pytest.importorskip('launch_pytest', reason='no launch_pytest; it comes with ROS 2')
 rclpy = pytest.importorskip('rclpy', reason='no ROS 2 here')
 
 import torch  # noqa: E402
@@ -105,7 +105,7 @@ def include(name: str, exit_statuses: list[int], **arguments: str) -> LaunchDesc
 
 
 def write_params(folder: Path) -> Path:
-    """Parameters of an estimator with the smallest networks, untrained: enough to configure and to activate."""
+    """Parameters of an estimator with tiny, untrained networks: enough to configure and to activate."""
     torch.manual_seed(0)
     config = Gaussian2DConfig(blocks=(1, 1, 1, 1), width=8, fpn_channels=8, image_size=128)
     save_network(folder / 'net.safetensors', Gaussian2DNet(config), config.to_dict())
@@ -120,7 +120,8 @@ def write_params(folder: Path) -> Path:
 
 @launch_pytest.fixture
 def multiview(ros_domain: int, tmp_path: Path, exit_statuses: list[int]) -> LaunchDescription:
-    return include('multiview.launch.py', exit_statuses, namespace='left_hand', params_file=str(write_params(tmp_path)))
+    return include('multiview.launch.py', exit_statuses, namespace='left_hand',
+                   params_file=str(write_params(tmp_path)))
 
 
 @pytest.mark.launch(fixture=multiview)
@@ -129,7 +130,7 @@ def test_multiview_comes_up_and_obeys(client: Client, exit_statuses: list[int]) 
     client.until(lambda: client.state(node) == State.PRIMARY_STATE_ACTIVE, 'autostart to active')
     topics = {name for name, _ in client.node.get_topic_names_and_types()}
     assert {'/left_hand/joints_with_covariance', '/left_hand/view_estimates', '/left_hand/markers'} <= topics
-    # One that was deactivated, or configured anew, by hand stays inactive: the launch file must not activate it again.
+    # One that was deactivated, or configured anew, by hand stays inactive: launch must not activate it again.
     assert client.change(node, Transition.TRANSITION_DEACTIVATE)
     assert client.change(node, Transition.TRANSITION_CLEANUP)
     assert client.change(node, Transition.TRANSITION_CONFIGURE)
@@ -147,7 +148,8 @@ def test_multiview_comes_up_and_obeys(client: Client, exit_statuses: list[int]) 
 
 @launch_pytest.fixture
 def multiview_by_hand(ros_domain: int, tmp_path: Path, exit_statuses: list[int]) -> LaunchDescription:
-    return include('multiview.launch.py', exit_statuses, params_file=str(write_params(tmp_path)), autostart='false')
+    return include('multiview.launch.py', exit_statuses, autostart='false',
+                   params_file=str(write_params(tmp_path)))
 
 
 @pytest.mark.launch(fixture=multiview_by_hand)

@@ -39,7 +39,7 @@ def flat(section: dict, prefix: str = '') -> dict[str, object]:
 def test_one_version_everywhere() -> None:
     package = ElementTree.parse(ROOT / 'package.xml').getroot()
     project = re.search(r"^version = '(.+)'$", (ROOT / 'pyproject.toml').read_text(), re.MULTILINE)
-    assert {hand_unc_ros.__version__, package.findtext('version'), project.group(1)} == {hand_unc_ros.__version__}
+    assert hand_unc_ros.__version__ == package.findtext('version') == project.group(1)
 
 
 def test_every_message_is_built_and_documented() -> None:
@@ -89,8 +89,8 @@ def test_installed_layout_is_found(tmp_path: Path) -> None:
     file.parent.mkdir(parents=True)
     file.touch()
     code = 'from hand_unc_ros.resources import resource; print(resource("config/fastdds.xml"))'
-    found = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, text=True, capture_output=True, check=True,
-                           env=os.environ | {'PYTHONPATH': str(site.parent)})
+    found = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, text=True, capture_output=True,
+                           check=True, env=os.environ | {'PYTHONPATH': str(site.parent)})
     assert Path(found.stdout.strip()) == file
 
 
@@ -148,7 +148,8 @@ def test_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(['wait']) == 130
 
 
-def test_doctor_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
     # None in sys.modules is Python's own way to say that a module cannot be imported.
     monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: None)
     assert doctor.run_doctor(as_json=True) == 1
