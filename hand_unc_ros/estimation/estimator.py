@@ -168,7 +168,7 @@ class HandEstimator:
         seeing = int(estimate.valid.any(axis=1).sum())
         if seeing < self.settings.min_views:
             return f'{seeing} of {len(estimate.cameras)} views show a hand, {self.settings.min_views} are needed'
-        return implausibility(fused, estimate.boxes_px)
+        return implausibility(fused, estimate)
 
     def _finish(self, frames: FrameSet, estimate: ViewEstimate, fused: Fused,
                 stage_ms: dict[str, float]) -> HandEstimate:

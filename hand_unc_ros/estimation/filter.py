@@ -80,7 +80,8 @@ class ConstantVelocityFilter:
         P = self.covariance[j]
         gain = np.linalg.solve(P[:3, :3] + noise, P[:3]).T
         self.mean[j] = self.mean[j] + gain @ (joint - self.mean[j, :3])
-        # Joseph's form keeps the covariance symmetric and positive semi-definite.
+        # Joseph's form keeps the covariance positive semi-definite, and symmetric but for rounding.
         keep = np.eye(6)
         keep[:, :3] -= gain
-        self.covariance[j] = keep @ P @ keep.T + gain @ noise @ gain.T
+        P = keep @ P @ keep.T + gain @ noise @ gain.T
+        self.covariance[j] = (P + P.T) / 2

@@ -11,6 +11,7 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.types import ViewEstimate
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.gaussians import nearest_psd
 from hand_unc_ros.geometry.triangulation import (
     covariance_from_pixels,
     gate_weights,
@@ -57,21 +58,24 @@ def fuse(estimate: ViewEstimate, rig: CameraRig, method: str = 'refined', min_vi
     valid = (torch.from_numpy(estimate.valid.copy()) & torch.isfinite(xy).all(-1)
              & (torch.isfinite(variance_px2) & (variance_px2 > 0)).all(-1))
     covariance = covariance_from_pixels(variance_px2, jacobian)
-    while True:
-        fused = _triangulate(estimate, rig, xy, covariance, valid, method)
-        worst = _most_disagreeing(fused)
-        if worst is None or fused.used.sum() <= max(2, min_views):
-            return fused
-        valid[worst] = False
+    fused = _triangulate(estimate, rig, xy, covariance, valid, method)
+    while fused.used.sum() > max(2, min_views) and _disagreement(fused) > DISAGREEMENT_SIGMA ** 2:
+        # Whose absence lets the others agree: by residuals alone a good view of three is blamed now and then.
+        remaining = []
+        for view in np.flatnonzero(fused.used):
+            without = valid.clone()
+            without[view] = False
+            remaining.append((_triangulate(estimate, rig, xy, covariance, without, method), without))
+        fewest = fused.valid.sum() / 2
+        fused, valid = min(remaining, key=lambda pair: (pair[0].valid.sum() < fewest, _disagreement(pair[0])))
+    return fused
 
 
-def _most_disagreeing(fused: Fused) -> int | None:
-    rows = np.flatnonzero(fused.used)
-    if len(rows) == 0:
-        return None
-    medians = np.nanmedian(fused.mahalanobis2[rows], axis=1)
-    worst = int(np.argmax(medians))
-    return int(rows[worst]) if medians[worst] > DISAGREEMENT_SIGMA ** 2 else None
+def _disagreement(fused: Fused) -> float:
+    """The largest median over joints of a view's squared whitened error; infinite where no view is used."""
+    if not fused.used.any():
+        return np.inf
+    return float(np.nanmedian(fused.mahalanobis2[fused.used], axis=1).max())
 
 
 def _triangulate(estimate: ViewEstimate, rig: CameraRig, xy: Tensor, covariance: Tensor, valid: Tensor,
@@ -102,8 +106,9 @@ def _triangulate(estimate: ViewEstimate, rig: CameraRig, xy: Tensor, covariance:
     total = weights.sum(0, keepdim=True)
     weights = weights / torch.where(total > 0, total, torch.ones_like(total))
     nan = torch.full_like(points, torch.nan)
-    return Fused(torch.where(ok[:, None], points, nan).numpy(),
-                 torch.where(ok[:, None, None], spread, nan[..., None]).numpy(), ok.numpy(), weights.numpy(),
+    # The inverse of a nearly singular information can be indefinite by its rounding.
+    spread = nearest_psd(torch.where(ok[:, None, None], spread, nan[..., None]).numpy())
+    return Fused(torch.where(ok[:, None], points, nan).numpy(), spread, ok.numpy(), weights.numpy(),
                  contributes.any(1).numpy(), residual.norm(dim=-1).numpy(),
                  (residual.square() / torch.from_numpy(estimate.variance_px2)).sum(-1).numpy())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from hand_unc_ros.networks.weights import read_weights
 
 log = logging.getLogger(__name__)
 
-FINDER_THRESHOLD = 0.3
+# Low: a box too many costs a crop, whose presence score then decides; a hand overlooked costs the view.
+FINDER_THRESHOLD = 0.08
 PRESENCE_THRESHOLD = 0.5
 # Share of the projected joints that must lie inside an image for a view to be worth a crop.
 MIN_INSIDE = 0.5
@@ -54,6 +56,18 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
+def _stored(build: Callable[[dict], torch.nn.Module], path: Path, name: str) -> torch.nn.Module:
+    """The network that `build` makes of the stored configuration, with the stored state. Raises ConfigError."""
+    config, state = read_weights(path, name)
+    try:
+        network = build(config)
+        network.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ConfigError(f'{path} does not fit the {name} of this version'
+                          f' ({str(error).splitlines()[0]}); train it anew or take the shipped one') from error
+    return network
+
+
 class NetworkFrontEnd:
     """Per-view Gaussians by `Gaussian2DNet`, with `HandFinder` for views whose hand is not being followed.
 
@@ -65,11 +79,10 @@ class NetworkFrontEnd:
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
         self.mirrored = handedness == 'left'
-        config, state = read_weights(weights, 'Gaussian2DNet')
-        self.network = Gaussian2DNet(Gaussian2DConfig(**config | {'blocks': tuple(config['blocks'])}))
-        self.network.load_state_dict(state)
-        self.finder = HandFinder()
-        self.finder.load_state_dict(read_weights(finder_weights, 'HandFinder')[1])
+        self.network: Gaussian2DNet = _stored(
+            lambda config: Gaussian2DNet(Gaussian2DConfig(**config | {'blocks': tuple(config['blocks'])})),
+            weights, 'Gaussian2DNet')
+        self.finder: HandFinder = _stored(lambda config: HandFinder(), finder_weights, 'HandFinder')
         for network in (self.network, self.finder):
             network.to(self.device, memory_format=torch.channels_last).eval()
         log.info('2D network %s on %s in %s', Path(weights).stem, self.device, self.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hand_unc_ros.estimation.fusion import Fused
+from hand_unc_ros.estimation.types import ViewEstimate
 from hand_unc_ros.hand.joints import BONES, MIDDLE_MCP, WRIST
 
 # Lengths of the 20 bones in metres, adult mean, in the order of BONES (each finger base → tip; the first
@@ -21,6 +22,9 @@ PALM_RANGE = (0.04, 0.16)
 # Median reprojection error over all views as a share of the hand's box; above it the views see
 # different things.
 MAX_REPROJECTION_SHARE = 0.12
+# Median σ of the 2D joints as a share of the hand's box (3 of 32 heatmap cells). Where there is no hand the network
+# is unsure: on synthetic rooms without a hand 0.10 to 0.13, on hands with objects 0.03 to 0.09.
+MAX_SIGMA_SHARE = 0.094
 
 
 def bone_lengths(joints: np.ndarray) -> np.ndarray:
@@ -29,10 +33,10 @@ def bone_lengths(joints: np.ndarray) -> np.ndarray:
     return np.linalg.norm(joints[..., children, :] - joints[..., parents, :], axis=-1)
 
 
-def implausibility(fused: Fused, boxes_px: np.ndarray) -> str | None:
+def implausibility(fused: Fused, estimate: ViewEstimate) -> str | None:
     """Why the fused joints cannot be a hand, or None if they can.
 
-    boxes_px: (V, 4) the crops; their sides say how large the hand is in each view.
+    estimate: the views they were fused from; the sides of its boxes say how large the hand is in each.
     """
     count = int(fused.valid.sum())
     if count < MIN_VALID_JOINTS:
@@ -47,7 +51,11 @@ def implausibility(fused: Fused, boxes_px: np.ndarray) -> str | None:
     bad = known & ((ratio < MIN_RATIO) | (ratio > MAX_RATIO))
     if bad.sum() > MAX_BAD_BONES * max(1, known.sum()):
         return f'{int(bad.sum())} of {int(known.sum())} bones have impossible lengths'
-    share = fused.reprojection_px / boxes_px[:, 2, None]
+    side = estimate.boxes_px[:, 2, None]
+    unsure = np.sqrt(estimate.variance_px2[fused.used].mean(axis=-1)) / side[fused.used]
+    if np.nanmedian(unsure) > MAX_SIGMA_SHARE:
+        return f'the views are unsure of the joints by {100 * np.nanmedian(unsure):.0f} % of the hand, as of no hand'
+    share = fused.reprojection_px / side
     if np.nanmedian(share) > MAX_REPROJECTION_SHARE:
         return (f'the views disagree by {100 * np.nanmedian(share):.0f} % of the hand'
                 ' (calibration, synchronisation, or different hands)')

@@ -45,6 +45,8 @@ class Errors:
 
     def summary(self) -> dict[str, float]:
         """Unaligned joint error in mm, coverage of the 95 % ellipsoids, NEES per degree of freedom."""
+        if not self.found:
+            return {'sets': self.sets, 'found': 0}
         errors, covariances = self.valid()
         length = 1e3 * np.linalg.norm(errors, axis=1)
         per_joint = 1e3 * np.linalg.norm(np.stack(self.errors), axis=2)
