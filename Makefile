@@ -82,7 +82,7 @@ $(VENV)/.messages: CMakeLists.txt package.xml hand_unc_ros/__init__.py $(wildcar
 	cmake -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$(abspath $(VENV))" \
 	    -DPython3_EXECUTABLE="$(abspath $(PY))" -DMESSAGES_ONLY=ON -DBUILD_TESTING=OFF > .ros/configure.log 2>&1 \
 	    || { cat .ros/configure.log; exit 1; }; \
-	cmake --build $(BUILD) --parallel > .ros/build.log 2>&1 || { cat .ros/build.log; exit 1; }; \
+	cmake --build $(BUILD) --parallel "$$(nproc)" > .ros/build.log 2>&1 || { cat .ros/build.log; exit 1; }; \
 	cmake --install $(BUILD) > .ros/install.log
 	@# rosidl writes metadata under our name too, which pip could neither read nor remove.
 	rm -rf $(VENV)/lib/python3*/site-packages/hand_unc_ros-*.egg-info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from hand_unc_ros.errors import ConfigError
@@ -54,3 +56,8 @@ def test_the_readme_table_has_a_row_for_each():
     table = markdown_table()
     assert table.count('\n') == len(PARAMETERS) + 2
     assert all(row.count('|') == 7 for row in table.splitlines())
+
+
+def test_the_readme_has_the_table():
+    readme = (Path(__file__).parents[1] / 'README.md').read_text()
+    assert markdown_table() in readme, 'put the output of markdown_table() into README.md'

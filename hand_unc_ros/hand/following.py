@@ -1,7 +1,8 @@
 """A hand surface hung on estimated joints: every bone turned and moved to where the joints are.
 
-Closed form and without smplx: a surface to look at and to test for contact, whose joints are exactly those
-given. It is not a fit of pose and shape parameters.
+Closed form and without smplx: a surface to look at and to test for contact. Its bones start at the joints given;
+a fingertip misses its joint by what the last bone is longer than the model's (a few mm). It is not a fit of pose and
+shape parameters.
 """
 
 from __future__ import annotations

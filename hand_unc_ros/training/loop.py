@@ -91,8 +91,10 @@ def train(network: nn.Module, batches: Iterable[dict[str, Tensor]],
             sums, summed = {}, 0
             _log(out / 'log.csv', row)
             tqdm.write(str(row))
+            # Renamed when whole, so that a kill leaves the state before.
             torch.save({'network': network.state_dict(), 'average': average.state_dict(),
-                        'optimiser': optimiser.state_dict(), 'step': step + 1}, state_file)
+                        'optimiser': optimiser.state_dict(), 'step': step + 1}, state_file.with_suffix('.new'))
+            state_file.with_suffix('.new').replace(state_file)
     return average
 
 
