@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# A shell that starts the tests in the background lets them ignore SIGINT, and so would the nodes that they start.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Domains whose ports stay below the ephemeral range on Linux; 0 is left to the user.
 DOMAINS = range(1, 101)
