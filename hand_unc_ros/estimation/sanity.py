@@ -23,7 +23,7 @@ PALM_RANGE = (0.04, 0.16)
 # different things.
 MAX_REPROJECTION_SHARE = 0.12
 # Median σ of the 2D joints as a share of the hand's box (3 of 32 heatmap cells). Where there is no hand the network
-# is unsure: by 0.095 to 0.115 in synthetic rooms without a hand, by 0.02 to 0.09 on hands with an object.
+# is unsure: mostly by 0.095 to 0.115 in synthetic rooms without a hand, by 0.02 to 0.09 on hands with an object.
 MAX_SIGMA_SHARE = 0.094
 
 
