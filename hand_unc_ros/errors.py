@@ -27,3 +27,7 @@ class ConfigError(HandUncError):
 
 class MissingDependencyError(HandUncError):
     """An optional dependency that the requested feature needs."""
+
+
+class DatasetError(HandUncError):
+    """A dataset directory or file that is missing, incomplete or of another version than expected."""

@@ -1,0 +1,89 @@
+"""What every dataset gives: one hand, seen by several calibrated cameras at one time, with its truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from hand_unc_ros.errors import DatasetError
+from hand_unc_ros.geometry.cameras import Camera
+
+
+@dataclass(frozen=True)
+class ManoParameters:
+    """pose: (48,) axis-angle rad, 16 joints in MANO's order, global orientation first, the mean pose added (what
+    MANO calls flat_hand_mean=True).  shape: (10,).  translation: (3,) metres.  All in the sample's world frame."""
+
+    pose: np.ndarray
+    shape: np.ndarray
+    translation: np.ndarray
+
+
+@dataclass(frozen=True)
+class SampleView:
+    """One camera's image of the hand.
+
+    camera: calibration of the whole image, its pose in the sample's world frame.  image: a file, an encoded image,
+    RGB uint8 (H, W, 3), or None for a camera that delivered nothing.  joints_px: (21, 2) in the whole (distorted) image, NaN where not annotated.
+    visible: (21,) bool, annotated and not marked as hidden.
+    """
+
+    camera: Camera
+    image: Path | bytes | np.ndarray | None
+    joints_px: np.ndarray
+    visible: np.ndarray
+
+    def read(self) -> np.ndarray:
+        """RGB uint8 (H, W, 3). Raises DatasetError naming the file that cannot be read or has another size."""
+        if isinstance(self.image, np.ndarray):
+            return self.image
+        what = self.image if isinstance(self.image, Path) else f"the image of camera '{self.camera.name}'"
+        try:
+            data = self.image.read_bytes() if isinstance(self.image, Path) else self.image
+        except OSError as error:
+            raise DatasetError(f'{what} cannot be read ({error.strerror}); is the dataset unpacked completely?') from error
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if image is None:
+            raise DatasetError(f'{what} is not an image that OpenCV can decode; unpack that file again')
+        if image.shape[:2] != (self.camera.height, self.camera.width):
+            raise DatasetError(f'{what} has {image.shape[1]}×{image.shape[0]} pixels, its calibration is for '
+                               f'{self.camera.width}×{self.camera.height}')
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One hand at one time.
+
+    name: unique within its dataset, for messages.  joints: (21, 3) metres, world, public order, NaN where not
+    annotated.  vertices: (778, 3) metres, world, of MANO's right or left mesh, or None.  side: 'right' or 'left'.
+    sequence, frame: which recording it is from and its place there; frames of one sequence are in order of time.
+    """
+
+    name: str
+    views: tuple[SampleView, ...]
+    joints: np.ndarray
+    vertices: np.ndarray | None = None
+    mano: ManoParameters | None = None
+    time_ns: int = 0
+    side: str = 'right'
+    sequence: str = ''
+    frame: int = 0
+
+
+class SampleSource(Protocol):
+    """A dataset with random access.
+
+    sequences: index ranges [start, stop) of samples that follow each other in time.
+    """
+
+    sequences: Sequence[tuple[int, int]]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Sample: ...
