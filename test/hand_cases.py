@@ -2,6 +2,9 @@
 
 import numpy as np
 
+from hand_unc_ros.hand.joints import ORDERS
+from hand_unc_ros.hand.model import TIP_VERTICES
+
 
 def directed_edges(faces):
     return np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
@@ -48,6 +51,12 @@ def crossings(vertices, faces):
     across = np.cross(offset, u_side)
     v, t = (ray * across).sum(axis=1) / scale, (v_side * across).sum(axis=1) / scale
     return int((usable & (u >= 0) & (v >= 0) & (u + v <= 1) & (t >= 0) & (t <= 1)).sum())
+
+
+def regressed(arrays, vertices):
+    """Joints (21, 3) of a surface, by the model's own regressor and tip vertices."""
+    joints = np.concatenate([arrays['J_regressor'] @ vertices, vertices[list(TIP_VERTICES['smplx'])]])
+    return joints[list(ORDERS['smplx'])]
 
 
 def rodrigues(axis_angle):

@@ -49,6 +49,21 @@ def mixed_rig():
     return ring((10, 75, 170, 260), models=tuple(LENSES))
 
 
+FLIP = np.diag([-1.0, 1.0, 1.0])
+
+
+def mirrored_camera(camera):
+    """What a camera becomes in the world mirrored at x = 0: its image is the mirrored image."""
+    pose = np.eye(4)
+    pose[:3, :3] = FLIP @ camera.world_from_camera[:3, :3] @ FLIP
+    pose[:3, 3] = FLIP @ camera.centre
+    K, D = np.array(camera.K), np.array(camera.D)
+    K[0, 2] = camera.width - 1 - K[0, 2]
+    if camera.distortion_model in ('plumb_bob', 'rational_polynomial'):
+        D[3] = -D[3]
+    return Camera(camera.name, camera.width, camera.height, K, camera.distortion_model, D, pose)
+
+
 def hand_points(count=21, seed=0, spread=0.06):
     return torch.from_numpy(np.random.default_rng(seed).normal(0.0, spread, (count, 3)))
 

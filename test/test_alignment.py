@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from hand_unc_ros.geometry.alignment import align_rigid, align_root, align_scale_translation, align_similarity
+from hand_unc_ros.geometry.alignment import (
+    align_rigid,
+    align_root,
+    align_scale_translation,
+    align_similarity,
+    best_rotation,
+)
 
 
 def random_rotation(rng):
@@ -41,6 +47,13 @@ def test_rigid_removes_rotation_and_translation(hands):
     centred = target - target.mean(1, keepdims=True)
     np.testing.assert_allclose(error(align_rigid(1.1 * moved, target), target),
                                0.1 * np.linalg.norm(centred, axis=-1), atol=1e-14)
+
+
+def test_the_best_rotation_is_the_one_made_and_never_a_reflection(hands):
+    target, rotation, scale, shift = hands
+    np.testing.assert_allclose(best_rotation(target, scale * target @ rotation.swapaxes(-1, -2) + shift), rotation,
+                               atol=1e-13)
+    np.testing.assert_allclose(np.linalg.det(best_rotation(target, target * [-1, 1, 1])), 1, atol=1e-13)
 
 
 def test_similarity_removes_scale_too(hands):

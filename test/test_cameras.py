@@ -162,6 +162,39 @@ def test_jacobians_match_finite_differences():
     torch.testing.assert_close(xy, rig.normalise(px), atol=0, rtol=0)
 
 
+def test_denormalising_is_the_inverse_of_normalising():
+    rig = mixed_rig()
+    px = rig.project(points_near_origin(40, seed=5))[0]
+    xy, J = rig.normalise_with_jacobian(px)
+    back, inverse = rig.denormalise_with_jacobian(xy)
+    # Undistortion converges to 1e-14 in normalised coordinates, times the focal length.
+    torch.testing.assert_close(back, px, atol=1e-9, rtol=0)
+    torch.testing.assert_close(J @ inverse, torch.eye(2).double().expand_as(J), atol=1e-9, rtol=0)
+    step = 1e-6
+    numeric = torch.stack([
+        (rig.denormalise_with_jacobian(xy + step * axis)[0] - rig.denormalise_with_jacobian(xy - step * axis)[0])
+        / (2 * step) for axis in torch.eye(2, dtype=torch.float64)], -1)
+    # Pixels per unit, about the focal length: rounding is 1e-13 · 600 / step.
+    torch.testing.assert_close(inverse, numeric, rtol=1e-6, atol=1e-4)
+    for row, cam in enumerate(rig):
+        np.testing.assert_allclose(cam.normalise(px[row].numpy()), xy[row], atol=1e-14)
+        np.testing.assert_allclose(cam.denormalise(xy[row].numpy()), back[row], atol=1e-9)
+        np.testing.assert_allclose(
+            cam.project(cam.world_from_camera[:3, :3] @ [0.1, -0.2, 1.0] + cam.centre + np.zeros((1, 3)))[0],
+            rig.denormalise_with_jacobian(torch.tensor([[[0.1, -0.2]]] * 4).double())[0][row], atol=1e-9)
+
+
+def test_what_no_lens_images_is_not_denormalised():
+    """r (1 − 0.3 r²) folds back at r = 1.054; a lens without distortion has no such radius."""
+    folding = Camera('folding', 640, 480, np.diag((500.0, 500.0, 1.0)), 'plumb_bob', [-0.3, 0, 0, 0, 0], np.eye(4))
+    rig = CameraRig([folding, Camera('plain', 640, 480, np.diag((500.0, 500.0, 1.0)), 'none', [], np.eye(4))])
+    xy = torch.tensor([[1.05, 0.0], [1.06, 0.0], [0.0, -2.0], [math.nan, 0.0], [0.0, math.inf]]).double()
+    px, J = rig.denormalise_with_jacobian(xy.expand(2, -1, -1))
+    known = torch.tensor([[True, False, False, False, False], [True, True, True, False, False]])
+    assert torch.equal(px.isfinite().all(-1), known) and torch.equal(px.isnan().any(-1), ~known)
+    assert torch.equal(J.isfinite().flatten(2).all(-1), known) and torch.equal(J.isnan().flatten(2).any(-1), ~known)
+
+
 def test_gradients():
     rig = mixed_rig()
     points = points_near_origin(3, seed=2).requires_grad_()
@@ -169,6 +202,8 @@ def test_gradients():
     assert torch.autograd.gradcheck(rig.projection_jacobian, points, eps=1e-5, atol=1e-2, rtol=1e-4)
     px = rig.project(points)[0].detach().requires_grad_()
     assert torch.autograd.gradcheck(rig.normalise_with_jacobian, px, eps=1e-3, atol=1e-8)
+    xy = rig.normalise(px.detach()).requires_grad_()
+    assert torch.autograd.gradcheck(rig.denormalise_with_jacobian, xy, eps=1e-6, atol=1e-3, rtol=1e-4)
 
 
 @pytest.mark.parametrize('model', [model for model, count in DISTORTION_MODELS.items() if count])

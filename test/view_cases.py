@@ -2,10 +2,10 @@
 
 import numpy as np
 import torch
+from hand_cases import regressed
 
 from hand_unc_ros.estimation.types import FrameSet, View, ViewEstimate
 from hand_unc_ros.hand.crops import box_around
-from hand_unc_ros.hand.following import FollowingSurface
 from hand_unc_ros.hand.joints import FINGERS
 from hand_unc_ros.hand.standin import build_standin
 
@@ -21,7 +21,8 @@ def rotation(axis_angle):
     return np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
 
 
-REST = {side: FollowingSurface(build_standin(side), 'stand-in').rest_joints for side in ('right', 'left')}
+REST = {side: regressed(arrays, arrays['v_template'])
+        for side, arrays in ((side, build_standin(side)) for side in ('right', 'left'))}
 
 
 def hand(turn=(0.5, -0.3, 0.8), place=(0.0, 0.0, 0.0), side='right', curl=0.5):

@@ -49,6 +49,12 @@ def align_similarity(points: np.ndarray, target: np.ndarray, allow_reflection: b
     return scale[..., None, None] * (centred @ rotation.swapaxes(-1, -2)) + mean_target
 
 
+def best_rotation(points: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Rotation (..., 3, 3) that turns `points` best into `target`, both about their means (Kabsch)."""
+    centred, centred_target, _ = _centre(points, target)
+    return _rotation(centred, centred_target, False)[0]
+
+
 def _centre(points: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     mean_target = target.mean(-2, keepdims=True)
     return points - points.mean(-2, keepdims=True), target - mean_target, mean_target

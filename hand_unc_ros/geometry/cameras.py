@@ -138,6 +138,18 @@ class Camera:
             px, depth = self._rig.project(torch.from_numpy(np.array(points, dtype=np.float64)))
         return px[0].numpy(), depth[0].numpy()
 
+    def normalise(self, px: np.ndarray) -> np.ndarray:
+        """px (N, 2) -> undistorted normalised image coordinates (N, 2); see CameraRig.normalise."""
+        with torch.no_grad():
+            return self._rig.normalise(torch.from_numpy(np.array(px, dtype=np.float64))[None])[0].numpy()
+
+    def denormalise(self, xy: np.ndarray) -> np.ndarray:
+        """Inverse of `normalise`: xy (N, 2) -> px (N, 2), NaN where the lens model does not hold; see
+        CameraRig.denormalise_with_jacobian."""
+        with torch.no_grad():
+            px, _ = self._rig.denormalise_with_jacobian(torch.from_numpy(np.array(xy, dtype=np.float64))[None])
+        return px[0].numpy()
+
     def with_pose(self, world_from_camera: np.ndarray) -> Camera:
         """The same camera at another (4, 4) pose."""
         return replace(self, world_from_camera=world_from_camera)
@@ -268,6 +280,17 @@ class CameraRig:
         x, y, xx, xy, yy = self._undistort(px)
         lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
         return torch.stack((x, y), -1), lens @ self._affine_inverse
+
+    def denormalise_with_jacobian(self, xy: Tensor) -> tuple[Tensor, Tensor]:
+        """Inverse of `normalise_with_jacobian`: xy (V, N, 2) to px and J (V, N, 2, 2) = d px / d xy, NaN where xy is
+        not finite or lies beyond the radius at which the lens model folds back on itself.  Differentiable."""
+        known = torch.isfinite(xy).all(-1) & (xy.square().sum(-1) < self._limit2)
+        safe = torch.where(known[..., None], xy, torch.zeros_like(xy)).double()
+        xd, yd, a, b, d = self._distort(safe[..., 0], safe[..., 1])
+        px = torch.matmul(self._affine, torch.stack((xd, yd), -1)[..., None])[..., 0] + self._offset
+        jacobian = self._affine @ torch.stack((a, b, b, d), -1).unflatten(-1, (2, 2))
+        return (torch.where(known[..., None], px, torch.full_like(px, math.nan)),
+                torch.where(known[..., None, None], jacobian, torch.full_like(jacobian, math.nan)))
 
     def _undistort(self, px: Tensor) -> tuple[Tensor, ...]:
         distorted = torch.matmul(self._affine_inverse, (px.double() - self._offset)[..., None])

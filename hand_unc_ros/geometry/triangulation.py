@@ -118,7 +118,8 @@ def inverse_variance_weights(
     used = (depth > MIN_DEPTH) & torch.isfinite(depth) & torch.isfinite(sigma2) & (sigma2 > 0)
     if valid is not None:
         used = used & valid
-    scale2 = torch.where(used, sigma2 * depth.square(), 1.0)
+    # Both factors are masked, not their product: NaN times a zero gradient is NaN.
+    scale2 = torch.where(used, sigma2, 1.0) * torch.where(used, depth, 1.0).square()
     return torch.where(used, scale2.rsqrt(), 0.0).to(xy_covariance.dtype)
 
 

@@ -40,6 +40,11 @@ ANGLE_LIMITS = np.deg2rad([
 ])
 # First joint, among smplx.MANO's 15 hand joints (wrist not counted), of each finger.
 _FIRST_POSE_JOINT = {'index': 0, 'middle': 3, 'little': 6, 'ring': 9, 'thumb': 12}
+# Places in (15, 3) angles, of joints by flexion, abduction and twist, of the angles in ANGLE_NAMES.
+ANGLE_PLACES = tuple(
+    (_FIRST_POSE_JOINT[finger] + {'cmc': 0, 'mcp': int(finger == 'thumb'), 'pip': 1, 'dip': 2, 'ip': 2}[joint],
+     ('flexion', 'abduction', 'pronation').index(turn))
+    for finger, joint, turn in (name.split('_') for name in ANGLE_NAMES))
 # Position in the public order of each finger's first joint.
 _FIRST_PUBLIC = {'thumb': 1, 'index': 5, 'middle': 9, 'ring': 13, 'little': 17}
 

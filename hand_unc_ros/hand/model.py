@@ -18,6 +18,8 @@ from hand_unc_ros.errors import HandModelError, MissingDependencyError
 from hand_unc_ros.hand.joints import ORDERS
 from hand_unc_ros.hand.standin import build_standin
 
+# Names the procedural hand where a model is asked for.
+STANDIN = 'stand-in'
 VERTEX_COUNT = 778
 FACE_COUNT = 1538
 # Vertices taken for the tips thumb, index, middle, ring, little; projects differ by a vertex or two.
@@ -97,16 +99,26 @@ def load_hand_model(path: Path | str | None = None, side: str = 'right', tips: s
     Raises HandModelError when the file is missing, malformed or of the other side, MissingDependencyError
     when smplx is missing.
     """
-    if path is None:
-        if side not in ('right', 'left'):
-            raise HandModelError(f"side of the hand model must be 'right' or 'left', got {side!r}")
-        return HandModel(build_standin(side), side, tips)
-    arrays = read_arrays(Path(path))
-    stored = str(arrays.pop('side')) if 'side' in arrays else side
-    if stored != side:
-        raise HandModelError(f'{path} holds a {stored} hand, asked for was the {side} one; '
-                             f'give the other file or side')
+    arrays, _ = hand_arrays(STANDIN if path is None else path, side)
     return HandModel({key: arrays[key] for key in ARRAY_SHAPES}, side, tips)
+
+
+def hand_arrays(model: Path | str, side: str) -> tuple[dict[str, np.ndarray], str]:
+    """Arrays and name ('stand-in' or 'mano') of the hand that `model` names.
+
+    model: 'stand-in', or the path of an npz made by `hand-unc mano convert`.  Raises HandModelError when the file is
+    missing, malformed or of the other side.
+    """
+    if side not in ('right', 'left'):
+        raise HandModelError(f"side of the hand model must be 'right' or 'left', got {side!r}")
+    if model == STANDIN:
+        return build_standin(side), STANDIN
+    arrays = read_arrays(Path(model))
+    stored = str(arrays.get('side', side))
+    if stored != side:
+        raise HandModelError(f'{model} holds a {stored} hand, asked for was the {side} one; '
+                             f'give the other file or side')
+    return arrays, 'mano'
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
