@@ -19,7 +19,7 @@ from hand_unc_ros.estimation.fusion import fuse
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd, mahalanobis_squared
-from hand_unc_ros.hand.following import load_following_surface
+from hand_unc_ros.hand.fitting import load_hand_fitter
 
 torch.set_num_threads(1)
 
@@ -35,9 +35,9 @@ def moving(t):
     return STILL + np.array([0.25, -0.1, 0.05]) * t
 
 
-def estimator_of(front_end=None, calibration=None, surface=None, **options):
+def estimator_of(front_end=None, calibration=None, refine=None, surface=None, **options):
     return HandEstimator(
-        front_end or TruthFrontEnd(still), EstimatorSettings(**options), calibration, surface
+        front_end or TruthFrontEnd(still), EstimatorSettings(**options), calibration, refine, surface
     )
 
 
@@ -54,7 +54,8 @@ def test_an_estimate_is_complete():
     np.testing.assert_allclose(result.view_weights.sum(0), 1)
     assert result.reprojection_px.max() < 1e-6
     assert result.velocity is None and result.vertices is None and result.vertex_variance is None
-    assert set(result.stage_ms) >= {'views', 'fusion', 'finish'} and min(result.stage_ms.values()) >= 0
+    assert result.fit is None
+    assert set(result.stage_ms) >= {'views', 'fusion', 'refinement', 'finish'} and min(result.stage_ms.values()) >= 0
     assert estimator.last_views.cameras == RIG.names
 
 
@@ -112,12 +113,17 @@ def test_less_views_mean_more_doubt():
 @pytest.mark.parametrize('side', ('right', 'left'))
 def test_a_mesh_comes_with_a_surface_and_only_then(side):
     truth = hand(side=side, curl=0.3)
-    surface = load_following_surface('stand-in', side)
-    estimator = estimator_of(TruthFrontEnd(lambda t: truth), surface=surface, handedness=side)
+    surface = load_hand_fitter('stand-in', side)
+    estimator = estimator_of(
+        TruthFrontEnd(lambda t: truth), surface=surface, handedness=side, hand_model='stand-in'
+    )
     result = estimator.process(frames(RIG))
-    assert result.handedness == side
+    assert result.handedness == side and result.fit.side == side
     assert result.vertices.shape == result.vertex_variance.shape == (778, 3)
-    np.testing.assert_allclose(result.vertices, surface.follow(truth), atol=1e-6)
+    fit = surface.fit(result.joints, result.covariance, result.valid)
+    np.testing.assert_array_equal(result.vertices, fit.vertices)
+    # The stand-in's own joints, bent at other places than its model bends: within a few mm.
+    assert result.fit.residual_m == fit.residual_m < 0.006
     assert (result.vertex_variance > 0).all()
     # Skin is as uncertain as the joints that it hangs on.
     spread = np.diag(result.covariance).reshape(21, 3)
@@ -127,10 +133,27 @@ def test_a_mesh_comes_with_a_surface_and_only_then(side):
 
     hidden = [(view, joint) for view in range(4) for joint in (0, 8)]
     blind = estimator_of(
-        TruthFrontEnd(still, alter=lambda e: see(RIG, STILL, hidden=hidden)), surface=surface
+        TruthFrontEnd(still, alter=lambda e: see(RIG, STILL, hidden=hidden)), surface=surface, hand_model='stand-in'
     )
     result = blind.process(frames(RIG))
-    assert isinstance(result, HandEstimate) and result.vertices is None and result.vertex_variance is None
+    assert isinstance(result, HandEstimate)
+    assert result.vertices is None and result.vertex_variance is None and result.fit is None
+
+
+def test_the_views_last_read_tell_their_gate():
+    """A softmax over the views that were used; nothing where the set gave no hand or was not read."""
+    front = TruthFrontEnd(still, lost=('cam2',))
+    estimator = estimator_of(front)
+    assert estimator.last_views is None
+    estimator.process(frames(RIG))
+    gate = estimator.last_views.gate
+    assert gate.shape == (4, 21) and (gate[2] == 0).all() and (gate[[0, 1, 3]] > 0).all()
+    np.testing.assert_allclose(gate.sum(0), 1, atol=1e-12)
+    front.lost = set(RIG.names[1:])
+    assert isinstance(estimator.process(frames(RIG, 1)), NoHand)
+    assert estimator.last_views.gate is None and estimator.last_views.valid[0].all()
+    estimator.process(frames(RIG, 2, cameras=('cam0',)))
+    assert estimator.last_views is None
 
 
 def test_stamps_of_views_may_differ_from_that_of_the_set():
@@ -283,8 +306,11 @@ def test_too_few_views_are_reported_never_triangulated():
     assert reason_of(front, cameras=()).startswith('0 of 4 cameras')
     assert reason_of(front, cameras=RIG.names[:2], min_views=3).startswith('2 of 4 cameras came in time, 3')
     assert front.calls == []
-    assert reason_of(TruthFrontEnd(still, lost=RIG.names[1:])) == '1 of 4 views show a hand, 2 are needed'
-    assert reason_of(TruthFrontEnd(still, lost=RIG.names)) == '0 of 4 views show a hand, 2 are needed'
+    # Of one view alone depth is not observable, and the user is told so.
+    for seeing in (1, 0):
+        blind = TruthFrontEnd(still, lost=RIG.names[seeing:])
+        assert reason_of(blind) == f'{seeing} of 4 views show a hand, 2 are needed: depth is not observable'
+    assert 'depth is not observable' in reason_of(front, cameras=('cam2',))
     assert '3 are needed' in reason_of(TruthFrontEnd(still, lost=RIG.names[2:]), min_views=3)
 
 

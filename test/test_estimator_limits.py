@@ -7,18 +7,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rig_cases import mixed_rig, ring
+from rig_cases import FLIP, mirrored_camera, mixed_rig, ring
 from test_estimator import RIG, estimator_of, moving, still
 from view_cases import IMAGE, TruthFrontEnd, frames, hand, see
 
 from hand_unc_ros.estimation.covariance_scale import CovarianceScale
 from hand_unc_ros.estimation.fusion import METHODS
 from hand_unc_ros.estimation.types import NoHand
-from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd
-from hand_unc_ros.hand.following import load_following_surface
+from hand_unc_ros.hand.fitting import load_hand_fitter
 
 torch.set_num_threads(1)
+
+FITTERS = {side: load_hand_fitter('stand-in', side) for side in ('right', 'left')}
 
 
 # --- the promise ------------------------------------------------------------------------------------------
@@ -49,8 +51,9 @@ def test_nothing_non_finite_and_nothing_indefinite_ever_leaves(
         joints[~valid], variance[~valid] = np.nan, np.nan
         return replace(estimate, joints_px=joints, variance_px2=variance, valid=valid)
 
-    surface = load_following_surface('stand-in', 'right') if seed % 4 == 0 else None
-    estimator = estimator_of(TruthFrontEnd(moving, alter=spoil), CovarianceScale({2: 1.6, 4: 2.2}), surface,
+    fitted = seed % 4 == 0
+    estimator = estimator_of(TruthFrontEnd(moving, alter=spoil), CovarianceScale({2: 1.6, 4: 2.2}),
+                             surface=FITTERS['right'] if fitted else None, hand_model='stand-in' if fitted else '',
                              triangulation=method, filter=smooth)
     for index in range(3):
         result = estimator.process(frames(rig, index))
@@ -68,26 +71,12 @@ def test_nothing_non_finite_and_nothing_indefinite_ever_leaves(
         assert ((np.abs(totals - 1) < 1e-9) | (totals == 0)).all() and 0 <= result.score <= 1
         if result.vertices is not None:
             assert np.isfinite(result.vertices).all() and not (result.vertex_variance < 0).any()
+            assert np.isfinite(result.fit.pose).all() and np.isfinite(result.fit.shape).all()
         if smooth:
             assert np.array_equal(np.isfinite(result.velocity).all(1), valid)
 
 
 # --- mirror image -----------------------------------------------------------------------------------------
-
-FLIP = np.diag([-1.0, 1.0, 1.0])
-
-
-def mirrored_camera(camera):
-    """What a camera becomes in the world mirrored at x = 0: its image is the mirrored image."""
-    pose = np.eye(4)
-    pose[:3, :3] = FLIP @ camera.world_from_camera[:3, :3] @ FLIP
-    pose[:3, 3] = FLIP @ camera.centre
-    K, D = np.array(camera.K), np.array(camera.D)
-    K[0, 2] = camera.width - 1 - K[0, 2]
-    if camera.distortion_model in ('plumb_bob', 'rational_polynomial'):
-        D[3] = -D[3]
-    return Camera(camera.name, camera.width, camera.height, K, camera.distortion_model, D, pose)
-
 
 @pytest.mark.parametrize('method', METHODS)
 def test_a_left_hand_is_the_mirrored_right_hand(method):
@@ -105,12 +94,14 @@ def test_a_left_hand_is_the_mirrored_right_hand(method):
 
     right = estimator_of(
         TruthFrontEnd(still, alter=lambda e: noisy),
-        surface=load_following_surface('stand-in', 'right'),
+        surface=FITTERS['right'],
+        hand_model='stand-in',
         triangulation=method,
     ).process(frames(rig))
     left = estimator_of(
         TruthFrontEnd(still, alter=flipped),
-        surface=load_following_surface('stand-in', 'left'),
+        surface=FITTERS['left'],
+        hand_model='stand-in',
         triangulation=method,
         handedness='left',
     ).process(frames(mirror))
@@ -120,6 +111,7 @@ def test_a_left_hand_is_the_mirrored_right_hand(method):
     np.testing.assert_allclose(left.view_weights, right.view_weights, atol=1e-9)
     # The left stand-in is the mirrored right one, vertex by vertex.
     np.testing.assert_allclose(left.vertices, right.vertices @ FLIP, atol=1e-6)
+    np.testing.assert_allclose(left.fit.shape, right.fit.shape, atol=1e-4)
 
 
 # --- evaluation -------------------------------------------------------------------------------------------

@@ -196,6 +196,24 @@ def test_the_gate_counts_in_cells_of_the_views_own_crop():
     np.testing.assert_allclose(even.weights, 0.5)
 
 
+@pytest.mark.parametrize('method', METHODS)
+def test_the_gate_is_told_whatever_the_method(method):
+    """A softmax of minus the mean variance in cells, over the views that were used; a wrong view has none of it."""
+    rig = rig_of(4)
+    sigma = np.random.default_rng(7).uniform(1.0, 6.0, (4, 21, 2))
+    estimate = see(rig, HAND, sigma, hidden=[(0, 4), (1, 4), (3, 4), (2, 11)])
+    cells = np.square(sigma).mean(-1) / np.square(estimate.boxes_px[:, 2] / 32)[:, None]
+    score = np.where(estimate.valid, np.exp(-cells), 0.0)
+    score[:, 4] = 0.0
+    gate = fuse(estimate, rig, method).gate
+    np.testing.assert_allclose(gate, score / np.where(score.sum(0) > 0, score.sum(0), 1.0), atol=1e-12)
+    assert (gate[:, 4] == 0).all() and gate[2, 11] == 0 and gate.std(0)[[0, 9]].min() > 0.01
+
+    wrong = fuse(swap(see(rig, HAND), 2, project(rig, HAND)[2] + 80), rig, method)
+    assert not wrong.used[2] and (wrong.gate[2] == 0).all()
+    np.testing.assert_allclose(wrong.gate.sum(0), 1, atol=1e-12)
+
+
 def test_an_unsure_view_pulls_less():
     rig = rig_of(4)
     truth, sigma = HAND, np.ones((4, 21, 2))
@@ -234,13 +252,14 @@ def test_nothing_seen_gives_nothing():
         for method in METHODS:
             fused = fuse(see(rig, HAND, hidden=hidden), rig, method)
             assert not fused.valid.any() and not fused.used.any()
-            assert np.isnan(fused.joints).all() and (fused.weights == 0).all()
+            assert np.isnan(fused.joints).all() and (fused.weights == 0).all() and (fused.gate == 0).all()
 
 
 def test_the_input_is_left_as_it_was():
     rig = rig_of(4)
     estimate = swap(see(rig, HAND), 2, project(rig, HAND)[2] + 80)
-    before = {name: value.copy() for name, value in vars(estimate).items() if name != 'cameras'}
+    before = {name: value.copy() for name, value in vars(estimate).items() if isinstance(value, np.ndarray)}
+    assert len(before) == 5
     fuse(estimate, rig)
     for name, value in before.items():
         np.testing.assert_array_equal(getattr(estimate, name), value)
@@ -274,6 +293,8 @@ def test_whatever_comes_in_the_result_is_consistent(method, views, seed, scatter
     assert is_psd(fused.covariance[fused.valid]).all()
     np.testing.assert_allclose(fused.weights.sum(0), fused.valid, atol=1e-9)
     assert (fused.weights >= 0).all() and (fused.weights[~valid] == 0).all()
+    np.testing.assert_allclose(fused.gate.sum(0), fused.valid, atol=1e-9)
+    assert (fused.gate >= 0).all() and (fused.gate[~valid] == 0).all()
     counted = np.isfinite(fused.reprojection_px)
     assert np.array_equal(counted.any(1), fused.used)
     assert (counted.sum(0)[fused.valid] >= 2).all() and not counted[:, ~fused.valid].any()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hand_cases import skin
+from view_cases import hand
 
 pytest.importorskip('rclpy', reason='needs ROS 2 (rclpy)')
 pytest.importorskip('hand_unc_ros.msg', reason='needs the built messages')
@@ -13,6 +17,8 @@ from visualization_msgs.msg import Marker  # noqa: E402
 
 from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate, joint_blocks  # noqa: E402
 from hand_unc_ros.geometry.gaussians import chi2_quantile  # noqa: E402
+from hand_unc_ros.hand.fitting import load_hand_fitter  # noqa: E402
+from hand_unc_ros.hand.standin import build_standin  # noqa: E402
 from hand_unc_ros.nodes import markers, messages  # noqa: E402
 
 STAMP = 1_700_000_000_123_456_789
@@ -108,15 +114,36 @@ def test_mesh_and_views_survive_the_round_trip():
     valid = rng.random((2, 21)) < 0.7
     views = ViewEstimate(('cam0', 'cam1'), np.where(valid[..., None], rng.random((2, 21, 2)), np.nan),
                          np.where(valid[..., None], rng.random((2, 21, 2)), np.nan), valid,
-                         np.array([0.5, 1.0]), np.array([[1.0, 2, 3, 4], [np.nan] * 4]))
+                         np.array([0.5, 1.0]), np.array([[1.0, 2, 3, 4], [np.nan] * 4]), rng.random((2, 21)))
     sent_views = [through_the_wire(m) for m in messages.views_to_messages(
         views, {'cam0': STAMP, 'cam1': STAMP + 5}, {'cam0': 'cam0_optical', 'cam1': 'cam1_optical'})]
     assert [messages.stamp_from_message(m.header.stamp) for m in sent_views] == [STAMP, STAMP + 5]
     assert sent_views[1].header.frame_id == 'cam1_optical'
     views_back = messages.views_from_messages(sent_views)
     assert views_back.cameras == views.cameras
-    for name in ('joints_px', 'variance_px2', 'valid', 'score', 'boxes_px'):
+    for name in ('joints_px', 'variance_px2', 'valid', 'score', 'boxes_px', 'gate'):
         np.testing.assert_allclose(getattr(views_back, name), getattr(views, name), rtol=1e-6, err_msg=name)
+    unfused = messages.views_to_messages(
+        replace(views, gate=None), {'cam0': STAMP, 'cam1': STAMP}, {'cam0': 'a', 'cam1': 'b'})
+    assert all(not np.any(through_the_wire(message).gate) for message in unfused)
+
+
+def test_the_parameters_of_a_fit_arrive_and_reproduce_the_mesh():
+    fitter = load_hand_fitter('stand-in', 'left')
+    fit = fitter.fit(hand(side='left', curl=0.4), np.tile(4e-6 * np.eye(3), (21, 1, 1)))
+    sent = estimate(vertices=fit.vertices, fit=fit)
+    message = through_the_wire(messages.mesh_to_message(sent, 'world', fitter.faces, fitter.name))
+    assert message.model == 'stand-in' and 0 < message.fit_residual == pytest.approx(fit.residual_m)
+    assert (len(message.pose), len(message.shape), len(message.translation)) == (48, 10, 3)
+    vertices, _ = skin(build_standin('left'), *(np.array(values, float) for values in (
+        message.pose, message.shape, message.translation)))
+    # Parameters and vertices travel as float32.
+    np.testing.assert_allclose(np.reshape(message.vertices, (778, 3)), vertices, atol=1e-5)
+    assert len(message.vertex_variance) == 0
+
+    without = through_the_wire(
+        messages.mesh_to_message(estimate(vertices=fit.vertices), 'world', fitter.faces, 'stand-in'))
+    assert len(without.pose) == len(without.shape) == len(without.translation) == without.fit_residual == 0
 
 
 def test_markers_show_the_95_percent_ellipsoids_and_expire():

@@ -145,13 +145,22 @@ def test_pyramid_ends_in_32_cells(image_size):
     maps = [
         torch.randn(2, 4 * 2**i, image_size // 2 ** (i + 2), image_size // 2 ** (i + 2)) for i in range(4)
     ]
-    assert pyramid(maps).shape == (2, 8, 32, 32)
+    levels = pyramid(maps)
+    # One per resolution, fine to coarse; what comes finer than the heatmap is averaged down to it.
+    coarsest = image_size // 32
+    expected = [size for size in (32, 16, 8, 4) if size >= coarsest]
+    assert [tuple(level.shape) for level in levels] == [(2, 8, size, size) for size in expected]
 
 
-def test_every_level_reaches_the_output():
+@pytest.mark.parametrize('image_size', (128, 256))
+def test_every_map_reaches_the_finest_level_and_the_coarsest_is_its_own(image_size):
     pyramid = FeaturePyramid((4, 8, 16, 32), 8, HEATMAP_SIZE)
-    maps = [torch.randn(2, 4 * 2 ** i, 64 >> i, 64 >> i, requires_grad=True) for i in range(4)]
-    pyramid(maps).square().sum().backward()
+    sizes = [image_size // 2 ** (i + 2) for i in range(4)]
+    maps = [torch.randn(2, 4 * 2 ** i, size, size, requires_grad=True) for i, size in enumerate(sizes)]
+    levels = pyramid(maps)
+    levels[-1].square().sum().backward(retain_graph=True)
+    assert [level.grad is not None for level in maps] == [False] * 3 + [True]
+    levels[0].square().sum().backward()
     assert all(level.grad.abs().max() > 0 for level in maps)
 
 
@@ -211,10 +220,13 @@ def test_head_shapes_ranges_and_batch_independence(size):
         alone = network(images[1:2])
     assert out.mean.shape == out.variance.shape == (3, 21, 2)
     assert out.log_heatmap.shape == (3, 21, 32, 32) and out.presence.shape == (3,)
+    assert out.pooled.shape == (3, 21, 16)
+    assert [tuple(level.shape) for level in out.levels] == [(3, 16, 32 >> i, 32 >> i) for i in range(len(out.levels))]
+    assert len(out.levels) >= 3
     assert (out.mean >= 0).all() and (out.mean <= 31).all()
     assert (out.variance > VARIANCE_FLOOR_CELLS2).all()
     assert out.log_heatmap.exp().sum((2, 3)).sub(1).abs().max() < 1e-5
-    for together, one in zip(out, alone):
+    for together, one in zip((*out[:5], *out.levels), (*alone[:5], *alone.levels)):
         torch.testing.assert_close(together[1:2], one, rtol=1e-4, atol=1e-4)
 
 
@@ -224,7 +236,7 @@ def test_mean_keeps_single_precision_under_autocast():
     network = Gaussian2DNet(TINY).eval()
     with torch.no_grad(), torch.autocast('cpu', dtype=torch.bfloat16):
         out = network(torch.rand(2, 3, 128, 128))
-    assert all(part.dtype == torch.float32 for part in out)
+    assert all(part.dtype == torch.float32 for part in out[:4])
     p = out.log_heatmap.double().exp()
     cells = torch.arange(32, dtype=torch.float64)
     expected = torch.stack([(p.sum(2) * cells).sum(-1), (p.sum(3) * cells).sum(-1)], -1)
@@ -255,7 +267,8 @@ def test_variance_reads_the_features_where_the_joint_is():
     network.fpn.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.no_grad():
         out = network(torch.rand(2, 3, 128, 128))
-        features = seen[0][:, :, places[:, 1], places[:, 0]].transpose(1, 2)
+        features = seen[0][0][:, :, places[:, 1], places[:, 0]].transpose(1, 2)
+        torch.testing.assert_close(out.pooled, features, rtol=1e-4, atol=1e-5)
         expected = F.softplus(network.variance(features)) + VARIANCE_FLOOR_CELLS2
     torch.testing.assert_close(out.variance, expected, rtol=1e-4, atol=1e-5)
 

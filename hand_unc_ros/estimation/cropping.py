@@ -1,4 +1,4 @@
-"""Cutting network inputs out of camera images."""
+"""The whole image as the hand finder takes it; crops of the hand are in hand/pinhole_crops.py."""
 
 from __future__ import annotations
 
@@ -6,37 +6,6 @@ import cv2
 import numpy as np
 
 from hand_unc_ros.hand import crops
-
-# Beyond this reduction bilinear sampling skips pixels; the crop is then cut larger and averaged down.
-MAX_REDUCTION = 1.5
-# A box can be as large as a joint's projection goes when it nears the camera; its crop must stay affordable.
-MAX_OVERSAMPLING = 8
-
-
-def cut(image: np.ndarray, box: np.ndarray, size: int, mirrored: bool = False) -> np.ndarray:
-    """The (size, size, 3) uint8 crop of a (H, W, 3) image under a box (4,); outside the image is black.
-
-    mirrored: flip it, so that a left hand looks like a right one.
-    """
-    oversampling = int(np.clip(np.ceil(box[2] / size / MAX_REDUCTION), 1, MAX_OVERSAMPLING))
-    side = size * oversampling
-    out = cv2.warpAffine(image, crops.image_from_crop(box, side), (side, side),
-                         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_CONSTANT)
-    if oversampling > 1:
-        out = cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA)
-    return out[:, ::-1] if mirrored else out
-
-
-def uncut(joints: np.ndarray, variance: np.ndarray, box: np.ndarray, size: int,
-          mirrored: bool = False) -> tuple[np.ndarray, np.ndarray]:
-    """Joints (N, 2) and variances (N, 2) from crop pixels to image pixels.
-
-    The roll turns the axes of the variance; what is kept is the diagonal in image axes.
-    """
-    if mirrored:
-        joints = np.column_stack([size - 1 - joints[:, 0], joints[:, 1]])
-    affine = crops.image_from_crop(box, size)
-    return crops.transform(affine, joints), variance @ (affine[:, :2] ** 2).T
 
 
 def fit_frame(image: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:

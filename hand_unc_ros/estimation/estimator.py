@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,14 +18,16 @@ from hand_unc_ros.estimation.filter import ConstantVelocityFilter
 from hand_unc_ros.estimation.fusion import METHODS, Fused, fuse
 from hand_unc_ros.estimation.network_front_end import NetworkFrontEnd
 from hand_unc_ros.estimation.sanity import implausibility
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, ViewEstimate
-from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.hand.following import FollowingSurface, load_following_surface
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, Refinement, RigCache, View, ViewEstimate
+from hand_unc_ros.hand.fitting import HandFit, HandFitter, load_hand_fitter
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.model import STANDIN
 from hand_unc_ros.resources import resource
 
 log = logging.getLogger(__name__)
 
+# The network that comes with the package.
+SHIPPED = 'models/jump_hand_lite.safetensors'
 FRONT_ENDS = ('network', 'mediapipe')
 # A hand not seen for this long is searched for anew and gets a new track id.
 TRACK_MEMORY_S = 0.5
@@ -46,9 +49,10 @@ class EstimatorSettings:
 
     front_end: 'network' or 'mediapipe'.  weights, finder_weights, calibration: paths; empty takes what the
     package ships ('none' for calibration: go without).  handedness: 'right' or 'left', the hand that is
-    looked for.  hand_model: 'stand-in' or the path of a converted MANO for a mesh, empty for joints only.
-    triangulation: one of fusion.METHODS.  min_views: fewest views for a hand.  filter: smooth joints over
-    time.  threads: of torch on the CPU, 0 for its own choice.
+    looked for.  hand_model: 'stand-in' or the path of a converted MANO, whose parameters are fitted to the joints and
+    whose surface is the mesh; empty for the network's own.  triangulation: one of fusion.METHODS.  refinement: let the
+    network's decoder correct the fused joints.  min_views: fewest views for a hand.  filter: smooth joints over time.
+    acceleration: one of network_front_end.ACCELERATIONS.  threads: of torch on the CPU, 0 for its own choice.
     """
 
     front_end: str = 'network'
@@ -57,10 +61,12 @@ class EstimatorSettings:
     calibration: str = ''
     device: str = 'auto'
     precision: str = 'auto'
+    acceleration: str = 'none'
     threads: int = 0
     handedness: str = 'right'
     hand_model: str = ''
     triangulation: str = 'refined'
+    refinement: bool = True
     min_views: int = 2
     filter: bool = False
 
@@ -78,52 +84,63 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
     """Load weights and set up the pipeline for the named cameras. Raises HandUncError with the remedy."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    calibration = None
+    calibration, refine, surface = None, None, None
     if settings.front_end == 'mediapipe':
         from hand_unc_ros.estimation.mediapipe_front_end import MediapipeFrontEnd
         front_end: FrontEnd = MediapipeFrontEnd(cameras, settings.handedness)
     else:
-        weights = Path(settings.weights or resource('models/gaussian_2d_lite.safetensors'))
         front_end = NetworkFrontEnd(
-            weights, Path(settings.finder_weights or resource('models/hand_finder.safetensors')),
-            handedness=settings.handedness, device=settings.device, precision=settings.precision)
-        # The shipped factors belong to the shipped weights and to no others.
-        if not settings.calibration and not settings.weights:
-            calibration = CovarianceScale.load(resource('models/gaussian_2d_lite.calibration.json'))
+            Path(settings.weights or resource(SHIPPED)),
+            Path(settings.finder_weights or resource('models/hand_finder.safetensors')),
+            handedness=settings.handedness, device=settings.device, precision=settings.precision,
+            acceleration=settings.acceleration)
+        if settings.refinement and front_end.network.decoder is not None:
+            refine = front_end.refine
+            # MANO's triangles come with MANO alone.
+            if front_end.network.config.surface == STANDIN:
+                surface = load_hand_fitter(STANDIN, settings.handedness)
+        # The shipped factors belong to the shipped weights, with their refinement, and to no others.
+        if not settings.calibration and not settings.weights and settings.refinement:
+            calibration = CovarianceScale.load(resource(SHIPPED).with_suffix('.calibration.json'))
     if settings.calibration and settings.calibration != 'none':
         calibration = CovarianceScale.load(Path(settings.calibration))
-    surface = None
     if settings.hand_model:
-        surface = load_following_surface(settings.hand_model, settings.handedness)
-    else:
+        surface = load_hand_fitter(settings.hand_model, settings.handedness)
+    elif surface is None:
         log.info('no hand model is given: joints only, no mesh')
-    return HandEstimator(front_end, settings, calibration, surface)
+    return HandEstimator(front_end, settings, calibration, refine, surface)
 
 
 class HandEstimator:
     """Follows one hand through frame sets.
 
-    last_views: the 2D estimate of the newest frame set, None before the first.  surface: what hangs a mesh
-    on the joints, None for joints only.
+    refine: corrects fused joints (21, 3), given which views were fused; None to leave them.  surface: the hand model
+    whose mesh is given; it is fitted where the settings name it, else the vertices are those of `refine`.
+    last_views: the 2D estimate of the newest frame set, None where its views were too few to be read.
     """
 
     def __init__(self, front_end: FrontEnd, settings: EstimatorSettings = EstimatorSettings(),
-                 calibration: CovarianceScale | None = None, surface: FollowingSurface | None = None) -> None:
-        self.surface = surface
+                 calibration: CovarianceScale | None = None,
+                 refine: Callable[[np.ndarray, np.ndarray], Refinement | None] | None = None,
+                 surface: HandFitter | None = None) -> None:
         self.front_end = front_end
         self.settings = settings
         self.calibration = calibration
+        self.refine = refine
+        self.surface = surface
         self.smoother = ConstantVelocityFilter()
         self.last_views: ViewEstimate | None = None
         self.track_id = 0
         self._seen_ns: int | None = None
-        self._rigs: dict[tuple, CameraRig] = {}
+        self._fit: HandFit | None = None
+        self._rigs = RigCache()
 
     def reset(self) -> None:
         """Forget the hand, as after a jump in time."""
         self.front_end.reset()
         self.smoother.reset()
         self._seen_ns = None
+        self._fit = None
 
     def close(self) -> None:
         """Free what the front end holds."""
@@ -136,6 +153,7 @@ class HandEstimator:
             gap = frames.stamp_ns - self._seen_ns
             if gap <= 0 or gap > TRACK_MEMORY_S * 1e9:
                 self.reset()
+        self.last_views = None
         if len(frames.views) < self.settings.min_views:
             return NoHand(frames.stamp_ns, f'{len(frames.views)} of {len(frames.expected)} cameras came in time,'
                           f' {self.settings.min_views} are needed: depth is not observable')
@@ -145,32 +163,29 @@ class HandEstimator:
         estimate = self.front_end.estimate(frames.views, predicted)
         self.last_views = estimate
         read = time.perf_counter()
-        fused = fuse(estimate, self._rig(frames), self.settings.triangulation, self.settings.min_views)
+        fused = fuse(estimate, self._rigs.of(frames.views), self.settings.triangulation, self.settings.min_views)
         reason = self._objection(estimate, fused)
-        stage_ms = {'views': 1e3 * (read - started), 'fusion': 1e3 * (time.perf_counter() - read)}
+        joined = time.perf_counter()
+        stage_ms = {'views': 1e3 * (read - started), 'fusion': 1e3 * (joined - read)}
         if reason is not None:
             if predicted is not None:
                 # What was followed is not a hand: search again next time.
                 self.reset()
             return NoHand(frames.stamp_ns, reason, stage_ms)
-        return self._finish(frames, estimate, fused, stage_ms)
-
-    def _rig(self, frames: FrameSet) -> CameraRig:
-        """The cameras of this set, stacked; kept, because the same ones come again and again."""
-        key = tuple((name, id(view.camera)) for name, view in frames.views.items())
-        if key not in self._rigs:
-            if len(self._rigs) > 64:
-                self._rigs.clear()
-            self._rigs[key] = CameraRig([view.camera for view in frames.views.values()])
-        return self._rigs[key]
+        refined = self.refine(fused.joints, fused.used) if self.refine is not None else None
+        stage_ms['refinement'] = 1e3 * (time.perf_counter() - joined)
+        gate = fused.gate if refined is None else refined.gate
+        self.last_views = replace(estimate, gate=gate)
+        return self._finish(frames, estimate, fused, refined, stage_ms)
 
     def _objection(self, estimate: ViewEstimate, fused: Fused) -> str | None:
         seeing = int(estimate.valid.any(axis=1).sum())
         if seeing < self.settings.min_views:
-            return f'{seeing} of {len(estimate.cameras)} views show a hand, {self.settings.min_views} are needed'
+            return (f'{seeing} of {len(estimate.cameras)} views show a hand, {self.settings.min_views} are needed:'
+                    ' depth is not observable')
         return implausibility(fused, estimate)
 
-    def _finish(self, frames: FrameSet, estimate: ViewEstimate, fused: Fused,
+    def _finish(self, frames: FrameSet, estimate: ViewEstimate, fused: Fused, refined: Refinement | None,
                 stage_ms: dict[str, float]) -> HandEstimate:
         started = time.perf_counter()
         if self._seen_ns is None:
@@ -182,6 +197,9 @@ class HandEstimator:
             covariance = covariance * self.calibration.factor(views)[:, None, None]
         covariance = covariance + FLOOR ** 2 * np.eye(3)
         joints, valid = fused.joints, fused.valid
+        if refined is not None:
+            # A joint that was not triangulated has no covariance, so it stays invalid.
+            joints = np.where(valid[:, None], refined.joints, np.nan)
         filtered = self.smoother.update(frames.stamp_ns, joints, covariance)
         velocity = None
         if self.settings.filter:
@@ -193,18 +211,20 @@ class HandEstimator:
         used = np.zeros(count, bool)
         weights[rows], residuals[rows], used[rows] = fused.weights, fused.reprojection_px, fused.used
         covariance = _block_diagonal(covariance)
-        vertices = vertex_variance = None
-        if self.surface is not None:
-            vertices = self.surface.follow(joints)
-            vertex_variance = self.surface.vertex_variance(covariance) if vertices is not None else None
+        vertices = None
+        if self.settings.hand_model:
+            self._fit = self.surface.fit(joints, covariance, valid, self._fit)
+            vertices = None if self._fit is None else self._fit.vertices
+        elif refined is not None and self.surface is not None:
+            vertices = refined.vertices
+        spread = None if vertices is None else self.surface.vertex_variance(covariance)
         stage_ms['finish'] = 1e3 * (time.perf_counter() - started)
         return HandEstimate(
             stamp_ns=frames.stamp_ns, handedness=self.settings.handedness,
             score=float(np.mean(estimate.score[fused.used])), joints=joints, covariance=covariance,
             valid=valid, cameras=frames.expected, view_used=used, view_weights=weights, reprojection_px=residuals,
             covariance_calibrated=self.calibration is not None, velocity=velocity,
-            vertices=vertices, vertex_variance=vertex_variance, track_id=self.track_id,
-            stage_ms=stage_ms)
+            vertices=vertices, vertex_variance=spread, fit=self._fit, track_id=self.track_id, stage_ms=stage_ms)
 
 
 def _block_diagonal(blocks: np.ndarray) -> np.ndarray:

@@ -32,7 +32,8 @@ DISAGREEMENT_SIGMA = 6.0
 class Fused:
     """joints: (21, 3) and covariance: (21, 3, 3), NaN where invalid.  valid: (21,).
     weights: (V, 21) sums to 1 over views.  used: (V,) bool.  reprojection_px: (V, 21), NaN where unused.
-    mahalanobis2: (V, 21) squared whitened reprojection errors, NaN where unused."""
+    mahalanobis2: (V, 21) squared whitened reprojection errors, NaN where unused.
+    gate: (V, 21) JUMP-Hand's weights of the views by their variances, whatever the method; zero where unused."""
 
     joints: np.ndarray
     covariance: np.ndarray
@@ -41,6 +42,7 @@ class Fused:
     used: np.ndarray
     reprojection_px: np.ndarray
     mahalanobis2: np.ndarray
+    gate: np.ndarray
 
 
 def fuse(estimate: ViewEstimate, rig: CameraRig, method: str = 'refined', min_views: int = 2) -> Fused:
@@ -110,7 +112,8 @@ def _triangulate(estimate: ViewEstimate, rig: CameraRig, xy: Tensor, covariance:
     spread = nearest_psd(torch.where(ok[:, None, None], spread, nan[..., None]).numpy())
     return Fused(torch.where(ok[:, None], points, nan).numpy(), spread, ok.numpy(), weights.numpy(),
                  contributes.any(1).numpy(), residual.norm(dim=-1).numpy(),
-                 (residual.square() / torch.from_numpy(estimate.variance_px2)).sum(-1).numpy())
+                 (residual.square() / torch.from_numpy(estimate.variance_px2)).sum(-1).numpy(),
+                 gate_weights(_variance_cells2(estimate), contributes).numpy())
 
 
 def _variance_cells2(estimate: ViewEstimate) -> Tensor:

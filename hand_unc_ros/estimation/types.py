@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from hand_unc_ros.geometry.cameras import Camera
+from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.hand.fitting import HandFit
 from hand_unc_ros.hand.joints import JOINT_COUNT
 
 
@@ -20,6 +21,21 @@ class View:
     camera: Camera
     image: np.ndarray
     stamp_ns: int
+
+
+class RigCache:
+    """The cameras of a set's views as stacked tensors; kept, because the same ones come again and again."""
+
+    def __init__(self) -> None:
+        self._rigs: dict[tuple, CameraRig] = {}
+
+    def of(self, views: dict[str, View]) -> CameraRig:
+        key = tuple((name, id(view.camera)) for name, view in views.items())
+        if key not in self._rigs:
+            if len(self._rigs) > 64:
+                self._rigs.clear()
+            self._rigs[key] = CameraRig([view.camera for view in views.values()])
+        return self._rigs[key]
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,11 @@ class ViewEstimate:
 
     cameras: V names.  joints_px: (V, 21, 2).  variance_px2: (V, 21, 2).  valid: (V, 21) bool.
     score: (V,) in [0, 1], how sure the view is that it shows a hand.
-    boxes_px: (V, 4) centre x, centre y, side, roll (rad) of the crop that was used; NaN where none.
     Entries with valid False are NaN.
+    boxes_px: (V, 4) centre x, centre y, side, roll (rad) of the crop that was used, in the pixels of the same camera
+    without its lens distortion; NaN where none.
+    gate: (V, 21) JUMP-Hand's weights of the views, each joint's sum to 1, or to 0 where no view was fused; None before
+    fusion.
     """
 
     cameras: tuple[str, ...]
@@ -54,6 +73,16 @@ class ViewEstimate:
     valid: np.ndarray
     score: np.ndarray
     boxes_px: np.ndarray
+    gate: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a network makes of fused joints. joints: (21, 3) and vertices: (778, 3) metres, world.  gate: (V, 21)."""
+
+    joints: np.ndarray
+    vertices: np.ndarray
+    gate: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -64,8 +93,9 @@ class HandEstimate:
     (x0 y0 z0 x1 …), symmetric positive semi-definite; rows and columns of invalid joints are NaN.
     valid: (21,) bool.  velocity: (21, 3) m/s or None.  vertices: (778, 3) metres or None.
     view_weights: (V, 21) for the cameras in `cameras`; each column sums to 1, or to 0 where the
-    joint is invalid or only predicted by the filter.  view_used: (V,) bool.  covariance_calibrated: whether a map fitted on
-    held-out data was applied.  reprojection_px: (V, 21) residual norms, NaN where unused.
+    joint is invalid or only predicted by the filter.  view_used: (V,) bool.  covariance_calibrated: whether a map
+    fitted on held-out data was applied.  reprojection_px: (V, 21) residual norms, NaN where unused.  fit: the hand
+    model's parameters that give the vertices, where one is fitted.
     """
 
     stamp_ns: int
@@ -82,6 +112,7 @@ class HandEstimate:
     velocity: np.ndarray | None = None
     vertices: np.ndarray | None = None
     vertex_variance: np.ndarray | None = None
+    fit: HandFit | None = None
     track_id: int = 0
     stage_ms: dict[str, float] = field(default_factory=dict)
 

@@ -27,14 +27,17 @@ class FeaturePyramid(nn.Module):
                           nn.BatchNorm2d(channels), nn.ReLU(inplace=True))
             for _ in channels_in[1:])
 
-    def forward(self, maps: list[Tensor]) -> Tensor:
-        """maps: fine to coarse, (B, C_i, S_i, S_i). Returns (B, channels, size, size)."""
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        """maps: fine to coarse, (B, C_i, S_i, S_i). Returns the fused levels, each (B, channels, s, s), one per
+        resolution and fine to coarse; the first has `size`² cells."""
         laterals = [conv(level) for conv, level in zip(self.lateral, maps)]
         x = laterals[-1]
+        levels = {x.shape[-1]: x}
         for lateral, fuse in zip(reversed(laterals[:-1]), reversed(self.fuse)):
             if lateral.shape[-1] > self.size:
                 lateral = F.avg_pool2d(lateral, lateral.shape[-1] // self.size)
             if x.shape[-1] != lateral.shape[-1]:
                 x = F.interpolate(x, scale_factor=2.0, mode='bilinear', align_corners=False)
             x = fuse(torch.cat([x, lateral], dim=1))
-        return x
+            levels[x.shape[-1]] = x
+        return list(levels.values())[::-1]

@@ -48,12 +48,15 @@ def gaussian_2d_config(name: str) -> Gaussian2DConfig:
 
 class Gaussian2D(NamedTuple):
     """mean: (B, 21, 2) x, y in heatmap cells.  variance: (B, 21, 2) cells².
-    log_heatmap: (B, 21, 32, 32), sums to 1 after exp.  presence: (B,) logit that the crop shows a hand."""
+    log_heatmap: (B, 21, 32, 32), sums to 1 after exp.  presence: (B,) logit that the crop shows a hand.
+    pooled: (B, 21, C) features under each joint's heatmap.  levels: fused features (B, C, s, s), fine to coarse."""
 
     mean: Tensor
     variance: Tensor
     log_heatmap: Tensor
     presence: Tensor
+    pooled: Tensor
+    levels: tuple[Tensor, ...]
 
 
 class Gaussian2DNet(nn.Module):
@@ -82,7 +85,8 @@ class Gaussian2DNet(nn.Module):
         mean = images.new_tensor(IMAGE_MEAN)[:, None, None]
         std = images.new_tensor(IMAGE_STD)[:, None, None]
         maps = self.backbone((images - mean) / std)
-        features = self.fpn(maps)
+        levels = self.fpn(maps)
+        features = levels[0]
         presence = self.presence(maps[-1].mean(dim=(2, 3))).squeeze(1)
 
         logits = self.heatmap(features).flatten(2).float()
@@ -93,7 +97,7 @@ class Gaussian2DNet(nn.Module):
         pooled = torch.bmm(p.to(features.dtype), features.flatten(2).transpose(1, 2))
         variance = F.softplus(self.variance(pooled).float()) + VARIANCE_FLOOR_CELLS2
         return Gaussian2D(mu, variance, log_p.unflatten(2, (HEATMAP_SIZE, HEATMAP_SIZE)),
-                          presence.float())
+                          presence.float(), pooled, tuple(levels))
 
     def _soft_argmax(self, p: Tensor) -> Tensor:
         """Mean (B, 21, 2) x, y of p (B, 21, 1024), in float32 under any autocast: a matrix product would run

@@ -22,20 +22,18 @@ def save_network(path: Path, network: nn.Module, config: dict) -> None:
     save_file(state, path, {'format': FORMAT, 'network': type(network).__name__, 'config': json.dumps(config)})
 
 
+def stored_network(path: Path) -> str:
+    """The class name of the network that is stored at `path`, '' where the file does not say so. Raises ConfigError for a
+    file that is missing or no safetensors file."""
+    return _opened(path)[0].get('network', '')
+
+
 def read_weights(path: Path, network: str) -> tuple[dict, dict[str, Tensor]]:
     """The configuration and the float32 state stored for the named network class.
 
     Raises ConfigError naming the file when it is missing, is no safetensors file or holds another network.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f'no weights at {path}; give the path of a .safetensors file or leave it empty')
-    try:
-        with safe_open(path, framework='pt') as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f'{path} is not a readable safetensors file ({error})') from error
+    metadata, state = _opened(path)
     if metadata.get('network') != network or metadata.get('format') != FORMAT:
         raise ConfigError(f"{path} holds {metadata.get('network', 'an unknown network')}"
                           f" (format {metadata.get('format')}), expected {network} (format {FORMAT})")
@@ -45,3 +43,14 @@ def read_weights(path: Path, network: str) -> tuple[dict, dict[str, Tensor]]:
         raise ConfigError(f'{path} does not say how its network is built ({error!r}); make it again') from error
     return config, {
         name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
+
+
+def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f'no weights at {path}; give the path of a .safetensors file or leave it empty')
+    try:
+        with safe_open(path, framework='pt') as file:
+            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise ConfigError(f'{path} is not a readable safetensors file ({error})') from error

@@ -24,7 +24,7 @@ from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.data.synthetic.scene import ring_of_cameras
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
-from hand_unc_ros.hand.following import STANDIN
+from hand_unc_ros.hand.model import STANDIN
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import stamp_from_message
 from hand_unc_ros.nodes.run import nodes_of, supervise

@@ -119,6 +119,10 @@ def mesh_to_message(estimate: HandEstimate, frame_id: str, triangles: np.ndarray
     message.triangles = array.array('I', np.ascontiguousarray(triangles, dtype=np.uint32).tobytes())
     if estimate.vertex_variance is not None:
         message.vertex_variance = _floats(estimate.vertex_variance)
+    if estimate.fit is not None:
+        message.pose, message.shape, message.translation = (
+            _floats(values) for values in (estimate.fit.pose, estimate.fit.shape, estimate.fit.translation))
+        message.fit_residual = float(estimate.fit.residual_m)
     return message
 
 
@@ -144,6 +148,8 @@ def views_to_messages(views: ViewEstimate, stamps_ns: Mapping[str, int],
             setattr(message, name, values.astype(np.float32).reshape(-1))
         message.valid = valid.tolist()
         message.box_px = np.asarray(views.boxes_px[row], dtype=np.float32)
+        if views.gate is not None:
+            message.gate = np.asarray(views.gate[row], dtype=np.float32)
         messages.append(message)
     return messages
 
@@ -158,7 +164,7 @@ def views_from_messages(messages: Sequence[ViewEstimateMessage]) -> ViewEstimate
         joints_px=stack('joints_px', float, JOINT_COUNT, 2),
         variance_px2=stack('variance_px2', float, JOINT_COUNT, 2),
         valid=stack('valid', bool, JOINT_COUNT), score=stack('score', float),
-        boxes_px=stack('box_px', float, 4))
+        boxes_px=stack('box_px', float, 4), gate=stack('gate', float, JOINT_COUNT))
 
 
 # rclpy takes an array.array as it is; from an ndarray or a list it would copy item by item.

@@ -52,9 +52,9 @@ def build_from_parameters(values: Mapping[str, Any], cameras: tuple[str, ...]) -
     settings = EstimatorSettings(
         front_end=values['front_end'], weights=values['weights'], finder_weights=values['finder_weights'],
         calibration=values['covariance_calibration'], device=values['device'], precision=values['precision'],
-        threads=values['threads'], handedness=values['handedness'], hand_model=values['hand_model'],
-        triangulation=values['triangulation'], min_views=values['min_views'],
-        filter=values['filter.enabled'])
+        acceleration=values['acceleration'], threads=values['threads'], handedness=values['handedness'],
+        hand_model=values['hand_model'], triangulation=values['triangulation'], refinement=values['refinement'],
+        min_views=values['min_views'], filter=values['filter.enabled'])
     return build_estimator(settings, cameras)
 
 

@@ -112,6 +112,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         'fast and float32 elsewhere.',
         choices=('auto', 'float32', 'float16', 'bfloat16')),
     Parameter(
+        'acceleration', 'none',
+        'How the network is run: as it is, by torch.compile (a minute at the start), or by torch.compile with'
+        ' CUDA graphs.',
+        choices=('none', 'compile', 'cuda_graph')),
+    Parameter(
         'threads', 0,
         'Threads of PyTorch on the CPU. 0: its own choice.',
         low=0, high=256),
@@ -121,13 +126,16 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=('right', 'left')),
     Parameter(
         'hand_model', '',
-        'Surface that is hung on the joints and published as a mesh: an .npz made by `hand-unc mano '
-        "convert`, or 'stand-in'. Empty: joints only."),
+        'Hand model that is fitted to the joints; its surface and parameters are published as mesh: an .npz made by '
+        "`hand-unc mano convert`, or 'stand-in'. Empty: the network's own vertices, without parameters."),
     Parameter(
         'triangulation', 'refined',
         "How views become 3D: robust refinement, inverse-variance DLT, JUMP-Hand's weighted DLT, or plain"
         ' DLT.',
         choices=('refined', 'inverse_variance', 'ug_dlt', 'vanilla')),
+    Parameter(
+        'refinement', True,
+        "Let the network's decoder correct the fused joints."),
     Parameter(
         'covariance_calibration', '',
         'File with the factors fitted on held-out data; none: go without. Empty: those that belong to the'

@@ -1,0 +1,93 @@
+"""How views are weighted and joined: JUMP-Hand's gates, and its triangulations behind one function."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hand_unc_ros.geometry.triangulation import (
+    covariance_from_pixels,
+    gate_weights,
+    inverse_variance_weights,
+    refine_reprojection,
+    triangulate_dlt,
+)
+
+GATES = ('uncertainty', 'average', 'learnable', 'top-k', 'confidence')
+# 'refined' is Gauss-Newton on the reprojection error, robust and weighted by 1/σ²; the others are linear.
+TRIANGULATIONS = ('ug_dlt', 'vanilla', 'learnable', 'inverse_variance', 'refined')
+
+
+class Coarse(NamedTuple):
+    """points: (B, 21, 3) metres, world, zeros where invalid.  valid: (B, 21) bool."""
+
+    points: Tensor
+    valid: Tensor
+
+
+def gate(kind: str, variance_cells2: Tensor, mask: Tensor, *, logits: Tensor | None = None,
+         confidence: Tensor | None = None, top_k: int = 2) -> Tensor:
+    """Weights of the views for each joint, (B, V, N), zero for a missing view and with sum 1 over the others.
+
+    kind: 'uncertainty' is JUMP-Hand's softmax of −σ² (see `gate_weights`), 'average' weights all alike, 'learnable'
+    takes a softmax of `logits`, 'top-k' the uncertainty gate among the `top_k` surest views, 'confidence' a softmax of
+    an outside detector's confidences (supplement, Table 5).
+    variance_cells2: (B, V, N, 2) cells².  mask: (B, V) bool.  logits, confidence: (B, V, N).
+    """
+    mask = mask[..., None].expand(variance_cells2.shape[:-1])
+    if kind == 'uncertainty':
+        return gate_weights(variance_cells2, mask)
+    if kind == 'top-k':
+        spread = variance_cells2.mean(-1).masked_fill(~mask, math.inf)
+        kept = spread <= spread.sort(dim=1).values[:, min(top_k, spread.shape[1]) - 1, None]
+        return gate_weights(variance_cells2, mask & kept)
+    scores = {'average': torch.zeros_like(variance_cells2[..., 0]), 'learnable': logits, 'confidence': confidence}[kind]
+    if scores is None:
+        raise ValueError(f"the gate '{kind}' needs {'logits' if kind == 'learnable' else 'confidence'}")
+    scores = scores.float().masked_fill(~mask, -math.inf)
+    scores = torch.where(mask.any(1, keepdim=True), scores, 0.0)
+    return torch.where(mask, scores.softmax(dim=1), 0.0)
+
+
+def triangulate(method: str, xy: Tensor, xy_covariance: Tensor, variance_cells2: Tensor, camera_from_world: Tensor,
+                mask: Tensor, learned: Tensor | None = None) -> Coarse:
+    """The coarse 3D joints, by one of TRIANGULATIONS (supplement, Table 2).
+
+    xy: (B, V, N, 2) normalised.  xy_covariance: (B, V, N, 2, 2).  variance_cells2: (B, V, N, 2), for the gate.
+    camera_from_world: (B, V, 3, 4).  mask: (B, V) bool.  learned: (B, V, N) ≥ 0, rows' weights of learnable DLT.
+    """
+    valid = mask[..., None].expand(xy.shape[:-1])
+    if method == 'vanilla':
+        found = triangulate_dlt(xy, camera_from_world, None, valid)
+    elif method == 'learnable':
+        found = triangulate_dlt(xy, camera_from_world, learned, valid)
+    elif method == 'ug_dlt':
+        found = triangulate_dlt(xy, camera_from_world, gate_weights(variance_cells2, valid), valid)
+    else:
+        with torch.no_grad():
+            start = triangulate_dlt(xy, camera_from_world, None, valid)
+        weights = inverse_variance_weights(start.points, xy_covariance, camera_from_world, valid)
+        found = triangulate_dlt(xy, camera_from_world, weights, valid)
+        if method == 'refined':
+            found = refine_reprojection(found.points, xy, xy_covariance, camera_from_world, valid, iterations=3)
+    return Coarse(torch.where(found.valid[..., None], found.points, 0.0), found.valid)
+
+
+def normalised(px: Tensor, variance_px2: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:
+    """Normalised coordinates (B, V, N, 2) and their covariance (B, V, N, 2, 2) of pixels with diagonal variance.
+
+    px, variance_px2: (B, V, N, 2).  K: (B, V, 3, 3) affine, of a crop that may be rolled.
+    """
+    inverse = inverse_2x2(K[..., :2, :2])[:, :, None]
+    xy = (inverse @ (px - K[:, :, None, :2, 2])[..., None])[..., 0]
+    return xy, covariance_from_pixels(variance_px2, inverse)
+
+
+def inverse_2x2(matrix: Tensor) -> Tensor:
+    """Inverse of (..., 2, 2) in closed form: for a handful of small matrices LAPACK's overhead is milliseconds."""
+    a, b, c, d = matrix.flatten(-2).unbind(-1)
+    adjugate = torch.stack([d, -b, -c, a], -1).unflatten(-1, (2, 2))
+    return adjugate / (a * d - b * c)[..., None, None]

@@ -1,0 +1,457 @@
+"""The whole network: views in any order and number, a world turned at will, degenerate views, and what it refuses."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fusion_cases import SIZE, fused
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from network_cases import TINY, tiny_network
+from view_cases import rotation
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.networks.decoder import HAND_UNIT, NEAREST, palm_frame, view_geometry
+from hand_unc_ros.networks.gaussian_2d import cells_to_pixels, pixels_to_cells
+from hand_unc_ros.networks.jump_hand import (
+    CONFIGS,
+    VERTEX_COUNT,
+    JumpHand,
+    JumpHandConfig,
+    load_jump_hand,
+    nearest_mean,
+    save_jump_hand,
+    spread_out,
+)
+from hand_unc_ros.networks.view_fusion import GATES, TRIANGULATIONS
+
+torch.set_num_threads(1)
+
+# Metres: rounding of float32 over the network, far below what any hand can tell.
+SAME = dict(rtol=0, atol=1e-5)
+
+
+@pytest.fixture(scope='module')
+def network():
+    return tiny_network()
+
+
+def trained(config=TINY):
+    """One whose linear map to the surface is no longer the average that it begins as."""
+    network = tiny_network(config)
+    with torch.no_grad():
+        network.lift.weight.add_(0.05 * torch.randn(network.lift.weight.shape))
+    return network
+
+
+def joined(network, scene, confidence=None, start=None):
+    with torch.no_grad():
+        return network.join(*scene.inputs, confidence, start)
+
+
+def scores(views, seed=9):
+    return torch.randn(2, views, 21, generator=torch.Generator().manual_seed(seed))
+
+
+def answers(out):
+    return {name: getattr(out, name) for name in ('coarse', 'coarse_valid', 'joints', 'vertices', 'features')}
+
+
+# --- order, number and absence of views -------------------------------------------------------------------
+
+CHOICES = [('uncertainty', method) for method in TRIANGULATIONS] + [(kind, 'ug_dlt') for kind in GATES[1:]]
+
+
+@pytest.mark.parametrize('kind, method', CHOICES)
+@pytest.mark.parametrize('views', range(1, 9))
+def test_an_absent_view_is_one_that_was_never_there_and_order_does_not_matter(network, views, kind, method):
+    """`views` present ones of views + 2, whose rest is masked, against those alone in another order."""
+    network.with_choices(gate=kind, triangulation=method)
+    scene, confidence = fused(views + 2, seed=views), scores(views + 2)
+    rng = np.random.default_rng(views)
+    kept = torch.from_numpy(rng.permutation(views + 2)[:views])
+    mask = torch.zeros(2, views + 2, dtype=torch.bool)
+    mask[:, kept] = True
+    everything = joined(network, scene._replace(view_mask=mask), confidence)
+    alone = joined(network, scene.views(kept), confidence[:, kept])
+    assert everything.coarse_valid.all().item() == (views > 1) == everything.coarse_valid.any().item()
+    for name, value in answers(everything).items():
+        torch.testing.assert_close(value, answers(alone)[name], **SAME)
+    torch.testing.assert_close(everything.gate[:, kept], alone.gate, **SAME)
+    # The decoder has moved the joints: there is something to compare.
+    assert (everything.joints[-1] - everything.joints[0]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('layers', (0, 2))
+def test_what_an_absent_view_holds_does_not_matter(layers):
+    network = trained(replace(TINY, layers=layers))
+    scene = fused(4)
+    scene.view_mask[:, 2] = scene.view_mask[1, 0] = False
+    expected = joined(network, scene)
+    gone = ~scene.view_mask
+
+    def spoilt(part, value):
+        return torch.where(gone.reshape(*gone.shape, *[1] * (part.dim() - 2)), value, part)
+
+    seen = scene.seen
+    other = scene._replace(
+        seen=seen._replace(mean=spoilt(seen.mean, 0.0), variance=spoilt(seen.variance, 1e-3), pooled=spoilt(seen.pooled, 50.0),
+                           levels=[spoilt(level, -50.0) for level in seen.levels]),
+        K=spoilt(scene.K, torch.eye(3)), camera_from_world=spoilt(scene.camera_from_world, torch.eye(4)[:3]))
+    for name, value in answers(joined(network, other)).items():
+        torch.testing.assert_close(value, answers(expected)[name], **SAME)
+
+
+def test_images_go_the_same_way(network):
+    """From pixels on: a black image that is masked, and views in another order."""
+    network.with_choices(gate='uncertainty', triangulation='vanilla')
+    scene = fused(4, noise_cells=0.0)
+    images = torch.rand(2, 4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
+    # What an untrained network sees need not meet in a point; the decoder is given the joints.
+    with torch.no_grad():
+        seen = network.see(images)
+        expected = network.join(seen, scene.K, scene.camera_from_world, scene.view_mask, start=scene.joints)
+        order = torch.tensor([2, 0, 3, 1])
+        more = torch.cat([images[:, order], torch.zeros(2, 1, 3, SIZE, SIZE)], 1)
+        mask = torch.tensor([[True] * 4 + [False]] * 2)
+        found = network.join(network.see(more), *(torch.cat([part[:, order], part[:, :1]], 1)
+                                                  for part in (scene.K, scene.camera_from_world)), mask, start=scene.joints)
+        whole = network(more, *(torch.cat([part[:, order], part[:, :1]], 1)
+                                for part in (scene.K, scene.camera_from_world)), mask)
+    torch.testing.assert_close(found.joints, expected.joints, **SAME)
+    torch.testing.assert_close(found.vertices, expected.vertices, **SAME)
+    torch.testing.assert_close(whole.mean[:, :4], seen.mean[:, order], rtol=1e-4, atol=1e-4)
+    assert whole.joints.shape == (3, 2, 21, 3) and whole.vertices.shape == (3, 2, VERTEX_COUNT, 3)
+    assert whole.features.shape == (2, 21, TINY.width) and whole.gate.shape == (2, 5, 21)
+
+
+# --- a world that is turned and moved ---------------------------------------------------------------------
+
+@pytest.mark.parametrize('layers', (0, 2))
+@settings(max_examples=15, deadline=None)
+@given(st.tuples(*[st.floats(-3, 3)] * 3), st.tuples(*[st.floats(-1, 1)] * 3), st.integers(0, 99))
+def test_the_answer_turns_and_moves_with_the_world(layers, turn, shift, seed):
+    network = trained(replace(TINY, layers=layers))
+    scene = fused(3, seed=seed)
+    R, t = torch.from_numpy(rotation(np.array(turn))).float(), torch.tensor(shift)
+    pose = scene.camera_from_world
+    moved = torch.cat([pose[..., :3] @ R.T, pose[..., 3:] - pose[..., :3] @ R.T @ t[:, None]], -1)
+    expected, found = joined(network, scene), joined(network, scene._replace(camera_from_world=moved))
+    assert expected.coarse_valid.all()
+    # Half a unit in the last place of coordinates up to 2.6 m is 1.2e-7; projected, 2e-4 px at 0.4 m.
+    for name in ('coarse', 'joints', 'vertices'):
+        torch.testing.assert_close(getattr(found, name), getattr(expected, name) @ R.T + t, rtol=0, atol=3e-5)
+    torch.testing.assert_close(found.features, expected.features, rtol=0, atol=2e-3)
+
+
+# --- the palm's frame -------------------------------------------------------------------------------------
+
+def proper(R):
+    eye = torch.eye(3, dtype=R.dtype)
+    return (R @ R.mT - eye).abs().max() < 1e-5 and (torch.linalg.det(R) - 1).abs().max() < 1e-5
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.tuples(*[st.floats(-3, 3)] * 3), st.integers(0, 2 ** 31 - 1))
+def test_the_palms_frame_turns_with_the_hand(turn, seed):
+    scene = fused(1, batch=3, seed=seed)
+    R = torch.from_numpy(rotation(np.array(turn))).float()
+    frame, turned = palm_frame(scene.joints), palm_frame(scene.joints @ R.T)
+    assert proper(frame.rotation)
+    torch.testing.assert_close(turned.rotation, R @ frame.rotation, rtol=0, atol=1e-5)
+    own = frame.from_world(scene.joints)
+    torch.testing.assert_close(turned.from_world(scene.joints @ R.T), own, rtol=0, atol=1e-5)
+    torch.testing.assert_close(frame.to_world(own), scene.joints, rtol=0, atol=1e-6)
+    # The middle knuckle is the origin, the wrist straight below it, in units of 0.1 m.
+    palm = (scene.joints[:, MIDDLE_MCP] - scene.joints[:, WRIST]).norm(dim=-1) / HAND_UNIT
+    torch.testing.assert_close(own[:, WRIST], torch.stack([0 * palm, -palm, 0 * palm], -1), rtol=0, atol=1e-5)
+    # x goes across the palm, from the one outer knuckle to the other; z is what sticks out of it.
+    assert (own[:, 5, 0] * own[:, 17, 0] < 0).all() and (own[:, (5, 17), 2].abs() < 0.15).all()
+
+
+@pytest.mark.parametrize('kind', ('a point', 'a line', 'no palm', 'no length', 'a line along an axis'))
+def test_a_degenerate_palm_still_has_a_frame(kind):
+    joints = torch.randn(2, 21, 3, generator=torch.Generator().manual_seed(0))
+    if kind == 'a point':
+        joints[:] = 0.3
+    elif kind == 'a line':
+        joints = torch.linspace(0, 1, 21)[:, None] * torch.tensor([[[0.1, 0.2, -0.1]], [[0.0, -0.3, 0.0]]])
+    elif kind == 'no palm':
+        joints[:, (5, 17)] = joints[:, :1]
+    elif kind == 'no length':
+        joints[:, MIDDLE_MCP] = joints[:, WRIST]
+    else:
+        joints = torch.linspace(0, 1, 21)[:, None] * torch.eye(3)[:2, None]
+    frame = palm_frame(joints)
+    assert proper(frame.rotation)
+    torch.testing.assert_close(frame.to_world(frame.from_world(joints)), joints, rtol=0, atol=1e-6)
+
+
+def test_gradients_of_the_geometry():
+    scene = fused(2, batch=1)
+    joints, K, pose = (part.double() for part in (scene.joints, scene.K, scene.camera_from_world))
+    few = joints[:, (0, 5, 9, 17)].clone().requires_grad_()
+
+    def rotation_of(few):
+        return palm_frame(joints.index_copy(1, torch.tensor([0, 5, 9, 17]), few)).rotation
+
+    assert torch.autograd.gradcheck(rotation_of, (few,))
+    frame = palm_frame(joints)
+
+    def pixels(points):
+        return view_geometry(frame, K, pose, SIZE).project(points)
+
+    assert torch.autograd.gradcheck(pixels, (frame.from_world(joints)[:, ::7].clone().requires_grad_(),))
+
+
+# --- what the decoder is told -----------------------------------------------------------------------------
+
+def test_a_point_projects_to_where_the_camera_sees_it():
+    scene = fused(4)
+    frame = palm_frame(scene.joints)
+    geometry = view_geometry(frame, scene.K, scene.camera_from_world, SIZE)
+    px, depth = geometry.project(frame.from_world(scene.joints))
+    # float32 over focal lengths of up to 330 px.
+    torch.testing.assert_close(px, scene.joints_px, rtol=0, atol=1e-3)
+    local = torch.einsum('bvij,bnj->bvni', scene.camera_from_world[..., :3], scene.joints) + \
+        scene.camera_from_world[:, :, None, :, 3]
+    torch.testing.assert_close(depth, local[..., 2], rtol=0, atol=1e-6)
+    behind = geometry.project(frame.from_world(scene.joints + 10 * scene.camera_from_world[:, 0, None, 2, :3]))[1]
+    assert (geometry.project(frame.from_world(-10 * scene.camera_from_world[:, 0, None, 2, :3]))[1][:, 0] == NEAREST).all()
+    assert behind.isfinite().all()
+
+
+def test_the_camera_axes_are_those_of_the_crop_in_the_palms_frame():
+    """A step along them moves the image right, down, and not at all."""
+    scene = fused(3)
+    frame = palm_frame(scene.joints)
+    geometry = view_geometry(frame, scene.K, scene.camera_from_world, SIZE)
+    axes = geometry.cameras.unflatten(-1, (3, 3))
+    torch.testing.assert_close(axes.norm(dim=-1), torch.ones(2, 3, 3), rtol=0, atol=1e-5)
+    origin = torch.zeros(2, 1, 3)
+    for v in range(3):
+        start = geometry.project(origin)[0][:, v, 0]
+        steps = torch.stack([geometry.project(origin + 0.01 * axes[:, v, i, None])[0][:, v, 0] - start for i in range(3)], 1)
+        # 1 mm is 0.4 px and more.
+        assert (steps[:, 0, 0] > 0.3).all() and (steps[:, 1, 1] > 0.3).all()
+        assert (steps[:, 0, 1].abs() < 0.02).all() and (steps[:, 1, 0].abs() < 0.02).all()
+        assert (steps[:, 2].abs() < 0.01).all()
+
+
+def told(network, scene, start):
+    """References and evidence of the first layer, the camera's place filled in from `start`."""
+    caught = []
+    hook = network.decoder.layers[0].register_forward_pre_hook(lambda module, inputs: caught.append(inputs[2:4]))
+    joined(network, scene, start=start)
+    hook.remove()
+    return caught[0]
+
+
+def test_on_the_true_joints_queries_look_at_the_true_pixels(network):
+    scene = fused(3, noise_cells=0.0)
+    references, evidence = told(network, scene, scene.joints)
+    # [−1, 1] spans the crop from edge to edge, pixel centres at integers.
+    torch.testing.assert_close(((references[:, :, :21] + 1) * SIZE - 1) / 2, scene.joints_px, rtol=0, atol=1e-3)
+    # 1e-3 px are 2.5e-4 cells.
+    assert evidence[:, :, :21, :2].abs().max() < 5e-4 and evidence[:, :, :21, 2:5].abs().max() < 1e-3
+    torch.testing.assert_close(evidence[:, :, :21, 5:], scene.seen.variance.log())
+    torch.testing.assert_close(evidence[:, :, 21:], network.skinning[network.picked] @ evidence[:, :, :21], rtol=0, atol=1e-5)
+
+
+def test_evidence_leads_from_the_query_to_the_truth(network):
+    """What is lifted, added to the query, lands on the view's 2D joint; views together bring it nearer to the truth."""
+    scene = fused(4, noise_cells=0.0)
+    wrong = scene.joints + 0.006 * torch.randn(scene.joints.shape, generator=torch.Generator().manual_seed(4))
+    _, evidence = told(network, scene, wrong)
+    frame = palm_frame(wrong)
+    geometry = view_geometry(frame, scene.K, scene.camera_from_world, SIZE)
+    query = frame.from_world(wrong)
+    for v in range(4):
+        px = geometry.project(query + evidence[:, v, :21, 2:5])[0][:, v]
+        torch.testing.assert_close(px, scene.joints_px[:, v], rtol=0, atol=2e-3)
+    residual_px = evidence[:, :, :21, :2] * SIZE / 32
+    torch.testing.assert_close(residual_px, scene.joints_px - geometry.project(query)[0], rtol=0, atol=2e-3)
+    # Each view gives the part across its ray; the mean of four round the hand holds half of the way and more.
+    before = (wrong - scene.joints).norm(dim=-1)
+    after = (frame.to_world(query + evidence[:, :, :21, 2:5].mean(1)) - scene.joints).norm(dim=-1)
+    assert (after < before).all() and after.mean() < 0.6 * before.mean()
+
+
+def test_far_off_2d_joints_are_cut_to_a_bound(network):
+    scene = fused(2)
+    far = scene.with_seen(mean=scene.seen.mean + 1000.0)
+    references, evidence = told(network, far, scene.joints)
+    assert evidence[..., :2].abs().max() <= 8.0 + 1e-5 and evidence.isfinite().all() and references.isfinite().all()
+
+
+# --- from joints to the surface ---------------------------------------------------------------------------
+
+def test_the_coarse_surface_starts_as_the_average_of_its_bones(network):
+    assert network.skinning.shape == network.lift.weight.shape == (VERTEX_COUNT, 21)
+    torch.testing.assert_close(network.skinning.sum(1), torch.ones(VERTEX_COUNT))
+    out = joined(network, fused(3, noise_cells=0.0))
+    torch.testing.assert_close(out.vertices[0], network.skinning @ out.coarse, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('count', (1, 24, 64, VERTEX_COUNT))
+def test_vertices_follow_the_queries_on_their_bones(count):
+    arrays = build_standin('right')
+    skinning = JumpHand(replace(TINY, vertex_queries=24)).skinning.numpy()
+    picked = spread_out(arrays['v_template'], count)
+    assert len(set(picked)) == count
+    weights = nearest_mean(arrays['v_template'], picked, skinning).numpy()
+    assert weights.shape == (VERTEX_COUNT, count) and (weights >= 0).all()
+    np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+    # A picked vertex is itself.
+    np.testing.assert_allclose(weights[picked], np.eye(count), atol=1e-6)
+    if 1 < count < VERTEX_COUNT:
+        gaps = np.linalg.norm(arrays['v_template'][:, None] - arrays['v_template'][picked], axis=-1).min(1)
+        others = np.linalg.norm(arrays['v_template'][picked][:, None] - arrays['v_template'][picked], axis=-1)
+        # Farthest points: no vertex is farther from the chosen than these from each other.
+        assert gaps.max() <= others[~np.eye(count, dtype=bool)].min() + 1e-9
+
+
+# --- nothing that is not finite ---------------------------------------------------------------------------
+
+def degenerate(kind):
+    scene = fused(3)
+    if kind == 'one view':
+        scene.view_mask[:, 1:] = False
+    elif kind == 'no view':
+        scene.view_mask[:] = False
+    elif kind == 'one place':
+        return scene.views(torch.tensor([0, 0, 0]))
+    elif kind == 'behind':
+        scene.camera_from_world[..., 2, 3] -= 2.0
+    elif kind == 'in the camera':
+        scene.camera_from_world[..., 3] = 0.0
+    elif kind == 'alike':
+        scene.seen.mean[:] = 16.0
+        scene.seen.variance[:] = 1.0
+    elif kind == 'sure of nothing':
+        scene.seen.variance[:] *= 1e6
+    elif kind == 'mixed':
+        scene.view_mask[0, :2] = False
+    return scene
+
+
+@pytest.mark.parametrize('kind', ('good', 'one view', 'no view', 'one place', 'behind', 'in the camera', 'alike',
+                                  'sure of nothing', 'mixed'))
+@pytest.mark.parametrize('method', TRIANGULATIONS)
+def test_outputs_and_gradients_are_finite(kind, method):
+    network = trained(replace(TINY, triangulation=method)).train()
+    scene = degenerate(kind)
+    leaves = [part.requires_grad_() for part in (scene.seen.mean, scene.seen.variance, scene.seen.pooled, *scene.seen.levels)]
+    out = network.join(*scene.inputs)
+    assert all(part.isfinite().all() for part in (out.gate, out.coarse, out.joints, out.vertices, out.features))
+    assert (out.coarse[~out.coarse_valid] == 0).all()
+    # Parallel rays leave nothing to triangulate, as less than two views do.
+    if kind in ('one view', 'no view', 'one place', 'behind'):
+        assert not out.coarse_valid.any()
+    if kind == 'mixed':
+        assert not out.coarse_valid[0].any() and out.coarse_valid[1].all()
+    (out.joints.square().sum() + out.vertices.square().sum() + out.coarse.square().sum()).backward()
+    parameters = [value for name, value in network.named_parameters() if not name.startswith('view.')]
+    gradients = [value.grad for value in (*leaves, *parameters) if value.grad is not None]
+    assert len(gradients) > 50 and all(gradient.isfinite().all() for gradient in gradients)
+
+
+@pytest.mark.parametrize('known', (0, 1, 20))
+def test_joints_to_refine_may_be_unknown(network, known):
+    scene = fused(2)
+    start = scene.joints.clone()
+    start[:, known:] = math.nan
+    out = joined(network, scene, start=start)
+    assert torch.equal(out.coarse_valid, start.isfinite().all(-1))
+    assert out.joints.isfinite().all() and out.vertices.isfinite().all()
+    torch.testing.assert_close(out.coarse[:, :known], scene.joints[:, :known], rtol=0, atol=0)
+
+
+def test_half_precision_stays_near(network):
+    """Under autocast geometry and triangulation stay in single precision: only the decoder's steps are rounded."""
+    network.with_choices(gate='uncertainty', triangulation='refined')
+    scene = fused(3)
+    expected = joined(network, scene)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        found = joined(network, scene)
+    torch.testing.assert_close(found.coarse, expected.coarse, rtol=0, atol=1e-7)
+    assert found.joints.dtype == found.vertices.dtype == torch.float32
+    # bfloat16 has 8 bits; the steps of this network are centimetres.
+    assert (found.joints - expected.joints).abs().max() < 5e-3
+
+
+# --- configuration and weights ----------------------------------------------------------------------------
+
+@pytest.mark.parametrize('values, message', (
+    ({'gate': 'loud'}, "gate 'loud' is unknown; choose one of uncertainty, average"),
+    ({'triangulation': 'svd'}, "triangulation 'svd' is unknown; choose one of ug_dlt"),
+    ({'width': 30, 'heads': 4}, 'width 30 is not a multiple of heads 4'),
+    ({'vertex_queries': 0}, r'vertex_queries is 0; it must be in 1 … 778'),
+    ({'vertex_queries': 779}, r'vertex_queries is 779'),
+    ({'top_k': 0}, 'top_k is 0; the gate must keep at least 1 view'),
+    ({'levels': 4}, 'levels is 4; crops of 256 px give features at 1 … 3'),
+    ({'levels': 0}, 'levels is 0'),
+))
+def test_impossible_configurations_are_refused(values, message):
+    with pytest.raises(ConfigError, match=message):
+        JumpHandConfig(**values)
+
+
+def test_configurations_survive_json():
+    for config in (*CONFIGS.values(), TINY):
+        assert JumpHandConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ConfigError, match='does not fit this version.*depth'):
+        JumpHandConfig.from_dict(CONFIGS['lite'].to_dict() | {'depth': 3})
+    with pytest.raises(ConfigError, match="gate 'loud'"):
+        tiny_network().with_choices(gate='loud')
+
+
+def test_the_named_sizes_have_the_parameters_they_should(monkeypatch):
+    """By the published ResNet-34 (21.28 M without its classifier) `full` is its 2D stage, 25.08 M, and 7.1 M of decoder;
+    `lite` is a tenth of it."""
+    for random in ('kaiming_normal_', 'kaiming_uniform_'):
+        monkeypatch.setattr(torch.nn.init, random, lambda tensor, *args, **kwargs: tensor)
+    counts = {}
+    for name, config in CONFIGS.items():
+        network = JumpHand(config)
+        counts[name] = tuple(sum(value.numel() for value in part.parameters() if value.requires_grad)
+                             for part in (network, network.view, network.decoder))
+    assert counts == {'full': (32_221_949, 25_079_384, 7_125_970), 'lite': (3_364_855, 3_053_432, 245_228)}
+
+
+def test_saved_and_loaded_it_says_the_same(tmp_path):
+    config = replace(TINY, gate='top-k', top_k=3, triangulation='inverse_variance')
+    network = trained(config)
+    save_jump_hand(tmp_path / 'tiny.safetensors', network)
+    loaded = load_jump_hand(tmp_path / 'tiny.safetensors')
+    assert loaded.config == config and not loaded.training
+    assert torch.equal(loaded.picked, network.picked)
+    for name, value in network.state_dict().items():
+        # Half precision has 11 bits; below 6e-5 it has fewer.
+        torch.testing.assert_close(loaded.state_dict()[name], value, rtol=2 ** -11, atol=1e-7)
+    scene = fused(4)
+    expected, found = joined(network, scene), joined(loaded, scene)
+    torch.testing.assert_close(found.coarse, expected.coarse, rtol=0, atol=0)
+    # 11 bits of steps of centimetres, and of a surface that spans 0.1 m.
+    assert (found.joints - expected.joints).norm(dim=-1).max() < 2e-4
+    assert (found.vertices - expected.vertices).norm(dim=-1).max() < 5e-4
+
+
+def test_weights_of_another_configuration_are_named(tmp_path):
+    path = tmp_path / 'odd.safetensors'
+    network = tiny_network()
+    network.config = replace(TINY, width=32)
+    save_jump_hand(path, network)
+    with pytest.raises(ConfigError, match=r'odd\.safetensors does not fit the JumpHand of this version'):
+        load_jump_hand(path)
+
+
+def test_cells_of_the_means_are_pixels_of_the_crop():
+    scene = fused(2, noise_cells=0.0)
+    torch.testing.assert_close(cells_to_pixels(scene.seen.mean, SIZE), scene.joints_px, rtol=0, atol=1e-4)
+    torch.testing.assert_close(pixels_to_cells(scene.joints_px, SIZE), scene.seen.mean, rtol=0, atol=1e-5)
