@@ -11,6 +11,9 @@ from typing import NamedTuple
 from hand_unc_ros import __version__
 from hand_unc_ros.errors import HandUncError
 
+# Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
+SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
+
 
 class Command(NamedTuple):
     """words: the subcommand as typed. run: returns the exit status or None for 0. ros: it makes nodes."""
@@ -139,6 +142,59 @@ def _convert(args: argparse.Namespace) -> None:
     print(convert_mano(args.pickle, args.output or args.pickle.with_suffix('.npz')))
 
 
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', type=Path, metavar='CONFIG', help='YAML, e.g. config/train/jump_hand_lite.yaml')
+    parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='changes',
+                        help='change one value of the configuration, e.g. optimiser.lr=3e-4; may be repeated')
+
+
+def _train(args: argparse.Namespace) -> None:
+    from hand_unc_ros.training.config import load_config
+    config = load_config(args.config, args.changes)
+    from hand_unc_ros.training.run import train
+    print(train(config))
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--model', type=Path, required=True, metavar='FILE', help='weights of a JumpHand (.safetensors)')
+    parser.add_argument('--data', required=True, metavar='D',
+                        help='a folder made by `hand-unc synth`, or dataset:root[:split], e.g. dexycb:/data/dex-ycb:test')
+    parser.add_argument('--views', type=_counts, default=[2, 4, 8], metavar='N,N,…',
+                        help='numbers of views, the first of each sample (default 2,4,8)')
+    parser.add_argument('--triangulation', default='', help="instead of the model's own")
+    parser.add_argument('--gate', default='', help="instead of the model's own")
+    parser.add_argument('--reference', type=Path, metavar='FILE',
+                        help='the model whose 2D error says which tenth of the samples is hard (default: --model)')
+    parser.add_argument('--auc-mm', type=_positive, default=20.0, metavar='MM', help='range of the AUC (default 20)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16 or float16')
+    parser.add_argument('--json', type=Path, metavar='F', help='write the rows as JSON')
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from hand_unc_ros.evaluation.benchmark import run
+    run(args.model, args.data, args.views, gate=args.gate, triangulation=args.triangulation, reference=args.reference,
+        auc_mm=args.auc_mm, device=args.device, precision=args.precision, output=args.json)
+
+
+def _synth_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--out', type=Path, required=True, metavar='DIR',
+                        help='folder to write; a set that was begun there is continued')
+    parser.add_argument('--samples', type=int, required=True, metavar='N', help='moments, each seen by all views')
+    parser.add_argument('--views', type=int, default=8, metavar='V', help='cameras (default 8)')
+    parser.add_argument('--frames', type=int, default=1, metavar='T', help='moments of a sequence, 15 Hz (default 1)')
+    parser.add_argument('--seed', type=int, default=0, help='default 0')
+    parser.add_argument('--scene', choices=SYNTHETIC_SCENES, default='training',
+                        help='what training draws from, or one of the kinds held out from it (default training)')
+    parser.add_argument('--workers', type=int, default=2, metavar='N', help='processes that render (default 2)')
+
+
+def _synth(args: argparse.Namespace) -> None:
+    from hand_unc_ros.data.synthetic.sets import describe_set, make_set
+    content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames)
+    print(make_set(args.out, content, args.workers).description)
+
+
 GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model'}
 COMMANDS = (
     Command('doctor', 'what is present, and what to do about what is missing', _doctor_arguments, _doctor),
@@ -149,6 +205,9 @@ COMMANDS = (
     Command('bag from-videos', 'calibrated videos to a bag', _from_videos_arguments, _from_videos),
     Command('bag play', 'publish a bag on ROS topics', _play_arguments, _play, ros=True),
     Command('bag info', 'what a bag holds', _info_arguments, _info),
+    Command('train', 'train a network, or go on with a training that was interrupted', _train_arguments, _train),
+    Command('evaluate', 'measure a network on a set of samples', _evaluate_arguments, _evaluate),
+    Command('synth', 'write a set of synthetic samples to disk', _synth_arguments, _synth),
     Command('mano convert', "your MANO .pkl to a file that is safe to load", _convert_arguments, _convert),
 )
 
@@ -161,6 +220,13 @@ def _positive(text: str) -> float:
     if not 0 < value < float('inf'):
         raise argparse.ArgumentTypeError(f'{text!r} is not a number above 0')
     return value
+
+
+def _counts(text: str) -> list[int]:
+    parts = text.split(',')
+    if not all(part.strip().isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f'{text!r} is no list of whole numbers such as 2,4,8')
+    return [int(part) for part in parts]
 
 
 def _camera_frames(text: str) -> tuple[str, int]:

@@ -87,3 +87,17 @@ class SampleSource(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
+
+
+def windows(source: SampleSource, length: int, stride: int = 1, causal: bool = False) -> list[tuple[int, ...]]:
+    """For every sample the indices of `length` samples in order of time, `stride` apart, of which it is the middle one
+    (causal: the last one); beyond the ends of its sequence the end is repeated, as in UST-Hand.
+
+    Raises ValueError for a length or stride below 1.
+    """
+    if length < 1 or stride < 1:
+        raise ValueError(f'a window needs length and stride of at least 1, got {length} and {stride}')
+    before = length - 1 if causal else length // 2
+    steps = [stride * (place - before) for place in range(length)]
+    return [tuple(min(max(index + step, start), stop - 1) for step in steps)
+            for start, stop in source.sequences for index in range(start, stop)]

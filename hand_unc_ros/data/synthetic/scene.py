@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
-from hand_unc_ros.data.synthetic.rasteriser import Mesh, merge, noise_lattice, render, vertex_normals
+from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, merge, noise_lattice, render, vertex_normals
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS, JOINT_NAMES
 from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes, pose_from_angles
@@ -59,11 +59,15 @@ class PosedHand:
         def stacked(values: list[np.ndarray]) -> torch.Tensor:
             return torch.as_tensor(np.stack(values), dtype=torch.float32)
 
-        fingers = pose_from_angles(stacked([state.angles for state in states]), self.axes)
-        pose = torch.cat([stacked([state.orientation for state in states]), fingers], dim=1)
+        pose = stacked([self.pose(state) for state in states])
         with torch.no_grad():
             surface = self.model(pose, stacked(list(betas)), stacked([state.translation for state in states]))
         return surface.vertices.double().numpy(), surface.joints.double().numpy()
+
+    def pose(self, state: HandState) -> np.ndarray:
+        """MANO pose (48,) axis-angle of a state, global orientation first."""
+        fingers = pose_from_angles(torch.as_tensor(state.angles, dtype=torch.float32)[None], self.axes)
+        return np.concatenate([state.orientation, fingers[0].numpy()])
 
     def mesh(self, vertices: np.ndarray, joints: np.ndarray, look: looks.Appearance,
              bend: np.ndarray, arm_length: float) -> list[Mesh]:
@@ -200,30 +204,41 @@ class Scene:
 
     def _image(self, camera: Camera, mesh: Mesh, joints: np.ndarray, later: np.ndarray,
                rng: np.random.Generator) -> np.ndarray:
-        px, depth = camera.project(mesh.vertices.astype(np.float64))
         now, then = camera.project(joints)[0], camera.project(later)[0]
         motion = np.nan_to_num((then - now).mean(axis=0))
-        image = self.backgrounds[camera.name].copy()
-        window = _window(px[depth > 0], np.abs(motion).max() + 1, camera)
-        if window is not None:
-            left, top, right, bottom = window
-            linear, alpha, _ = render(mesh, px - [left, top], depth, (bottom - top, right - left), camera.centre,
-                                      self.light, self.lattice, noise_gain=self.look.mottle)
-            part = image[top:bottom, left:right]
-            part[:] = imaging.quantise(imaging.motion_blur(imaging.composite(linear, alpha, part), motion))
+        image = photograph(mesh, *camera.project(mesh.vertices.astype(np.float64)), camera.centre, self.light,
+                           self.lattice, self.look.mottle, motion, self.backgrounds[camera.name])
         image = self.grain.apply(image, self.settings.noise, rng)
         if self.settings.jpeg_quality is not None:
             image = imaging.jpeg(image, self.settings.jpeg_quality)
         return image
 
 
-def _window(px: np.ndarray, margin: float, camera: Camera) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of what the points (N, 2) cover of the image, or None."""
+def photograph(mesh: Mesh, px: np.ndarray, depth: np.ndarray, eye: np.ndarray, light: Light, lattice: np.ndarray,
+               mottle: float, motion: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """A mesh before `background` (H, W, 3) uint8, which stays as it is; an image of the same size, without noise.
+
+    px, depth, eye, light, lattice: as for `render`, px NaN where the lens cannot see.  mottle: gain of the noise.
+    motion: displacement (2,) in pixels while the shutter is open.
+    """
+    image = background.copy()
+    window = _window(px[depth > 0], np.abs(motion).max() + 1, image.shape[:2])
+    if window is not None:
+        left, top, right, bottom = window
+        linear, alpha, _ = render(mesh, px - [left, top], depth, (bottom - top, right - left), eye, light, lattice,
+                                  noise_gain=mottle)
+        part = image[top:bottom, left:right]
+        part[:] = imaging.quantise(imaging.motion_blur(imaging.composite(linear, alpha, part), motion))
+    return image
+
+
+def _window(px: np.ndarray, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
+    """Left, top, right, bottom of what the points (N, 2) cover of an image of (height, width), or None."""
     px = px[np.isfinite(px).all(axis=1)]
     if len(px) == 0:
         return None
     low = np.maximum(np.floor(px.min(axis=0) - margin), 0).astype(int)
-    high = np.minimum(np.ceil(px.max(axis=0) + margin) + 1, [camera.width, camera.height]).astype(int)
+    high = np.minimum(np.ceil(px.max(axis=0) + margin) + 1, size[::-1]).astype(int)
     return (*low, *high) if (high > low).all() else None
 
 

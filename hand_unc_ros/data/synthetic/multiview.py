@@ -1,0 +1,146 @@
+"""Synthetic training samples: hands of any pose and orientation, seen by cameras anywhere around them.
+
+A sample depends on the seed and its index alone, so a set of any size can be drawn in any order by any number of workers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from scipy.spatial.transform import Rotation
+
+from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
+from hand_unc_ros.data.synthetic import appearance as looks
+from hand_unc_ros.data.synthetic import imaging, shapes
+from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, merge, noise_lattice, render
+from hand_unc_ros.data.synthetic.scene import PosedHand, look_at
+from hand_unc_ros.geometry.cameras import Camera
+from hand_unc_ros.hand import crops
+from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
+from hand_unc_ros.hand.model import HandModel
+
+BACKGROUND_COUNT = 64
+BACKGROUND_SIZE = 384
+FOCAL_PX = 600.0
+# An image spans this many times the side of the hand's box, room for the jitter of its crops.
+MARGIN = 1.45
+
+
+@dataclass(frozen=True)
+class MultiviewSettings:
+    """What training sees. image_size: side in pixels of the crops that will be cut.  objects: probabilities of 0, 1, … objects
+    near the hand.  absent: share of views that are turned away from the hand, whose image shows none."""
+
+    image_size: int = 128
+    objects: tuple[float, ...] = (0.4, 0.3, 0.18, 0.12)
+    absent: float = 0.05
+
+
+class MultiviewSamples:
+    """Endless samples of `views` cameras each. State: the stores of backgrounds and noise, drawn from the seed."""
+
+    def __init__(self, model: HandModel, seed: int, settings: MultiviewSettings = MultiviewSettings()) -> None:
+        rng = np.random.default_rng((seed, 7020))
+        self.seed = seed
+        self.settings = settings
+        self.hand = PosedHand(model)
+        self.lattice = noise_lattice(rng)
+        self.backgrounds = [looks.draw_background(rng, BACKGROUND_SIZE, BACKGROUND_SIZE)
+                            for _ in range(BACKGROUND_COUNT)]
+
+    def sample(self, index: int, views: int) -> Sample:
+        """Sample number `index`. Its hand does not depend on the number of views."""
+        rng = np.random.default_rng((self.seed, index, 7021))
+        turn = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_rotvec()
+        state = HandState(draw_angles(rng), turn, rng.uniform(-0.1, 0.1, 3))
+        betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5)
+        vertices, joints = (array[0] for array in self.hand.surfaces([state], betas[None]))
+        look = looks.draw_appearance(rng, self.hand.skin)
+        meshes = self.hand.mesh(vertices, joints, look, rng.normal(0, 0.3, 3), rng.uniform(0.12, 0.28))
+        centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
+        things = [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
+                                                                      p=self.settings.objects))]
+        light, mottle = looks.draw_light(rng), rng.uniform(50, 150)
+        seen = []
+        for place, pose in enumerate(draw_cameras(rng, centre, views)):
+            camera = _upright(Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose),
+                              joints)
+            if rng.random() < self.settings.absent:
+                seen.append(self._view(rng, camera, joints, merge(things) if things else None, light, look, mottle, False))
+            else:
+                seen.append(self._view(rng, camera, joints, merge(meshes + things), light, look, mottle, True))
+        return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
+                      ManoParameters(self.hand.pose(state), betas, state.translation))
+
+    def _object(self, rng: np.random.Generator, centre: np.ndarray) -> Mesh:
+        direction = rng.normal(size=3)
+        place = centre + direction / np.linalg.norm(direction) * rng.uniform(0.03, 0.13)
+        rotation = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix()
+        return shapes.placed(shapes.draw_object(rng), rotation, place)
+
+    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, mesh: Mesh | None, light, look,
+              mottle: float, present: bool) -> SampleView:
+        """The part around the hand of what an ideal camera sees."""
+        # What a camera resolves of the hand varies with its distance: render at that, then resample.
+        size = int(MARGIN * self.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
+        px, depth = ideal.project(joints)
+        box = crops.reach_box(joints, px, FOCAL_PX / depth[MIDDLE_MCP]) * [1, 1, MARGIN, 0]
+        K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
+        camera = Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera)
+        image = self._background(rng, size)
+        if mesh is not None:
+            local = mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
+            at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
+            linear, alpha, _ = render(mesh, at, local[:, 2], (size, size), camera.centre, light, self.lattice,
+                                      noise_scale=mottle, noise_gain=look.mottle, shadow_size=64)
+            image = imaging.composite(linear, alpha, image)
+        pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
+        visible = np.full(JOINT_COUNT, present)
+        return SampleView(camera, imaging.quantise(image), np.where(visible[:, None], pixels, np.nan), visible)
+
+    def _background(self, rng: np.random.Generator, size: int) -> np.ndarray:
+        store = self.backgrounds[rng.integers(len(self.backgrounds))]
+        side = int(rng.uniform(0.15, 1.0) * BACKGROUND_SIZE)
+        top, left = rng.integers(0, BACKGROUND_SIZE - side + 1, 2)
+        patch = store[top:top + side, left:left + side]
+        if rng.random() < 0.5:
+            patch = patch[:, ::-1]
+        if rng.random() < 0.5:
+            patch = patch.transpose(1, 0, 2)
+        image = cv2.resize(patch[..., rng.permutation(3)], (size, size), interpolation=cv2.INTER_LINEAR)
+        return image.astype(np.float32) * rng.uniform(0.4, 1.3)
+
+
+def _upright(camera: Camera, joints: np.ndarray) -> Camera:
+    """The camera turned about its axis until the hand stands upright: crops are, and image corners are wasted."""
+    roll = crops.upright_roll(camera.project(joints)[0])
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_rotvec([0, 0, roll]).as_matrix()
+    return camera.with_pose(camera.world_from_camera @ turn)
+
+
+def draw_cameras(rng: np.random.Generator, target: np.ndarray, count: int) -> list[np.ndarray]:
+    """Poses world_from_camera (4, 4) of `count` cameras that look about at the target (3,), spread over a cap of the sphere
+    of a random width: from a narrow stereo rig to cameras all around."""
+    axis = rng.normal(size=3)
+    axis /= np.linalg.norm(axis)
+    opening = rng.uniform(np.radians(25), np.pi)
+    reach = np.exp(rng.uniform(np.log(0.28), np.log(1.1)))
+    poses, directions = [], []
+    while len(poses) < count:
+        # Uniform over the cap, redrawn while two cameras would be in one place.
+        cosine = rng.uniform(np.cos(opening), 1.0)
+        azimuth = rng.uniform(0, 2 * np.pi)
+        local = np.array([np.sqrt(1 - cosine ** 2) * np.cos(azimuth), np.sqrt(1 - cosine ** 2) * np.sin(azimuth), cosine])
+        direction = Rotation.align_vectors(axis[None], np.array([[0.0, 0.0, 1.0]]))[0].apply(local)
+        apart = min((np.arccos(np.clip(direction @ other, -1, 1)) for other in directions), default=np.pi)
+        if apart < opening / (2 * count):
+            continue
+        directions.append(direction)
+        distance = reach * np.exp(rng.normal(0, 0.15))
+        aside = rng.normal(0, 0.18, 3) * distance
+        poses.append(look_at(target + direction * distance, target + aside))
+    return poses

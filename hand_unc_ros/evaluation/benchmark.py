@@ -1,0 +1,213 @@
+"""`hand-unc evaluate`: a JumpHand on a set or dataset, with fewer and more of its views, as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from hand_unc_ros.data.batches import NO_AUGMENTATION, collate, crop_sample
+from hand_unc_ros.data.datasets import DATASETS, open_dataset
+from hand_unc_ros.data.samples import Sample, SampleSource
+from hand_unc_ros.data.shards import open_shards
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.network_front_end import choose_device, choose_precision
+from hand_unc_ros.evaluation import metrics
+from hand_unc_ros.hand.joints import FINGERTIPS
+from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
+from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand
+
+BATCH = 8
+HARD_SHARE = 0.1
+# Keys of a row in the order of the table, and its headings.
+COLUMNS = {'views': 'views', 'mpjpe_mm': 'MPJPE', 'pa_mpjpe_mm': 'PA-J', 'rr_mpjpe_mm': 'RR-J', 'fingertips_mm': 'tips',
+           'coarse_mpjpe_mm': 'coarse', 'hard_mpjpe_mm': 'hard', 'auc_j': 'AUC-J', 'mpvpe_mm': 'MPVPE', 'pa_mpvpe_mm': 'PA-V',
+           'auc_v': 'AUC-V', 'f5': 'F@5', 'f15': 'F@15', 'error_px': '2D px', 'pearson': 'Pearson',
+           'gate_entropy': 'entropy', 'ln_views': 'ln V', 'samples': 'samples'}
+
+
+class Answers(NamedTuple):
+    """What a network said of N samples, NumPy, metres and crop pixels.
+
+    joints, coarse, target: (N, 21, 3).  vertices, surface: (N, 778, 3).  gate: (N, V, 21).  sigma_px, error_px: (N, V, 21),
+    NaN where a joint is not annotated or lies outside of its crop.  delivered: (N,) views with an image.
+    """
+
+    joints: np.ndarray
+    coarse: np.ndarray
+    target: np.ndarray
+    vertices: np.ndarray
+    surface: np.ndarray
+    gate: np.ndarray
+    sigma_px: np.ndarray
+    error_px: np.ndarray
+    delivered: np.ndarray
+
+
+def open_source(data: str) -> tuple[SampleSource, str]:
+    """The samples that `data` names, a folder of `hand-unc synth` or dataset:root[:split], and what they are in words.
+    Raises ConfigError and DatasetError."""
+    name, colon, rest = data.partition(':')
+    if colon and name in DATASETS:
+        root, _, split = rest.partition(':')
+        split = split or 'test'
+        return open_dataset(name, root, split), f'{name}, split {split}'
+    if colon and not Path(data).exists():
+        raise ConfigError(f"no dataset is called {name!r}; give dataset:root[:split] with one of {', '.join(DATASETS)}, or a"
+                          ' folder made by `hand-unc synth`')
+    source = open_shards(Path(data))
+    return source, source.description
+
+
+def evaluate(network: JumpHand, source: SampleSource, counts: Sequence[int], *, reference: JumpHand | None = None,
+             auc_range: metrics.AucRange = metrics.POEM_AUC, device: str = 'auto', precision: str = 'auto') -> list[dict]:
+    """A row of numbers for each number of views: the first ones of every sample, in the order of the set.
+
+    reference: the network whose 2D error decides which tenth of the samples is the hard one; the network itself by default.
+    A sample with fewer cameras is left out and counted, as is one of which fewer than two of these views delivered an
+    image with the hand. Raises ConfigError when nothing is left.
+    """
+    rows = []
+    for count in counts:
+        if count < 2:
+            raise ConfigError(f'{count} view was asked for; depth is observable from 2 on')
+        chosen = [index for index in range(len(source)) if len(source[index].views) >= count]
+        usable = [index for index in chosen if _delivered(source[index], count) >= 2]
+        if not usable:
+            raise ConfigError(f'no sample has {count} views of which two deliver an image; the first has '
+                              f'{len(source[0].views)} cameras')
+        answers = look(network, source, usable, count, device, precision)
+        hardest = answers if reference is None else look(reference, source, usable, count, device, precision)
+        row = {'views': count, **scores(answers, hardest, auc_range)}
+        rows.append(row | {'samples': len(usable), 'fewer_cameras': len(source) - len(chosen),
+                           'not_observable': len(chosen) - len(usable)})
+    return rows
+
+
+def look(network: JumpHand, source: SampleSource, indices: Sequence[int], count: int, device: str = 'auto',
+         precision: str = 'auto') -> Answers:
+    """Run a network on the first `count` views of the samples with these indices, crops around the true hand."""
+    place = choose_device(device)
+    dtype = choose_precision(precision, place)
+    network = network.to(place).eval()
+    parts: list[Answers] = []
+    for batch in tqdm(_batches(network, source, indices, count), desc=f'{count} views', leave=False,
+                      total=-(-len(indices) // BATCH)):
+        batch = {name: value.to(place) for name, value in batch.items()}
+        images = batch['images'].permute(0, 1, 4, 2, 3).float() / 255
+        with torch.inference_mode(), torch.autocast(place.type, dtype=dtype, enabled=dtype != torch.float32):
+            seen = network.see(images)
+            # What an outside detector would give, for the gate that asks for it: here the peak of the heatmap.
+            peak = seen.log_heatmap.flatten(3).amax(-1)
+            out = network.join(seen, batch['K'], batch['camera_from_world'], batch['view_mask'], confidence=peak)
+        pixels = network.config.view.image_size / HEATMAP_SIZE
+        error = (cells_to_pixels(out.mean, network.config.view.image_size) - batch['joints_px']).norm(dim=-1)
+        hidden = ~batch['joint_mask']
+        coarse = torch.where(out.coarse_valid[..., None], out.coarse, torch.nan)
+        # A batch's origin is the true hand: what the network gives where it knows nothing must not count.
+        placed = out.coarse_valid.any(1)[:, None, None]
+        joints = coarse if network.decoder is None else out.joints[-1].where(placed, torch.nan)
+        parts.append(Answers(*(value.float().cpu().numpy() for value in (
+            joints, coarse, batch['joints'], out.vertices[-1].where(placed, torch.nan), batch['vertices'], out.gate,
+            (out.variance.mean(-1).sqrt() * pixels).masked_fill(hidden, torch.nan), error.masked_fill(hidden, torch.nan),
+            batch['view_mask'].sum(1)))))
+    return Answers(*(np.concatenate(values) for values in zip(*parts)))
+
+
+def scores(answers: Answers, reference: Answers, auc_range: metrics.AucRange) -> dict[str, float]:
+    """The numbers of a row, mm where the key says so."""
+    joints = metrics.score_points(answers.joints, answers.target, 'none', auc_range)
+    vertices = metrics.score_points(answers.vertices, answers.surface, 'none', auc_range)
+    errors = metrics.point_errors(answers.joints, answers.target)
+    found = errors[np.isfinite(errors)]
+    hard = metrics.hard_subset(_mean_over(reference.error_px))
+    known = np.isfinite(answers.surface).all((1, 2))
+    first, second = (metrics.finite_mean(metrics.f_scores(answers.vertices[known], answers.surface[known], threshold))
+                     for threshold in metrics.F_SCORE_THRESHOLDS)
+    return {
+        'mpjpe_mm': joints.mean_mm, 'median_mm': 1e3 * float(np.median(found)) if len(found) else np.nan,
+        'pa_mpjpe_mm': metrics.score_points(answers.joints, answers.target, 'procrustes').mean_mm,
+        'rr_mpjpe_mm': metrics.score_points(answers.joints, answers.target, 'root').mean_mm,
+        'st_mpjpe_mm': metrics.score_points(answers.joints, answers.target, 'scale_translation').mean_mm,
+        'fingertips_mm': 1e3 * metrics.mean_error(errors[:, list(FINGERTIPS)]),
+        'coarse_mpjpe_mm': metrics.score_points(answers.coarse, answers.target).mean_mm,
+        'hard_mpjpe_mm': 1e3 * metrics.mean_error(errors[hard]), 'auc_j': joints.auc,
+        'mpvpe_mm': vertices.mean_mm,
+        'pa_mpvpe_mm': metrics.score_points(answers.vertices, answers.surface, 'procrustes').mean_mm,
+        'auc_v': vertices.auc, 'f5': first, 'f15': second,
+        'error_px': metrics.finite_mean(answers.error_px),
+        'pearson': metrics.pearson(answers.sigma_px, answers.error_px),
+        'gate_entropy': metrics.finite_mean(metrics.view_weight_entropy(answers.gate)),
+        'ln_views': float(np.log(answers.delivered).mean()),
+        'missing_points': joints.missing_points}
+
+
+def protocol(network: JumpHand, data: str, auc_range: metrics.AucRange) -> str:
+    """How the numbers are to be read, in words."""
+    config = network.config
+    return (f'{data}; the first N views of each sample, crops of {config.view.image_size} px around the true hand; gate '
+            f'{config.gate}, triangulation {config.triangulation}, {config.layers} decoder layers; mm without alignment, '
+            f'except PA: Procrustes with scale (FreiHAND), and RR: wrists moved together; AUC {auc_range}; F-scores of '
+            f'vertices at 5 and 15 mm; coarse: triangulated joints; hard: the {HARD_SHARE:.0%} with the largest 2D error')
+
+
+def run(model: Path, data: str, views: Sequence[int], *, gate: str = '', triangulation: str = '',
+        reference: Path | None = None, auc_mm: float = 20.0, device: str = 'auto', precision: str = 'auto',
+        output: Path | None = None) -> list[dict]:
+    """Evaluate a stored network and print the table; `output` gets the rows as JSON."""
+    if auc_mm <= 0:
+        raise ConfigError(f'the AUC needs a range above 0 mm, not {auc_mm:g}')
+    network = load_jump_hand(model)
+    choices = {name: value for name, value in (('gate', gate), ('triangulation', triangulation)) if value}
+    network.with_choices(**choices)
+    source, words = open_source(data)
+    auc_range = metrics.AucRange(auc_mm / 1e3, metrics.POEM_AUC.steps)
+    rows = evaluate(network, source, views, reference=load_jump_hand(reference) if reference else None,
+                    auc_range=auc_range, device=device, precision=precision)
+    about = protocol(network, words, auc_range)
+    rows = [row | {'model': Path(model).name, 'protocol': about} for row in rows]
+    print(table(rows))
+    print(about)
+    if output is not None:
+        # JSON knows no NaN: what cannot be said is null.
+        plain = [{name: None if isinstance(value, float) and not np.isfinite(value) else value
+                  for name, value in row.items()} for row in rows]
+        Path(output).write_text(json.dumps(plain, indent=2) + '\n')
+    return rows
+
+
+def table(rows: Sequence[dict]) -> str:
+    """The rows as aligned text, one line each."""
+    lines = [list(COLUMNS.values())]
+    for row in rows:
+        lines.append([_number(name, row[name]) for name in COLUMNS])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
+
+
+def _number(name: str, value: float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    return f'{value:.2f}' if name.endswith(('_mm', '_px')) else f'{value:.3f}'
+
+
+def _delivered(sample: Sample, count: int) -> int:
+    return sum(view.image is not None for view in sample.views[:count])
+
+
+def _batches(network: JumpHand, source: SampleSource, indices: Sequence[int], count: int) -> Iterator[dict[str, Tensor]]:
+    size = network.config.view.image_size
+    for start in range(0, len(indices), BATCH):
+        part = indices[start:start + BATCH]
+        yield collate([crop_sample(source[index], size, NO_AUGMENTATION, views=range(count)) for index in part], part)
+
+
+def _mean_over(errors: np.ndarray) -> np.ndarray:
+    """Each sample's mean (N,) of (N, V, J), NaN where it has none."""
+    return np.array([metrics.finite_mean(sample) for sample in errors])

@@ -1,0 +1,156 @@
+"""`hand-unc evaluate`: numbers by hand from what a network is made to say, and the command on a set from disk."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from network_cases import save_tiny, tiny_network
+
+from hand_unc_ros.cli import main
+from hand_unc_ros.data.samples import Sample
+from hand_unc_ros.data.synthetic.sets import describe_set, make_set
+from hand_unc_ros.errors import ConfigError, DatasetError
+from hand_unc_ros.evaluation import metrics
+from hand_unc_ros.evaluation.benchmark import Answers, evaluate, open_source, scores
+from hand_unc_ros.hand.joints import FINGERTIPS
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Two samples of four cameras, of which two deliver."""
+    path = tmp_path_factory.mktemp('sets') / 'missing'
+    make_set(path, describe_set('missing', 3, 2, 4, 1), 1)
+    return path
+
+
+def made_up(count=20, views=4):
+    """Answers that are off by 6 mm along x, at the fingertips by 12 mm; σ and the 2D error are proportional."""
+    rng = np.random.default_rng(0)
+    target, surface = rng.normal(0, 0.04, (count, 21, 3)), rng.normal(0, 0.04, (count, 778, 3))
+    joints = target + [0.006, 0, 0]
+    joints[:, list(FINGERTIPS), 0] += 0.006
+    error = rng.uniform(0.5, 3, (count, views, 21))
+    error[:, -1, 0] = np.nan
+    gate = np.full((count, views, 21), 1 / views)
+    return Answers(joints, target + [0, 0.009, 0], target, surface + [0, 0, 0.004], surface, gate, 0.5 * error, error,
+                   np.full(count, views))
+
+
+def test_a_row_by_hand():
+    answers = made_up()
+    row = scores(answers, answers, metrics.POEM_AUC)
+    # 16 joints at 6 mm and 5 at 12 mm.
+    assert row['mpjpe_mm'] == pytest.approx((16 * 6 + 5 * 12) / 21, abs=1e-9)
+    assert row['fingertips_mm'] == pytest.approx(12, abs=1e-9) and row['median_mm'] == pytest.approx(6, abs=1e-9)
+    assert row['coarse_mpjpe_mm'] == pytest.approx(9, abs=1e-9) and row['mpvpe_mm'] == pytest.approx(4, abs=1e-9)
+    # A common shift is what every alignment takes out.
+    assert row['pa_mpvpe_mm'] < 1e-6 and row['rr_mpjpe_mm'] == pytest.approx(5 * 6 / 21, abs=1e-9)
+    assert row['pearson'] == pytest.approx(1, abs=1e-12)
+    assert row['gate_entropy'] == pytest.approx(math.log(4)) and row['ln_views'] == pytest.approx(math.log(4))
+    # Every vertex is 4 mm off: PCK is 0 below and 1 from there on, at steps of 20/19 mm.
+    steps = np.linspace(0, 20, 20)
+    curve = (steps >= 4).astype(float)
+    assert row['auc_v'] == pytest.approx((curve[:-1] + curve[1:]).mean() / 2)
+    assert row['f5'] == 1 and row['missing_points'] == 0
+
+
+def test_the_hard_tenth_is_the_references():
+    answers = made_up()
+    worse = answers.error_px.copy()
+    worse[[3, 7]] += 10
+    answers.joints[3] += [0.1, 0, 0]
+    row = scores(answers, answers._replace(error_px=worse), metrics.POEM_AUC)
+    errors = metrics.point_errors(answers.joints, answers.target)
+    assert row['hard_mpjpe_mm'] == pytest.approx(1e3 * errors[[3, 7]].mean())
+
+
+def test_the_command_on_a_set(folder, tmp_path, capsys):
+    weights, _ = save_tiny(tmp_path)
+    output = tmp_path / 'rows.json'
+    assert main(['evaluate', '--model', str(weights), '--data', str(folder), '--views', '4', '--json', str(output),
+                 '--gate', 'average', '--triangulation', 'vanilla', '--device', 'cpu', '--precision', 'float32']) in (0, None)
+    row, = json.loads(output.read_text())
+    assert row['views'] == 4 and row['samples'] == 2 and row['not_observable'] == 0
+    # Half of the four deliver, and the average gate spreads over those alone.
+    assert row['ln_views'] == pytest.approx(math.log(2)) and row['gate_entropy'] == pytest.approx(math.log(2), abs=1e-5)
+    for key in ('mpjpe_mm', 'pa_mpjpe_mm', 'mpvpe_mm', 'auc_j', 'pearson'):
+        assert np.isfinite(row[key])
+    for word in ('gate average', 'triangulation vanilla', 'missing', 'Procrustes', '0–20 mm'):
+        assert word in row['protocol']
+    assert 'MPJPE' in capsys.readouterr().out
+
+
+def test_views_are_the_first_ones_and_too_few_are_counted(folder):
+    source, _ = open_source(str(folder))
+    samples = [source[0], source[1]]
+
+    class Shortened:
+        """The second sample has lost two cameras."""
+
+        sequences = ((0, 2),)
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index) -> Sample:
+            sample = samples[index]
+            return Sample(sample.name, sample.views[:2] if index else sample.views, sample.joints, sample.vertices)
+
+    row, = evaluate(tiny_network(), Shortened(), [4], device='cpu', precision='float32')
+    assert row['samples'] == 1 and row['fewer_cameras'] == 1
+    # Of the first two cameras only one delivers, so depth is not observable.
+    with pytest.raises(ConfigError, match='no sample has 2 views of which two deliver'):
+        evaluate(tiny_network(), Shortened(), [2], device='cpu', precision='float32')
+    with pytest.raises(ConfigError, match='depth is observable from 2 on'):
+        evaluate(tiny_network(), Shortened(), [1], device='cpu', precision='float32')
+
+
+@pytest.mark.parametrize('decoder', [True, False])
+def test_what_is_not_triangulated_is_missing(folder, decoder):
+    """The network gives zeros there, and a batch's origin is the true hand: taken as they are they would look good."""
+    network = tiny_network()
+    if not decoder:
+        network.decoder = None
+    source, _ = open_source(str(folder))
+    hidden = source[0]
+
+    class Nowhere:
+        sequences = ((0, 1),)
+
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index) -> Sample:
+            # All cameras in one place: nothing can be triangulated.
+            views = [view for view in hidden.views if view.image is not None][:1] * 2
+            return Sample(hidden.name, tuple(views), hidden.joints, hidden.vertices)
+
+    row, = evaluate(network, Nowhere(), [2], device='cpu', precision='float32')
+    assert np.isnan(row['mpjpe_mm']) and np.isnan(row['mpvpe_mm']) and row['missing_points'] == 21
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    (['--gate', 'loudest'], "gate 'loudest' is unknown; choose one of uncertainty"),
+    (['--triangulation', 'guess'], "triangulation 'guess' is unknown"),
+    (['--data', 'nowhere:/data'], "no dataset is called 'nowhere'"),
+    (['--auc-mm', '0'], 'not a number above 0'),
+    (['--views', '2;4'], 'no list of whole numbers'),
+    (['--model', 'none.safetensors'], 'no weights at none.safetensors'),
+])
+def test_bad_arguments_are_named(folder, tmp_path, capsys, arguments, message):
+    weights, _ = save_tiny(tmp_path)
+    try:
+        status = main(['evaluate', '--model', str(weights), '--data', str(folder), *arguments])
+    except SystemExit as leaving:
+        status = leaving.code
+    assert status not in (0, None)
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_set_is_named(tmp_path):
+    with pytest.raises(DatasetError, match=str(tmp_path)):
+        open_source(str(tmp_path))
