@@ -3,11 +3,11 @@
     python benchmarks/rendering.py [--runs 5] [--seconds 2]
 
 Single thread. `scene`: 256×256 images of `Scene` with one object, noise and motion blur, one camera at a time
-and with the posing of the hand shared by four. `crops`: training crops of 256 px by `HandPhotographer`, as
-the training of the full-size network takes them. `opencv`: an affine warp and a JPEG encoding of one of
-these images, what reading a stored data set would cost at the least. Runs alternate; medians over runs of
-wall-clock rates and of rates per processor time, since a busy machine stretches the former. The exit status
-is 1 below 100 images per second of processor time.
+and with the posing of the hand shared by four. `crops`: batches of 64 crops of 256 px,
+as the training of the full-size network takes them; each scene is used several times there.
+`opencv`: an affine warp and a JPEG encoding of one of these images, what reading a stored data set would cost
+at the least. Runs alternate; medians over runs of wall-clock rates and of rates per processor time, since a
+busy machine stretches the former. The exit status is 1 below 100 images per second of processor time.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from itertools import count
 
 import cv2
 import numpy as np
 import torch
 
-from hand_unc_ros.data.synthetic.crops import CropSettings, HandPhotographer
+from hand_unc_ros.data.synthetic.multiview import MultiviewSettings
 from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.training.streams import SyntheticStream
 
 SIZE = 256
 REQUIRED_PER_S = 100.0
@@ -33,10 +35,10 @@ REQUIRED_PER_S = 100.0
 
 def rate(job: Callable[[], int], seconds: float) -> tuple[float, float]:
     """Images per second of wall-clock time and of processor time; job makes some images and says how many."""
-    count, wall, cpu = 0, time.perf_counter(), time.process_time()
+    made, wall, cpu = 0, time.perf_counter(), time.process_time()
     while time.perf_counter() - wall < seconds:
-        count += job()
-    return count / (time.perf_counter() - wall), count / (time.process_time() - cpu)
+        made += job()
+    return made / (time.perf_counter() - wall), made / (time.process_time() - cpu)
 
 
 def main() -> int:
@@ -52,7 +54,7 @@ def main() -> int:
     # The focal length that shows the work volume as the 640×480 rig does.
     rig = ring_of_cameras(4, size=(SIZE, SIZE), focal_px=560.0 * SIZE / 480)
     scene = Scene(model, rig, 0, SceneSettings(clutter=1))
-    photographer = HandPhotographer(model, 0, settings=CropSettings(image_size=SIZE))
+    stream, chunks = SyntheticStream(model, 0, 64, MultiviewSettings(image_size=SIZE)), count()
     clock = iter(np.arange(10 ** 6) / 15.0)
     image = scene.images(0.0, ['cam0'])['cam0']
     turn = cv2.getRotationMatrix2D((SIZE / 2, SIZE / 2), 20, 0.9)
@@ -61,14 +63,13 @@ def main() -> int:
         cv2.imencode('.jpg', cv2.warpAffine(image, turn, (SIZE, SIZE)), [cv2.IMWRITE_JPEG_QUALITY, 90])
         return 1
 
-    def crop() -> int:
-        photographer.crop()
-        return 1
+    def crops() -> int:
+        return sum(batch['view_mask'].numel() for batch in stream.chunk(next(chunks)))
 
     jobs = {
         'scene_one_camera': lambda: len(scene.images(float(next(clock)), ['cam0'])),
         'scene_four_cameras': lambda: len(scene.images(float(next(clock)))),
-        'crops': crop,
+        'crops': crops,
         'opencv': opencv,
     }
     for job in jobs.values():

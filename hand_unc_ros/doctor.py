@@ -70,6 +70,7 @@ _EXTRAS = (
      "pip install 'hand_unc_ros[hand]'"),
     ('numba', 'numba', 'rendering synthetic cameras (demo, training)',
      "pip install 'hand_unc_ros[synthetic]'"),
+    ('lightning', 'lightning', 'training (hand-unc train)', "pip install 'hand_unc_ros[train]'"),
     ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
     ('mediapipe', 'mediapipe', '2D joints in real images (another front end)', 'make setup-mediapipe'),
 )

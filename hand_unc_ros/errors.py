@@ -31,3 +31,11 @@ class MissingDependencyError(HandUncError):
 
 class DatasetError(HandUncError):
     """A dataset directory or file that is missing, incomplete or of another version than expected."""
+
+
+class TrainingError(HandUncError):
+    """A training run that cannot begin or go on."""
+
+
+class ExportError(HandUncError):
+    """A network whose exported form does not compute what the network does."""

@@ -56,6 +56,7 @@ def test_a_row_by_hand():
     curve = (steps >= 4).astype(float)
     assert row['auc_v'] == pytest.approx((curve[:-1] + curve[1:]).mean() / 2)
     assert row['f5'] == 1 and row['missing_points'] == 0
+    np.testing.assert_allclose(row['view_error_px'], [np.nanmean(answers.error_px[:, view]) for view in range(4)])
 
 
 def test_the_hard_tenth_is_the_references():
@@ -72,16 +73,20 @@ def test_the_command_on_a_set(folder, tmp_path, capsys):
     weights, _ = save_tiny(tmp_path)
     output = tmp_path / 'rows.json'
     assert main(['evaluate', '--model', str(weights), '--data', str(folder), '--views', '4', '--json', str(output),
-                 '--gate', 'average', '--triangulation', 'vanilla', '--device', 'cpu', '--precision', 'float32']) in (0, None)
+                 '--gate', 'average', '--triangulation', 'vanilla', '--device', 'cpu', '--precision', 'float32']) == 0
     row, = json.loads(output.read_text())
     assert row['views'] == 4 and row['samples'] == 2 and row['not_observable'] == 0
     # Half of the four deliver, and the average gate spreads over those alone.
     assert row['ln_views'] == pytest.approx(math.log(2)) and row['gate_entropy'] == pytest.approx(math.log(2), abs=1e-5)
     for key in ('mpjpe_mm', 'pa_mpjpe_mm', 'mpvpe_mm', 'auc_j', 'pearson'):
         assert np.isfinite(row[key])
-    for word in ('gate average', 'triangulation vanilla', 'missing', 'Procrustes', '0–20 mm'):
+    for word in ('gate average', 'triangulation vanilla', 'missing', 'Procrustes', '0–20 mm', 'float32',
+                 f'error of {weights.name}'):
         assert word in row['protocol']
-    assert 'MPJPE' in capsys.readouterr().out
+    # A camera that delivers nothing has no 2D error, and JSON no NaN.
+    assert len(row['view_error_px']) == 4 and row['view_error_px'].count(None) >= 1
+    printed = capsys.readouterr().out
+    assert 'MPJPE' in printed and 'left out' not in printed
 
 
 def test_views_are_the_first_ones_and_too_few_are_counted(folder):
@@ -102,11 +107,35 @@ def test_views_are_the_first_ones_and_too_few_are_counted(folder):
 
     row, = evaluate(tiny_network(), Shortened(), [4], device='cpu', precision='float32')
     assert row['samples'] == 1 and row['fewer_cameras'] == 1
-    # Of the first two cameras only one delivers, so depth is not observable.
+    # Of the first two cameras only one delivers, so depth is not observable. Nothing runs before that is known.
     with pytest.raises(ConfigError, match='no sample has 2 views of which two deliver'):
-        evaluate(tiny_network(), Shortened(), [2], device='cpu', precision='float32')
+        evaluate(None, Shortened(), [4, 2], device='cpu', precision='float32')
+    with pytest.raises(ConfigError, match='there are at most 4 cameras'):
+        evaluate(None, Shortened(), [4, 5], device='cpu', precision='float32')
     with pytest.raises(ConfigError, match='depth is observable from 2 on'):
-        evaluate(tiny_network(), Shortened(), [1], device='cpu', precision='float32')
+        evaluate(None, Shortened(), [4, 1], device='cpu', precision='float32')
+
+
+def test_a_sample_whose_palm_is_unknown_is_counted(folder):
+    """No crop can be cut around it, so no view shows it, though all its images are there."""
+    source, _ = open_source(str(folder))
+
+    class Unknown:
+        sequences = ((0, 2),)
+
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index) -> Sample:
+            sample = source[index]
+            joints = sample.joints.copy()
+            if index:
+                joints[0] = np.nan
+            return Sample(sample.name, sample.views, joints, sample.vertices)
+
+    row, = evaluate(tiny_network(), Unknown(), [4], device='cpu', precision='float32')
+    assert row['samples'] == 1 and row['not_observable'] == 1 and row['fewer_cameras'] == 0
+    assert row['ln_views'] == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize('decoder', [True, False])
@@ -139,6 +168,11 @@ def test_what_is_not_triangulated_is_missing(folder, decoder):
     (['--data', 'nowhere:/data'], "no dataset is called 'nowhere'"),
     (['--auc-mm', '0'], 'not a number above 0'),
     (['--views', '2;4'], 'no list of whole numbers'),
+    (['--views', '4,5'], 'there are at most 4 cameras'),
+    (['--json', 'nowhere/rows.json'], 'there is no folder nowhere'),
+    (['--option', 'mano_model'], 'not of the form mano_model='),
+    (['--data', 'dexycb:/nowhere', '--option', 'frames=3'], "has no option 'frames'"),
+    (['--option', 'side=left'], 'options are for the readers of public datasets'),
     (['--model', 'none.safetensors'], 'no weights at none.safetensors'),
 ])
 def test_bad_arguments_are_named(folder, tmp_path, capsys, arguments, message):

@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
-from hand_unc_ros.data.synthetic import appearance, crops, imaging
+from hand_unc_ros.data.synthetic import appearance, frames, imaging
 from hand_unc_ros.data.synthetic.motion import (
     CLOSURE_CORRELATION,
     HandMotion,
@@ -29,7 +29,6 @@ from hand_unc_ros.data.synthetic.scene import (
     look_at,
     ring_of_cameras,
 )
-from hand_unc_ros.hand.crops import box_around
 from hand_unc_ros.hand.limits import ANGLE_LIMITS, ANGLE_NAMES
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH
@@ -280,71 +279,30 @@ def test_appearances_are_physical_and_varied(scene):
     assert np.std([image.mean() for image in backgrounds]) > 15
 
 
-# --- crops ------------------------------------------------------------------------------------------------
+# --- frames -----------------------------------------------------------------------------------------------
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Few photographs per photographer."""
-    for name, value in (('SHELF', 8), ('BACKGROUND_COUNT', 3), ('POSE_BATCH', 8)):
-        monkeypatch.setattr(crops, name, value)
+    monkeypatch.setattr(frames, 'BACKGROUND_COUNT', 3)
 
 
-def test_crops_are_decided_by_seed_and_stream(model, quick):
-    def first(seed, stream):
-        return next(crops.batches(crops.HandPhotographer(model, seed, stream), 3))
-
-    one, again, streamed, seeded = first(3, 0), first(3, 0), first(3, 1), first(4, 0)
+def test_frames_are_decided_by_seed_and_block(model, quick):
+    samples = frames.FrameSamples(model, 3)
+    later, one = samples.block(5, 3), samples.block(1, 3)
+    again = frames.FrameSamples(model, 3).block(1, 3)
     for name, value in one.items():
-        assert np.array_equal(value, again[name]), name
-    for other in (streamed, seeded):
+        assert np.array_equal(value, again[name], equal_nan=True), name
+    for other in (later, frames.FrameSamples(model, 4).block(1, 3)):
         assert (one['image'] != other['image']).mean() > 0.5
-        assert np.abs(one['joints_px'] - other['joints_px']).max() > 1
-    assert one['image'].shape == (3, 128, 128, 3) and one['image'].dtype == np.uint8
-    assert one['joints_px'].shape == (3, 21, 2) and one['inside'].shape == (3, 21)
-
-
-def bare(monkeypatch):
-    """Hands on black, as rendered: what is not black is hand or forearm."""
-    monkeypatch.setattr(crops.HandPhotographer, '_background',
-                        lambda self, height, width: np.zeros((height, width, 3), np.float32))
-    monkeypatch.setattr(crops.HandPhotographer, '_develop', lambda self, image: image)
-
-
-def test_joints_of_crops_lie_on_the_hand(model, quick, monkeypatch):
-    bare(monkeypatch)
-    settings = crops.CropSettings(objects=(1.0, 0.0, 0.0, 0.0), absent=0.0)
-    photographer = crops.HandPhotographer(model, 6, settings=settings)
-    hits, total, uprights, insides = 0, 0, [], []
-    for _ in range(24):
-        crop = photographer.crop()
-        lit = cv2.dilate((crop.image.max(-1) > 0).astype(np.uint8), np.ones((3, 3)))
-        inside = np.all((crop.joints_px > -0.5) & (crop.joints_px < 127.5), axis=1)
-        assert crop.present and np.array_equal(crop.inside, inside)
-        u, v = np.rint(crop.joints_px[crop.inside]).astype(int).T
-        hits += lit[v, u].sum()
-        total += len(u)
-        uprights.append(box_around(crop.joints_px)[3])
-        insides.append(inside.mean())
-        assert 0.02 < (lit > 0).mean() < 0.95
-    assert hits >= 0.98 * total
-    # Boxes have a third more than the hand; the jitter seldom cuts it off.
-    assert np.mean(insides) > 0.9
-    # Rolls are those of the jitter: 24 draws of deviation 0.3, so their own deviation is known to 15 %.
-    assert np.std(uprights) == pytest.approx(settings.roll_sigma, rel=0.5)
-
-
-def test_crops_without_a_hand_say_so(model, quick):
-    photographer = crops.HandPhotographer(model, 7, settings=crops.CropSettings(absent=1.0))
-    for _ in range(4):
-        crop = photographer.crop()
-        assert not crop.present and not crop.inside.any() and crop.image.shape == (128, 128, 3)
+    assert one['image'].shape == (3, FRAME_HEIGHT, FRAME_WIDTH, 3) and one['image'].dtype == np.uint8
 
 
 def test_frames_show_the_hand_in_their_box(model, quick, monkeypatch):
-    bare(monkeypatch)
-    photographer = crops.HandPhotographer(model, 8, settings=crops.CropSettings(objects=(1.0, 0.0, 0.0, 0.0)))
-    batch = next(crops.frame_batches(photographer, 24))
-    assert batch['image'].shape == (24, FRAME_HEIGHT, FRAME_WIDTH, 3) and batch['box'].shape == (24, 4)
+    """Hands on black, as rendered: what is not black is hand or forearm."""
+    monkeypatch.setattr(frames.FrameSamples, '_background',
+                        lambda self, rng: np.zeros((frames.LANDSCAPE_SIZE,) * 2 + (3,), np.float32))
+    monkeypatch.setattr(frames.FrameSamples, '_develop', lambda self, image, rng: image)
+    batch = frames.FrameSamples(model, 8, frames.FrameSettings(objects=(1.0, 0.0, 0.0, 0.0))).block(0, 32)
     found, lit_inside = 0, []
     for image, box in zip(batch['image'], batch['box']):
         if not np.isfinite(box).all():
@@ -356,17 +314,22 @@ def test_frames_show_the_hand_in_their_box(model, quick, monkeypatch):
         v, u = np.indices(image.shape[:2])
         near = np.hypot(u - box[0], v - box[1]) < box[2] / 4
         lit_inside.append((image.max(-1) > 0)[near].mean())
-    assert 10 <= found < 24
+    assert 12 <= found < 32
     # The middle of the box is palm and fingers, with gaps between them.
     assert np.mean(lit_inside) > 0.6 and min(lit_inside) > 0.2
 
 
+def test_frames_without_a_hand_have_no_box(model, quick):
+    batch = frames.FrameSamples(model, 7, frames.FrameSettings(absent=1.0)).block(0, 5)
+    assert np.isnan(batch['box']).all() and batch['image'].shape == (5, FRAME_HEIGHT, FRAME_WIDTH, 3)
+
+
 def test_developing_keeps_the_picture(model, quick):
     """Blur, gain, noise and compression leave something that still looks like the image."""
-    photographer = crops.HandPhotographer(model, 9)
-    image = cv2.GaussianBlur(appearance.draw_background(np.random.default_rng(3), 128, 128), (0, 0), 4)
+    samples, rng = frames.FrameSamples(model, 9), np.random.default_rng(9)
+    image = cv2.GaussianBlur(appearance.draw_background(np.random.default_rng(3), FRAME_HEIGHT, FRAME_WIDTH), (0, 0), 4)
     for _ in range(20):
-        out = photographer._develop(image)
+        out = samples._develop(image, rng)
         assert out.shape == image.shape and out.dtype == np.uint8
         correlation = np.corrcoef(cv2.GaussianBlur(out, (0, 0), 3).ravel(), image.ravel())[0, 1]
         assert correlation > 0.8

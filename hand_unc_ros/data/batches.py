@@ -24,9 +24,9 @@ VERTEX_COUNT = 778
 class Augmentation:
     """What is varied, alike for all frames of a window. Standard deviations unless said otherwise.
 
-    scale: of the box, relative.  roll: rad.  centre: share of the box.  colour: relative gain, per image, and half of it per
-    channel.  blur: probability of motion blur.  noise: mean of the exponential from which its sigma is drawn, of 255.
-    compress: probability of JPEG artefacts.
+    scale: of the box, relative.  roll: rad.  centre: share of the box.  colour: relative gain, per image, and half of
+    it per channel.  blur: probability of motion blur.  noise: mean of the exponential from which its sigma is drawn,
+    of 255. compress: probability of JPEG artefacts.
     """
 
     scale: float = 0.0
@@ -46,8 +46,8 @@ SYNTHETIC_AUGMENTATION = Augmentation(scale=0.16, roll=0.3, centre=0.07, colour=
 
 
 def hand_box(joints: np.ndarray, camera: Camera) -> np.ndarray:
-    """The upright box (4,) in undistorted pixels of everything the hand (21, 3), world, can reach; NaN where its palm is
-    unknown or behind the camera."""
+    """The upright box (4,) in undistorted pixels of everything the hand (21, 3), world, can reach; NaN where its palm
+    is unknown or behind the camera."""
     local = joints @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
     if not np.isfinite(local[[WRIST, MIDDLE_MCP]]).all() or (local[[WRIST, MIDDLE_MCP], 2] < 0.02).any():
         return np.full(4, np.nan)
@@ -60,8 +60,8 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
                 views: Sequence[int] | None = None) -> dict[str, np.ndarray]:
     """One sample as arrays with a leading view axis; see `collate` for the names.
 
-    views: which of its views, in which order; all by default.  seed: decides the augmentation; give the frames of a window
-    the same one.  A left hand comes out mirrored: its world is reflected in x = 0, its images left to right.
+    views: which of its views, in which order; all by default.  seed: decides the augmentation; give the frames of a
+    window the same one.  A left hand comes out mirrored: its world is reflected in x = 0, its images left to right.
     """
     chosen = [sample.views[i] for i in (range(len(sample.views)) if views is None else views)]
     out: dict[str, list] = {name: [] for name in ('images', 'K', 'camera_from_world', 'view_mask', 'joints_px',
@@ -92,11 +92,12 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
 
 
 def collate(samples: Sequence[dict[str, np.ndarray]], indices: Sequence[int] | None = None) -> dict[str, Tensor]:
-    """A batch: images (B, V, S, S, 3) uint8; K (B, V, 3, 3), camera_from_world (B, V, 3, 4), joints_px (B, V, 21, 2) in the
-    crops, joints (B, 21, 3), vertices (B, 778, 3) float32; view_mask, present (B, V), joint_mask (B, V, 21) bool; index (B,).
+    """A batch: images (B, V, S, S, 3) uint8; K (B, V, 3, 3), camera_from_world (B, V, 3, 4), joints_px (B, V, 21, 2)
+    in the crops, joints (B, 21, 3), vertices (B, 778, 3) float32; view_mask, present (B, V), joint_mask (B, V, 21)
+    bool; index (B,).
 
-    The world of every sample is shifted to its hand, so that float32 keeps its digits. Samples with fewer views than the
-    most are filled up with masked ones.
+    The world of every sample is shifted to its hand, so that float32 keeps its digits. Samples with fewer views than
+    the most are filled up with masked ones.
     """
     views = max(len(sample['view_mask']) for sample in samples)
     batch = {name: np.stack([_padded(name, sample[name], views) for sample in samples]) for name in samples[0]}
@@ -130,8 +131,8 @@ def develop(image: np.ndarray, augmentation: Augmentation, rng: np.random.Genera
 
 def _jitter(box: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
     draw = rng.standard_normal(4)
-    return np.array([*(box[:2] + augmentation.centre * box[2] * draw[:2]), box[2] * np.exp(augmentation.scale * draw[2]),
-                     box[3] + augmentation.roll * draw[3]])
+    centre = box[:2] + augmentation.centre * box[2] * draw[:2]
+    return np.array([*centre, box[2] * np.exp(augmentation.scale * draw[2]), box[3] + augmentation.roll * draw[3]])
 
 
 def _crop_joints(view: SampleView, K: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

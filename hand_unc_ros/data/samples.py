@@ -29,8 +29,8 @@ class SampleView:
     """One camera's image of the hand.
 
     camera: calibration of the whole image, its pose in the sample's world frame.  image: a file, an encoded image,
-    RGB uint8 (H, W, 3), or None for a camera that delivered nothing.  joints_px: (21, 2) in the whole (distorted) image, NaN where not annotated.
-    visible: (21,) bool, annotated and not marked as hidden.
+    RGB uint8 (H, W, 3), or None for a camera that delivered nothing.  joints_px: (21, 2) in the whole (distorted)
+    image, NaN where not annotated. visible: (21,) bool, annotated and not marked as hidden.
     """
 
     camera: Camera
@@ -46,7 +46,8 @@ class SampleView:
         try:
             data = self.image.read_bytes() if isinstance(self.image, Path) else self.image
         except OSError as error:
-            raise DatasetError(f'{what} cannot be read ({error.strerror}); is the dataset unpacked completely?') from error
+            raise DatasetError(f'{what} cannot be read ({error.strerror}); is the dataset unpacked completely?'
+                               ) from error
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise DatasetError(f'{what} is not an image that OpenCV can decode; unpack that file again')

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hand_unc_ros.data.batches import NO_AUGMENTATION, collate, crop_sample
+from hand_unc_ros.data.batches import NO_AUGMENTATION, collate, crop_sample, hand_box
 from hand_unc_ros.data.datasets import DATASETS, open_dataset
 from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.shards import open_shards
@@ -26,17 +26,19 @@ from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand
 BATCH = 8
 HARD_SHARE = 0.1
 # Keys of a row in the order of the table, and its headings.
-COLUMNS = {'views': 'views', 'mpjpe_mm': 'MPJPE', 'pa_mpjpe_mm': 'PA-J', 'rr_mpjpe_mm': 'RR-J', 'fingertips_mm': 'tips',
-           'coarse_mpjpe_mm': 'coarse', 'hard_mpjpe_mm': 'hard', 'auc_j': 'AUC-J', 'mpvpe_mm': 'MPVPE', 'pa_mpvpe_mm': 'PA-V',
-           'auc_v': 'AUC-V', 'f5': 'F@5', 'f15': 'F@15', 'error_px': '2D px', 'pearson': 'Pearson',
-           'gate_entropy': 'entropy', 'ln_views': 'ln V', 'samples': 'samples'}
+COLUMNS = {
+    'views': 'views', 'mpjpe_mm': 'MPJPE', 'pa_mpjpe_mm': 'PA-J', 'rr_mpjpe_mm': 'RR-J', 'st_mpjpe_mm': 'ST-J',
+    'fingertips_mm': 'tips', 'coarse_mpjpe_mm': 'coarse', 'hard_mpjpe_mm': 'hard', 'auc_j': 'AUC-J',
+    'mpvpe_mm': 'MPVPE', 'pa_mpvpe_mm': 'PA-V', 'auc_v': 'AUC-V', 'f5': 'F@5', 'f15': 'F@15', 'error_px': '2D px',
+    'pearson': 'Pearson', 'gate_entropy': 'entropy', 'ln_views': 'ln V', 'samples': 'samples'}
 
 
 class Answers(NamedTuple):
     """What a network said of N samples, NumPy, metres and crop pixels.
 
-    joints, coarse, target: (N, 21, 3).  vertices, surface: (N, 778, 3).  gate: (N, V, 21).  sigma_px, error_px: (N, V, 21),
-    NaN where a joint is not annotated or lies outside of its crop.  delivered: (N,) views with an image.
+    joints, coarse, target: (N, 21, 3).  vertices, surface: (N, 778, 3).  gate: (N, V, 21).  sigma_px, error_px:
+    (N, V, 21), NaN where a joint is not annotated or lies outside of its crop.  delivered: (N,) views that show the
+    hand.
     """
 
     joints: np.ndarray
@@ -50,43 +52,51 @@ class Answers(NamedTuple):
     delivered: np.ndarray
 
 
-def open_source(data: str) -> tuple[SampleSource, str]:
+def open_source(data: str, options: Mapping[str, Any] | None = None) -> tuple[SampleSource, str]:
     """The samples that `data` names, a folder of `hand-unc synth` or dataset:root[:split], and what they are in words.
-    Raises ConfigError and DatasetError."""
+    options: of the dataset's reader. Raises ConfigError and DatasetError."""
+    options = dict(options or {})
     name, colon, rest = data.partition(':')
     if colon and name in DATASETS:
         root, _, split = rest.partition(':')
         split = split or 'test'
-        return open_dataset(name, root, split), f'{name}, split {split}'
+        said = ''.join(f', {option} {value}' for option, value in options.items())
+        return open_dataset(name, root, split, **options), f'{name}, split {split}{said}'
     if colon and not Path(data).exists():
-        raise ConfigError(f"no dataset is called {name!r}; give dataset:root[:split] with one of {', '.join(DATASETS)}, or a"
-                          ' folder made by `hand-unc synth`')
+        raise ConfigError(f"no dataset is called {name!r}; give a folder made by `hand-unc synth`, or "
+                          f"dataset:root[:split] with one of {', '.join(DATASETS)}")
+    if options:
+        raise ConfigError(f'{data} is a folder of `hand-unc synth`; options are for the readers of public datasets')
     source = open_shards(Path(data))
     return source, source.description
 
 
-def evaluate(network: JumpHand, source: SampleSource, counts: Sequence[int], *, reference: JumpHand | None = None,
-             auc_range: metrics.AucRange = metrics.POEM_AUC, device: str = 'auto', precision: str = 'auto') -> list[dict]:
+def evaluate(
+    network: JumpHand, source: SampleSource, counts: Sequence[int], *, reference: JumpHand | None = None,
+    auc_range: metrics.AucRange = metrics.POEM_AUC, device: str = 'auto', precision: str = 'auto',
+) -> list[dict[str, Any]]:
     """A row of numbers for each number of views: the first ones of every sample, in the order of the set.
 
-    reference: the network whose 2D error decides which tenth of the samples is the hard one; the network itself by default.
+    reference: the network whose 2D error decides which tenth of the samples is hard; the network itself by default.
     A sample with fewer cameras is left out and counted, as is one of which fewer than two of these views delivered an
-    image with the hand. Raises ConfigError when nothing is left.
+    image with the hand. Raises ConfigError when nothing is left for one of the numbers, before anything is run.
     """
+    if min(counts) < 2:
+        raise ConfigError(f'{min(counts)} view was asked for; depth is observable from 2 on')
+    shows = [_shows_hand(source[index]) for index in tqdm(range(len(source)), desc='samples', leave=False)]
+    chosen = {count: [index for index, views in enumerate(shows) if len(views) >= count] for count in counts}
+    usable = {count: [index for index in chosen[count] if sum(shows[index][:count]) >= 2] for count in counts}
+    for count in counts:
+        if not usable[count]:
+            raise ConfigError(f'no sample has {count} views of which two deliver an image of the hand; '
+                              f'there are at most {max(map(len, shows), default=0)} cameras')
     rows = []
     for count in counts:
-        if count < 2:
-            raise ConfigError(f'{count} view was asked for; depth is observable from 2 on')
-        chosen = [index for index in range(len(source)) if len(source[index].views) >= count]
-        usable = [index for index in chosen if _delivered(source[index], count) >= 2]
-        if not usable:
-            raise ConfigError(f'no sample has {count} views of which two deliver an image; the first has '
-                              f'{len(source[0].views)} cameras')
-        answers = look(network, source, usable, count, device, precision)
-        hardest = answers if reference is None else look(reference, source, usable, count, device, precision)
-        row = {'views': count, **scores(answers, hardest, auc_range)}
-        rows.append(row | {'samples': len(usable), 'fewer_cameras': len(source) - len(chosen),
-                           'not_observable': len(chosen) - len(usable)})
+        answers = look(network, source, usable[count], count, device, precision)
+        hardest = answers if reference is None else look(reference, source, usable[count], count, device, precision)
+        rows.append({'views': count, **scores(answers, hardest, auc_range), 'samples': len(usable[count]),
+                     'fewer_cameras': len(source) - len(chosen[count]),
+                     'not_observable': len(chosen[count]) - len(usable[count])})
     return rows
 
 
@@ -115,18 +125,18 @@ def look(network: JumpHand, source: SampleSource, indices: Sequence[int], count:
         joints = coarse if network.decoder is None else out.joints[-1].where(placed, torch.nan)
         parts.append(Answers(*(value.float().cpu().numpy() for value in (
             joints, coarse, batch['joints'], out.vertices[-1].where(placed, torch.nan), batch['vertices'], out.gate,
-            (out.variance.mean(-1).sqrt() * pixels).masked_fill(hidden, torch.nan), error.masked_fill(hidden, torch.nan),
-            batch['view_mask'].sum(1)))))
+            (out.variance.mean(-1).sqrt() * pixels).masked_fill(hidden, torch.nan),
+            error.masked_fill(hidden, torch.nan), batch['view_mask'].sum(1)))))
     return Answers(*(np.concatenate(values) for values in zip(*parts)))
 
 
-def scores(answers: Answers, reference: Answers, auc_range: metrics.AucRange) -> dict[str, float]:
-    """The numbers of a row, mm where the key says so."""
+def scores(answers: Answers, reference: Answers, auc_range: metrics.AucRange) -> dict[str, Any]:
+    """The numbers of a row, mm where the key says so; view_error_px is a list."""
     joints = metrics.score_points(answers.joints, answers.target, 'none', auc_range)
     vertices = metrics.score_points(answers.vertices, answers.surface, 'none', auc_range)
     errors = metrics.point_errors(answers.joints, answers.target)
     found = errors[np.isfinite(errors)]
-    hard = metrics.hard_subset(_mean_over(reference.error_px))
+    hard = metrics.hard_subset(_mean_over(reference.error_px), HARD_SHARE)
     known = np.isfinite(answers.surface).all((1, 2))
     first, second = (metrics.finite_mean(metrics.f_scores(answers.vertices[known], answers.surface[known], threshold))
                      for threshold in metrics.F_SCORE_THRESHOLDS)
@@ -142,43 +152,53 @@ def scores(answers: Answers, reference: Answers, auc_range: metrics.AucRange) ->
         'pa_mpvpe_mm': metrics.score_points(answers.vertices, answers.surface, 'procrustes').mean_mm,
         'auc_v': vertices.auc, 'f5': first, 'f15': second,
         'error_px': metrics.finite_mean(answers.error_px),
+        'view_error_px': _mean_over(answers.error_px.swapaxes(0, 1)).tolist(),
         'pearson': metrics.pearson(answers.sigma_px, answers.error_px),
         'gate_entropy': metrics.finite_mean(metrics.view_weight_entropy(answers.gate)),
         'ln_views': float(np.log(answers.delivered).mean()),
         'missing_points': joints.missing_points}
 
 
-def protocol(network: JumpHand, data: str, auc_range: metrics.AucRange) -> str:
-    """How the numbers are to be read, in words."""
+def protocol(network: JumpHand, data: str, auc_range: metrics.AucRange, reference: str, precision: str) -> str:
+    """How the numbers are to be read, in words. reference: whose 2D error says what is hard."""
     config = network.config
-    return (f'{data}; the first N views of each sample, crops of {config.view.image_size} px around the true hand; gate '
-            f'{config.gate}, triangulation {config.triangulation}, {config.layers} decoder layers; mm without alignment, '
-            f'except PA: Procrustes with scale (FreiHAND), and RR: wrists moved together; AUC {auc_range}; F-scores of '
-            f'vertices at 5 and 15 mm; coarse: triangulated joints; hard: the {HARD_SHARE:.0%} with the largest 2D error')
+    return (
+        f'{data}; the first N views of each sample, crops of {config.view.image_size} px around the true hand; '
+        f'gate {config.gate}, triangulation {config.triangulation}, {config.layers} decoder layers, {precision}; '
+        'mm without alignment, except PA: Procrustes with scale (FreiHAND), RR: wrists moved together, ST: scale and '
+        f'translation (HO3D); means over points of the means over samples; AUC {auc_range}; F-scores of vertices at 5 '
+        f'and 15 mm, without alignment; coarse: triangulated joints; hard: the {HARD_SHARE:.0%} with the largest 2D '
+        f'error of {reference}; 2D in pixels of the crop; Pearson of σ and 2D error over all joints and views; entropy '
+        'of the gates in nats, at most ln V of the views that show the hand')
 
 
 def run(model: Path, data: str, views: Sequence[int], *, gate: str = '', triangulation: str = '',
         reference: Path | None = None, auc_mm: float = 20.0, device: str = 'auto', precision: str = 'auto',
-        output: Path | None = None) -> list[dict]:
+        options: Mapping[str, Any] | None = None, output: Path | None = None) -> list[dict]:
     """Evaluate a stored network and print the table; `output` gets the rows as JSON."""
     if auc_mm <= 0:
         raise ConfigError(f'the AUC needs a range above 0 mm, not {auc_mm:g}')
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise ConfigError(f'there is no folder {Path(output).parent} to write {Path(output).name} into; make it first')
     network = load_jump_hand(model)
     choices = {name: value for name, value in (('gate', gate), ('triangulation', triangulation)) if value}
     network.with_choices(**choices)
-    source, words = open_source(data)
+    source, words = open_source(data, options)
     auc_range = metrics.AucRange(auc_mm / 1e3, metrics.POEM_AUC.steps)
+    used = str(choose_precision(precision, choose_device(device))).removeprefix('torch.')
     rows = evaluate(network, source, views, reference=load_jump_hand(reference) if reference else None,
                     auc_range=auc_range, device=device, precision=precision)
-    about = protocol(network, words, auc_range)
+    about = protocol(network, words, auc_range, Path(reference or model).name, used)
     rows = [row | {'model': Path(model).name, 'protocol': about} for row in rows]
     print(table(rows))
+    for row in rows:
+        if row['fewer_cameras'] or row['not_observable'] or row['missing_points']:
+            print(f"{row['views']} views: left out are {row['fewer_cameras']} samples with fewer cameras, "
+                  f"{row['not_observable']} with fewer than two images of the hand, and {row['missing_points']} joints "
+                  'that were not placed')
     print(about)
     if output is not None:
-        # JSON knows no NaN: what cannot be said is null.
-        plain = [{name: None if isinstance(value, float) and not np.isfinite(value) else value
-                  for name, value in row.items()} for row in rows]
-        Path(output).write_text(json.dumps(plain, indent=2) + '\n')
+        Path(output).write_text(json.dumps(_without_nan(rows), indent=2) + '\n')
     return rows
 
 
@@ -197,11 +217,24 @@ def _number(name: str, value: float) -> str:
     return f'{value:.2f}' if name.endswith(('_mm', '_px')) else f'{value:.3f}'
 
 
-def _delivered(sample: Sample, count: int) -> int:
-    return sum(view.image is not None for view in sample.views[:count])
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: what cannot be said is null."""
+    if isinstance(value, dict):
+        return {name: _without_nan(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def _batches(network: JumpHand, source: SampleSource, indices: Sequence[int], count: int) -> Iterator[dict[str, Tensor]]:
+def _shows_hand(sample: Sample) -> list[bool]:
+    """Of each view, whether it delivered an image that a crop can be cut from (as crop_sample decides it)."""
+    return [view.image is not None and bool(np.isfinite(hand_box(sample.joints, view.camera)).all())
+            for view in sample.views]
+
+
+def _batches(
+    network: JumpHand, source: SampleSource, indices: Sequence[int], count: int,
+) -> Iterator[dict[str, Tensor]]:
     size = network.config.view.image_size
     for start in range(0, len(indices), BATCH):
         part = indices[start:start + BATCH]
@@ -209,5 +242,5 @@ def _batches(network: JumpHand, source: SampleSource, indices: Sequence[int], co
 
 
 def _mean_over(errors: np.ndarray) -> np.ndarray:
-    """Each sample's mean (N,) of (N, V, J), NaN where it has none."""
-    return np.array([metrics.finite_mean(sample) for sample in errors])
+    """Mean (N,) of each item of (N, …), NaN where it has no finite entry."""
+    return np.array([metrics.finite_mean(item) for item in errors])

@@ -23,7 +23,7 @@ from hand_unc_ros.hand.model import load_hand_model
 
 # Scenes of these seeds are for fitting and for testing; training draws from other streams altogether.
 FIT_SEEDS = range(50_000, 50_024)
-TEST_SEEDS = range(60_000, 60_024)
+TEST_SEEDS = range(62_000, 62_024)
 RATE_HZ = 15.0
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
 
-# Beyond this reduction bilinear sampling skips pixels; the crop is then cut larger and averaged down.
+# Beyond this reduction bilinear sampling skips pixels; the image is then averaged down before the crop is cut.
 MAX_REDUCTION = 1.5
-# A box can be as large as a joint's projection goes when it nears the camera; its crop must stay affordable.
-MAX_OVERSAMPLING = 8
+# Pixels around the part of an image that is averaged down, for sampling at its edge.
+MARGIN_PX = 3
 # Lens distortion is smooth: it is computed at this many nodes along each side of a crop and interpolated between.
 NODES = 17
 # Outside of any image, also in what is interpolated from it.
@@ -29,20 +29,18 @@ def crop_intrinsics(camera: Camera, box: np.ndarray, size: int) -> np.ndarray:
 def cut_pinhole(image: np.ndarray, camera: Camera, K: np.ndarray, size: int) -> np.ndarray:
     """The (size, size, 3) uint8 crop with intrinsics K out of the whole, distorted image; black outside of it."""
     affine = (camera.K @ np.linalg.inv(K))[:2]
-    scale = np.sqrt(abs(np.linalg.det(affine[:, :2])))
-    oversampling = int(np.clip(np.ceil(scale / MAX_REDUCTION), 1, MAX_OVERSAMPLING))
-    side = size * oversampling
-    # Crop pixels of the oversampled crop: the same square with finer cells.
-    finer = affine.copy()
-    finer[:, :2] /= oversampling
-    finer[:, 2] += affine[:, :2] @ np.full(2, (1 / oversampling - 1) / 2)
-    if camera.distortion_model == 'none':
-        out = cv2.warpAffine(image, finer, (side, side), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
-                             borderMode=cv2.BORDER_CONSTANT)
-    else:
-        x, y = _distorted_grid(camera, finer, side)
-        out = cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-    return cv2.resize(out, (size, size), interpolation=cv2.INTER_AREA) if oversampling > 1 else out
+    nodes = _nodes(camera, affine, size)
+    weights = _interpolation(size)
+    x, y = (weights @ places @ weights.T for places in np.moveaxis(nodes, -1, 0).copy())
+    reduction = np.sqrt(abs(np.linalg.det(affine[:, :2])))
+    if reduction > MAX_REDUCTION:
+        shrunk = _shrunk(image, nodes, int(np.ceil(reduction / MAX_REDUCTION)))
+        if shrunk is None:
+            return np.zeros((size, size, *image.shape[2:]), np.uint8)
+        image, first, step = shrunk
+        x, y = ((place - first[axis] + 0.5) / step[axis] - 0.5 for axis, place in enumerate((x, y)))
+    return cv2.remap(image, x.astype(np.float32), y.astype(np.float32), cv2.INTER_LINEAR,
+                     borderMode=cv2.BORDER_CONSTANT)
 
 
 def mirror_view(image: np.ndarray, px: np.ndarray, K: np.ndarray,
@@ -58,20 +56,40 @@ def mirror_view(image: np.ndarray, px: np.ndarray, K: np.ndarray,
     return image[:, ::-1], mirrored_px, to_mirrored @ K @ flip, pose
 
 
-def _distorted_grid(camera: Camera, affine: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where in the distorted image each of side² crop pixels is, as two (side, side) float32 maps."""
-    nodes = np.linspace(0, side - 1, NODES)
-    u, v = np.meshgrid(nodes, nodes)
+def _nodes(camera: Camera, affine: np.ndarray, size: int) -> np.ndarray:
+    """Where in the distorted image the nodes of a crop are, (NODES, NODES, 2); FAR_PX beyond where the lens model
+    holds: folded back they would show a part of the image again."""
+    u, v = np.meshgrid(*[np.linspace(0, size - 1, NODES)] * 2)
     ideal = crops.transform(affine, np.column_stack([u.ravel(), v.ravel()]))
-    xy = (np.column_stack([ideal, np.ones(len(ideal))]) @ np.linalg.inv(camera.K).T)[:, :2]
-    # A box may reach beyond where the lens model holds, and folded back would show a part of the image again.
-    px = np.nan_to_num(camera.denormalise(xy), nan=FAR_PX).astype(np.float32).reshape(NODES, NODES, 2)
-    weights = _interpolation(side)
-    return weights @ px[..., 0] @ weights.T, weights @ px[..., 1] @ weights.T
+    if camera.distortion_model != 'none':
+        xy = (ideal - camera.K[:2, 2]) @ np.linalg.inv(camera.K[:2, :2]).T
+        ideal = np.nan_to_num(camera.denormalise(xy), nan=FAR_PX)
+    return ideal.reshape(NODES, NODES, 2)
+
+
+def _shrunk(image: np.ndarray, nodes: np.ndarray, by: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The part of an image that the nodes span, averaged down about `by` times; its first pixel x, y and its pixels per
+    averaged one, exactly. None where the nodes lie outside."""
+    limits = np.array([image.shape[1], image.shape[0]])
+    seen = nodes[(nodes > FAR_PX / 2).all(-1)]
+    if not len(seen):
+        return None
+    first = np.clip(np.floor(seen.min(0)) - MARGIN_PX, 0, limits).astype(int)
+    last = np.clip(np.ceil(seen.max(0)) + MARGIN_PX, 0, limits).astype(int)
+    if (last <= first).any():
+        return None
+    # In whole blocks, which is several times faster, wherever the image is large enough.
+    more = (first - last) % by
+    before = np.minimum(first, more)
+    first, last = first - before, np.minimum(last + more - before, limits)
+    sides = last - first
+    fewer = -(-sides // by)
+    part = image[first[1]:last[1], first[0]:last[0]]
+    return cv2.resize(part, fewer.tolist(), interpolation=cv2.INTER_AREA), first, sides / fewer
 
 
 @lru_cache(maxsize=8)
 def _interpolation(side: int) -> np.ndarray:
-    """(side, NODES) float32 weights of the nodes for each of `side` pixels; the outer nodes are the outer pixels."""
+    """(side, NODES) weights of the nodes for each of `side` pixels; the outer nodes are the outer pixels."""
     place = np.linspace(0, NODES - 1, side)
-    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(NODES))).astype(np.float32)
+    return np.maximum(0, 1 - np.abs(place[:, None] - np.arange(NODES)))

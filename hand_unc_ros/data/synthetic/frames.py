@@ -1,4 +1,4 @@
-"""Small whole frames with a hand somewhere in them, for the finder; what frame k shows depends on the seed and its block."""
+"""Small whole frames with a hand somewhere in them, for the finder; they depend on the seed and the block's number."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ class FrameSamples:
         self.grain = imaging.Grain(rng, FRAME_HEIGHT, FRAME_WIDTH)
 
     def block(self, index: int, count: int) -> dict[str, np.ndarray]:
-        """Block number `index` of `count` frames: image (N, 128, 160, 3) uint8 and box (N, 4) in its pixels, NaN where no
-        hand is in it.
+        """Block number `index` of `count` frames: image (N, 128, 160, 3) uint8 and box (N, 4) in its pixels, NaN where
+        no hand is in it.
 
-        Rendering costs more than the rest, so a landscape wider than a frame is cut several times with other jitter, blur
-        and noise; its frames are spread over the block.
+        Rendering costs more than the rest, so a landscape wider than a frame is cut several times with other jitter,
+        blur and noise; its frames are spread over the block.
         """
         rng = np.random.default_rng((self.seed, index, 7011))
         landscapes = self._landscapes(rng, -(-count // self.settings.cuts))
@@ -96,8 +96,9 @@ class FrameSamples:
             mesh = merge(meshes)
             ideal = FOCAL_PX * mesh.vertices[:, :2] / np.maximum(mesh.vertices[:, 2:], 1e-3)
             at = crops.transform(crops.crop_from_image(view, LANDSCAPE_SIZE), ideal.astype(np.float64))
-            linear, alpha, _ = render(mesh, at, mesh.vertices[:, 2], (LANDSCAPE_SIZE,) * 2, np.zeros(3), light, self.lattice,
-                                      noise_scale=rng.uniform(50, 150), noise_gain=look.mottle, shadow_size=64)
+            linear, alpha, _ = render(mesh, at, mesh.vertices[:, 2], (LANDSCAPE_SIZE,) * 2, np.zeros(3), light,
+                                      self.lattice, noise_scale=rng.uniform(50, 150), noise_gain=look.mottle,
+                                      shadow_size=64)
             image = imaging.composite(linear, alpha, image)
         box = crops.transform_box(crops.crop_from_image(view, LANDSCAPE_SIZE), hand)
         return _Landscape(imaging.quantise(image), box if present else np.full(4, np.nan))

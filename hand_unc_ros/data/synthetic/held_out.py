@@ -1,6 +1,6 @@
 """Synthetic hands that no network was trained on: kinds of scenes to validate and test on.
 
-Nothing is shared with training (data/synthetic/multiview.py, crops.py): every draw comes from a seed stream that ends
+Nothing is shared with training (data/synthetic/multiview.py, frames.py): every draw comes from a seed stream that ends
 in a number of its kind's own, so no seed of one gives the draws of the other. Cameras stand in a ring, have lens
 distortion and a sensor of 640×480; hands move, and images show that motion and sensor noise; backgrounds are drawn for
 each camera and not taken from a store; objects go with the hand, their sizes and places are drawn in other ways.

@@ -1,6 +1,7 @@
 """Synthetic training samples: hands of any pose and orientation, seen by cameras anywhere around them.
 
-A sample depends on the seed and its index alone, so a set of any size can be drawn in any order by any number of workers.
+A sample depends on the seed and its index alone, so a set of any size can be drawn in any order by any number of
+workers.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ MARGIN = 1.45
 
 @dataclass(frozen=True)
 class MultiviewSettings:
-    """What training sees. image_size: side in pixels of the crops that will be cut.  objects: probabilities of 0, 1, … objects
-    near the hand.  absent: share of views that are turned away from the hand, whose image shows none."""
+    """What training sees. image_size: side in pixels of the crops that will be cut.  objects: probabilities of 0, 1,
+    … objects near the hand.  absent: share of views that are turned away from the hand, whose image shows none."""
 
     image_size: int = 128
     objects: tuple[float, ...] = (0.4, 0.3, 0.18, 0.12)
@@ -66,12 +67,11 @@ class MultiviewSamples:
         light, mottle = looks.draw_light(rng), rng.uniform(50, 150)
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
-            camera = _upright(Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose),
-                              joints)
-            if rng.random() < self.settings.absent:
-                seen.append(self._view(rng, camera, joints, merge(things) if things else None, light, look, mottle, False))
-            else:
-                seen.append(self._view(rng, camera, joints, merge(meshes + things), light, look, mottle, True))
+            ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
+            present = rng.random() >= self.settings.absent
+            shown = meshes + things if present else things
+            mesh = merge(shown) if shown else None
+            seen.append(self._view(rng, _upright(ideal, joints), joints, mesh, light, look, mottle, present))
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
                       ManoParameters(self.hand.pose(state), betas, state.translation))
 
@@ -123,8 +123,8 @@ def _upright(camera: Camera, joints: np.ndarray) -> Camera:
 
 
 def draw_cameras(rng: np.random.Generator, target: np.ndarray, count: int) -> list[np.ndarray]:
-    """Poses world_from_camera (4, 4) of `count` cameras that look about at the target (3,), spread over a cap of the sphere
-    of a random width: from a narrow stereo rig to cameras all around."""
+    """Poses world_from_camera (4, 4) of `count` cameras that look about at the target (3,), spread over a cap of the
+    sphere of a random width: from a narrow stereo rig to cameras all around."""
     axis = rng.normal(size=3)
     axis /= np.linalg.norm(axis)
     opening = rng.uniform(np.radians(25), np.pi)
@@ -134,7 +134,8 @@ def draw_cameras(rng: np.random.Generator, target: np.ndarray, count: int) -> li
         # Uniform over the cap, redrawn while two cameras would be in one place.
         cosine = rng.uniform(np.cos(opening), 1.0)
         azimuth = rng.uniform(0, 2 * np.pi)
-        local = np.array([np.sqrt(1 - cosine ** 2) * np.cos(azimuth), np.sqrt(1 - cosine ** 2) * np.sin(azimuth), cosine])
+        sine = np.sqrt(1 - cosine ** 2)
+        local = np.array([sine * np.cos(azimuth), sine * np.sin(azimuth), cosine])
         direction = Rotation.align_vectors(axis[None], np.array([[0.0, 0.0, 1.0]]))[0].apply(local)
         apart = min((np.arccos(np.clip(direction @ other, -1, 1)) for other in directions), default=np.pi)
         if apart < opening / (2 * count):

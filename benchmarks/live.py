@@ -1,0 +1,95 @@
+"""The live frame set against the network alone: `python benchmarks/live.py [--views 2 4 8 16] [--device cpu]`.
+
+One process, synthetic scenes rendered beforehand, the hand being followed. `bare` is JumpHand.forward on the same
+number of crops that lie ready as a tensor; `live` is everything from images to a published estimate's numbers. Runs
+of both alternate, so that what else the machine does meets both. Peak memory is that of the process, in a process of
+its own for each number of views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import resource
+import time
+
+import numpy as np
+import torch
+
+from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
+from hand_unc_ros.estimation.estimator import EstimatorSettings, build_estimator
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate, View
+from hand_unc_ros.hand.model import load_hand_model
+
+SETS = 12
+RATE_HZ = 30.0
+
+
+def measure(views: int, repeats: int, options: dict) -> dict:
+    """Medians over `repeats` passes through SETS frame sets, milliseconds."""
+    if options['threads']:
+        torch.set_num_threads(options['threads'])
+    rig = ring_of_cameras(views, seed=3)
+    scene = Scene(load_hand_model(None), rig, 3, SceneSettings(clutter=1))
+    sets = []
+    for index in range(SETS):
+        stamp = 1_000_000_000 + int(index / RATE_HZ * 1e9)
+        images = scene.images(index / RATE_HZ)
+        sets.append(FrameSet(stamp, {name: View(rig[name], image, stamp) for name, image in images.items()}, rig.names))
+    estimator = build_estimator(EstimatorSettings(**options), rig.names)
+    network, device = estimator.front_end.network, estimator.front_end.device
+    size = network.config.view.image_size
+    K = torch.diag(torch.tensor([200.0, 200.0, 1.0])).expand(1, views, 3, 3)
+    inputs = [torch.rand(1, views, 3, size, size), K, rig.camera_from_world[None].float(), torch.ones(1, views, dtype=torch.bool)]
+    inputs = [value.to(device) for value in inputs]
+    dtype = estimator.front_end.dtype
+
+    def bare() -> float:
+        started = time.perf_counter()
+        with torch.inference_mode(), torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            network(*inputs).joints[-1].cpu()
+        return 1e3 * (time.perf_counter() - started)
+
+    bare()
+    live_ms, bare_ms, found, stages = [], [], 0, []
+    for _ in range(repeats):
+        estimator.reset()
+        for index, frames in enumerate(sets):
+            started = time.perf_counter()
+            result = estimator.process(frames)
+            elapsed = 1e3 * (time.perf_counter() - started)
+            if index:
+                # The first set of a pass searches for the hand.
+                live_ms.append(elapsed)
+                bare_ms.append(bare())
+                found += isinstance(result, HandEstimate)
+                stages.append(result.stage_ms)
+    live, alone = np.array(live_ms), np.array(bare_ms)
+    return {'views': views, 'live_ms': float(np.median(live)), 'live_p95_ms': float(np.percentile(live, 95)),
+            'bare_ms': float(np.median(alone)), 'ratio': float(np.median(live / alone)),
+            'sets_per_s': float(1e3 / np.median(live)), 'found': found / len(live),
+            'stage_ms': {name: round(float(np.median([s.get(name, np.nan) for s in stages])), 2) for name in stages[0]},
+            'peak_mib': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--views', type=int, nargs='+', default=[2, 4, 8, 16])
+    parser.add_argument('--repeats', type=int, default=6)
+    parser.add_argument('--weights', default='')
+    parser.add_argument('--device', default='auto')
+    parser.add_argument('--precision', default='auto')
+    parser.add_argument('--acceleration', default='none')
+    parser.add_argument('--threads', type=int, default=0)
+    arguments = vars(parser.parse_args())
+    views, repeats = arguments.pop('views'), arguments.pop('repeats')
+    context = multiprocessing.get_context('spawn')
+    for count in views:
+        with context.Pool(1) as pool:
+            row = pool.apply(measure, (count, repeats, arguments))
+        print(json.dumps({name: round(value, 3) if isinstance(value, float) else value for name, value in row.items()}))
+
+
+if __name__ == '__main__':
+    main()

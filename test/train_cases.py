@@ -1,0 +1,43 @@
+"""A tiny network, a tiny set on disk and short runs, for the tests of training."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from hand_unc_ros.data.shards import unfinished, write_shard
+from hand_unc_ros.data.synthetic import multiview
+from hand_unc_ros.data.synthetic.sets import describe_set
+from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.training.config import parse_config
+
+SAMPLES, VIEWS, SIZE = 12, 3, 128
+NETWORK = {'view': {'blocks': [1, 1, 1, 1], 'width': 8, 'fpn_channels': 16, 'image_size': SIZE}, 'width': 16,
+           'heads': 2, 'points': 2, 'ffn': 16, 'layers': 1, 'vertex_queries': 16}
+
+
+def write_set(folder: Path) -> Path:
+    """SAMPLES synthetic samples of VIEWS small images as a set of shards."""
+    settings = multiview.MultiviewSettings(image_size=SIZE, absent=0.0)
+    content = describe_set('training', 5, SAMPLES, VIEWS, 1, shard_images=4 * VIEWS)
+    samples = multiview.MultiviewSamples(load_hand_model(None), 5, settings)
+    with unfinished(folder, content) as numbers:
+        for number in numbers:
+            write_shard(folder, content, number, [samples.sample(i, VIEWS) for i in content.range_of(number)])
+    return folder
+
+
+def tiny(out: Path, folder: Path, **changes):
+    """A configuration that trains the tiny network on the tiny set: 3 batches of 4 samples an epoch."""
+    source = {'source': 'shards', 'path': str(folder), 'augmentation': {}}
+    values = {'out': str(out), 'steps': 6, 'network': NETWORK, 'data': source | {'samples': 4, 'workers': 0},
+              'validation': source | {'samples': 4, 'views': 2, 'every': 3}, 'optimiser': {'warmup': 0},
+              'log_every': 2, 'checkpoint_every': 3, 'machine': {'accelerator': 'cpu', 'precision': 'float32'}}
+    for name, value in changes.items():
+        values[name] = values[name] | value if isinstance(values.get(name), dict) and isinstance(value, dict) else value
+    return parse_config(values)
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
