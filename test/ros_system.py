@@ -152,6 +152,7 @@ class System:
         save_rig(self.rig, self.rig_file)
         for camera in self.rig.cameras:
             np.save(folder / f'{camera.name}.npy', draw(camera))
+        self.node = [HERE / 'dot_multiview.py']
         self.processes: list[Process] = []
         self.cameras: dict[str, Process] = {}
         self.listener = Listener()
@@ -168,7 +169,19 @@ class System:
         arguments = ['--autostart', '--ros-args', '-r', '__ns:=/hand']
         for name, value in given.items():
             arguments += ['-p', f'{name}:={json.dumps(value)}']
-        return self._start([HERE / 'dot_multiview.py', *arguments], 'multiview.log')
+        return self._start([*self.node, *arguments], 'multiview.log')
+
+    def show(self, rig: Any, images: dict[str, Any]) -> None:
+        """Let the cameras of another rig show these images, and the shipped network look at them."""
+        import numpy as np
+
+        from hand_unc_ros.data.rigs import save_rig
+
+        self.rig = rig
+        save_rig(rig, self.rig_file)
+        for name, image in images.items():
+            np.save(self._folder / f'{name}.npy', image)
+        self.node = ['-m', 'hand_unc_ros.nodes.multiview']
 
     def _start(self, arguments: Sequence[Any], log: str) -> Process:
         process = Process(arguments, self._folder / log)

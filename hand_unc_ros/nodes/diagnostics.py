@@ -156,6 +156,8 @@ class OutputHealth:
             level = DiagnosticStatus.ERROR
             message = (f'no output for {output_age_s:.1f} s: no set of images; '
                        f'{cameras_arriving} of {cameras} cameras arrive')
+            if cameras_arriving == 1:
+                message += ', and from one alone depth is not observable'
         elif self.failure:
             level, message = DiagnosticStatus.ERROR, f'no output for {output_age_s:.1f} s: {self.failure}'
         elif output_age_s > limit_s:
