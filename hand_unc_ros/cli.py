@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hand_unc_ros import __version__
 from hand_unc_ros.errors import HandUncError
@@ -156,9 +156,12 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--model', type=Path, required=True, metavar='FILE', help='weights of a JumpHand (.safetensors)')
+    parser.add_argument('--model', type=Path, required=True, metavar='FILE',
+                        help='weights of a JumpHand (.safetensors)')
     parser.add_argument('--data', required=True, metavar='D',
-                        help='a folder made by `hand-unc synth`, or dataset:root[:split], e.g. dexycb:/data/dex-ycb:test')
+                        help='a folder made by `hand-unc synth`, or dataset:root[:split], e.g. dexycb:/data/dex-ycb')
+    parser.add_argument('--option', type=_option, action='append', default=[], metavar='NAME=VALUE', dest='options',
+                        help="of the dataset's reader, e.g. mano_model=mano_right.npz for vertices; may be repeated")
     parser.add_argument('--views', type=_counts, default=[2, 4, 8], metavar='N,N,…',
                         help='numbers of views, the first of each sample (default 2,4,8)')
     parser.add_argument('--triangulation', default='', help="instead of the model's own")
@@ -174,7 +177,22 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 def _evaluate(args: argparse.Namespace) -> None:
     from hand_unc_ros.evaluation.benchmark import run
     run(args.model, args.data, args.views, gate=args.gate, triangulation=args.triangulation, reference=args.reference,
-        auc_mm=args.auc_mm, device=args.device, precision=args.precision, output=args.json)
+        auc_mm=args.auc_mm, device=args.device, precision=args.precision, options=dict(args.options), output=args.json)
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--model', type=Path, required=True, metavar='FILE',
+                        help='weights of a JumpHand (.safetensors)')
+    parser.add_argument('--onnx', type=Path, required=True, metavar='DIR',
+                        help='folder for views.onnx (crops to what each view says) and fused.onnx (that to joints and'
+                             ' mesh)')
+    parser.add_argument('--views', type=_counts, default=[2, 4, 8], metavar='N,N,…',
+                        help='numbers of views with which the result is compared with torch (default 2,4,8)')
+
+
+def _export(args: argparse.Namespace) -> None:
+    from hand_unc_ros.networks.export import run
+    run(args.model, args.onnx, args.views)
 
 
 def _synth_arguments(parser: argparse.ArgumentParser) -> None:
@@ -207,6 +225,8 @@ COMMANDS = (
     Command('bag info', 'what a bag holds', _info_arguments, _info),
     Command('train', 'train a network, or go on with a training that was interrupted', _train_arguments, _train),
     Command('evaluate', 'measure a network on a set of samples', _evaluate_arguments, _evaluate),
+    Command('export', 'a network as ONNX files, compared with torch before they are written', _export_arguments,
+            _export),
     Command('synth', 'write a set of synthetic samples to disk', _synth_arguments, _synth),
     Command('mano convert', "your MANO .pkl to a file that is safe to load", _convert_arguments, _convert),
 )
@@ -227,6 +247,18 @@ def _counts(text: str) -> list[int]:
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f'{text!r} is no list of whole numbers such as 2,4,8')
     return [int(part) for part in parts]
+
+
+def _option(text: str) -> tuple[str, Any]:
+    import yaml
+    name, _, value = text.partition('=')
+    try:
+        content = yaml.safe_load(value)
+    except yaml.YAMLError:
+        content = None
+    if not name or content is None:
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form mano_model=mano_right.npz')
+    return name, content
 
 
 def _camera_frames(text: str) -> tuple[str, int]:

@@ -71,6 +71,7 @@ _EXTRAS = (
     ('numba', 'numba', 'rendering synthetic cameras (demo, training)',
      "pip install 'hand_unc_ros[synthetic]'"),
     ('lightning', 'lightning', 'training (hand-unc train)', "pip install 'hand_unc_ros[train]'"),
+    ('onnxruntime', 'onnxruntime', 'ONNX files (hand-unc export)', "pip install 'hand_unc_ros[export]'"),
     ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
     ('mediapipe', 'mediapipe', '2D joints in real images (another front end)', 'make setup-mediapipe'),
 )

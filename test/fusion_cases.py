@@ -18,7 +18,8 @@ LEVEL_SIZES = (32, 16, 8, 4)
 
 
 class Fused(NamedTuple):
-    """Inputs of the fused stage, in the order of its arguments, and the truth: joints (B, 21, 3), joints_px (B, V, 21, 2)."""
+    """Inputs of the fused stage in the order of its arguments, and the truth: joints (B, 21, 3), joints_px
+    (B, V, 21, 2)."""
 
     seen: ViewStage
     K: Tensor

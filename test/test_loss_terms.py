@@ -120,7 +120,8 @@ def test_a_batch_without_any_hand_has_a_finite_loss():
     from hand_unc_ros.networks.hand_finder import HandFinder
     from hand_unc_ros.training.hand_finder import finder_losses
 
-    batch = {'image': torch.zeros(2, FRAME_HEIGHT, FRAME_WIDTH, 3, dtype=torch.uint8), 'box': torch.full((2, 4), math.nan)}
+    batch = {'image': torch.zeros(2, FRAME_HEIGHT, FRAME_WIDTH, 3, dtype=torch.uint8),
+             'box': torch.full((2, 4), math.nan)}
     terms = finder_losses(HandFinder(), batch)
     assert terms['side'] == terms['direction'] == 0 and 0 < terms['centre'] < math.inf
     sum(terms.values()).backward()

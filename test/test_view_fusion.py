@@ -58,7 +58,7 @@ def test_what_a_missing_view_holds_does_not_matter(kind):
 
 
 def test_known_weights_and_their_entropy_in_cells():
-    """α ∝ exp(−k/2), k = 0 … 4: 1/Z with Z = (1 − e^−2.5)/(1 − e^−0.5) = 2.3329, entropy ln Z + ⟨k⟩/2 = 1.394."""
+    """α = exp(−k/2)/Z, k = 0 … 4, Z = (1 − e^−2.5)/(1 − e^−0.5) = 2.3329; entropy ln Z + ⟨k⟩/2 = 1.394."""
     z = (1 - math.exp(-2.5)) / (1 - math.exp(-0.5))
     expected = torch.tensor([math.exp(-k / 2) / z for k in range(5)])
     weights = gate('uncertainty', FIVE, ALL)[0, :, 0]
@@ -77,7 +77,8 @@ def test_average_and_softmax_by_hand():
     # Softmax of ln(3), ln(2), 0, ln(2), −∞ in effect: 3 : 2 : 1 : 2 : 0.
     expected = torch.tensor([3.0, 2, 1, 2, 0], dtype=torch.float32) / 8
     for kind, name in (('learnable', 'logits'), ('confidence', 'confidence')):
-        torch.testing.assert_close(gate(kind, FIVE, ALL, **{name: scores})[0, :, 0].float(), expected, rtol=1e-6, atol=1e-9)
+        found = gate(kind, FIVE, ALL, **{name: scores})[0, :, 0].float()
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
 
 
 @pytest.mark.parametrize('kept', (1, 2, 3, 5, 9))
@@ -240,7 +241,7 @@ def test_gradients_of_triangulations(method):
     def points(xy, variance, learned):
         return triangulate(method, xy, leaves[1], variance, poses, mask, learned).points
 
-    # Whitening holds the depths of the first solution fixed: they move a linear answer's slope of order 1 by a hundredth, and
-    # that of the last of three Gauss-Newton steps by less.
+    # Whitening holds the depths of the first solution fixed: they move a linear answer's slope of order 1 by a
+    # hundredth, and that of the last of three Gauss-Newton steps by less.
     tolerance = {'inverse_variance': 1e-2, 'refined': 1e-3}.get(method, 1e-5)
     assert torch.autograd.gradcheck(points, (leaves[0], leaves[2], leaves[3]), atol=tolerance, rtol=1e-3)

@@ -45,7 +45,8 @@ class GatedViewAttention(nn.Module):
 
     def forward(self, queries: Tensor, references: Tensor, evidence: Tensor, cameras: Tensor, levels: list[Tensor],
                 gates: Tensor) -> Tensor:
-        """queries: (B, Q, C).  references: (B, V, Q, 2) in [−1, 1] over the crop.  evidence: (B, V, Q, EVIDENCE_SIZE), see
+        """queries: (B, Q, C).  references: (B, V, Q, 2) in [−1, 1] over the crop.  evidence: (B, V, Q,
+        EVIDENCE_SIZE), see
         `Decoder`.  cameras: (B, V, CAMERA_SIZE).  levels: (B, V, C_f, s, s) each.  gates: (B, V, Q), zero for a missing
         view, whatever its features hold.  Returns (B, Q, C)."""
         # Queries stand last in memory up to the end of sampling, so that every step passes over contiguous numbers.
@@ -70,4 +71,5 @@ class GatedViewAttention(nn.Module):
 
 def _columns(linear: nn.Linear, x: Tensor) -> Tensor:
     """The layer on the columns of x (N, C, M), as a batched product: what it takes and gives is never copied."""
+    # Not len(x): in an exported graph that would be a constant.
     return torch.baddbmm(linear.bias[:, None], linear.weight.expand(x.shape[0], -1, -1), x)

@@ -29,6 +29,12 @@ class Gaussian2DConfig:
     fpn_channels: int = 256
     image_size: int = 256
 
+    @property
+    def level_count(self) -> int:
+        """How many resolutions its features have, from HEATMAP_SIZE² cells down."""
+        coarsest = self.image_size >> len(self.blocks) + 1
+        return (HEATMAP_SIZE // max(coarsest, 1)).bit_length()
+
     def to_dict(self) -> dict:
         return asdict(self)
 
@@ -90,7 +96,8 @@ class Gaussian2DNet(nn.Module):
         presence = self.presence(maps[-1].mean(dim=(2, 3))).squeeze(1)
 
         logits = self.heatmap(features).flatten(2).float()
-        log_p = F.logsigmoid(logits)
+        # The logarithm of the sigmoid, in a form that exported graphs do not compute as log(0).
+        log_p = -F.softplus(-logits)
         log_p = log_p - log_p.logsumexp(dim=2, keepdim=True)
         p = log_p.exp()
         mu = self._soft_argmax(p)

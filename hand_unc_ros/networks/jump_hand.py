@@ -51,10 +51,9 @@ class JumpHandConfig:
             raise ConfigError(f'width {self.width} is not a multiple of heads {self.heads}')
         if not 0 < self.vertex_queries <= VERTEX_COUNT:
             raise ConfigError(f'vertex_queries is {self.vertex_queries}; it must be in 1 … {VERTEX_COUNT}')
-        coarsest = self.view.image_size >> len(self.view.blocks) + 1
-        available = (HEATMAP_SIZE // max(coarsest, 1)).bit_length()
-        if not 0 < self.levels <= available:
-            raise ConfigError(f'levels is {self.levels}; crops of {self.view.image_size} px give features at 1 … {available}')
+        if not 0 < self.levels <= self.view.level_count:
+            raise ConfigError(f'levels is {self.levels}; crops of {self.view.image_size} px give features at'
+                              f' 1 … {self.view.level_count}')
         if self.top_k < 1:
             raise ConfigError(f'top_k is {self.top_k}; the gate must keep at least 1 view')
 
@@ -75,8 +74,8 @@ class JumpHandConfig:
 
 CONFIGS = {
     'full': JumpHandConfig(),
-    'lite': JumpHandConfig(view=gaussian_2d.CONFIGS['lite'], width=64, heads=4, points=2, ffn=128, layers=4, vertex_queries=64,
-                           triangulation='refined'),
+    'lite': JumpHandConfig(view=gaussian_2d.CONFIGS['lite'], width=64, heads=4, points=2, ffn=128, layers=4,
+                           vertex_queries=64, triangulation='refined'),
 }
 
 
@@ -102,8 +101,9 @@ class ViewStage(NamedTuple):
 class JumpHandOutput(NamedTuple):
     """mean, variance, log_heatmap, presence: as in ViewStage.  gate: (B, V, 21), sums to 1 over views.
     coarse: (B, 21, 3) metres, world, the triangulated joints, zeros where coarse_valid (B, 21) is False.
-    joints: (L + 1, B, 21, 3) and vertices: (L + 1, B, 778, 3) metres, world: the coarse stage, then every decoder layer;
-    the last is the answer.  features: (B, 21, C) of the joint queries (of the pooled 2D stage without a decoder)."""
+    joints: (L + 1, B, 21, 3) and vertices: (L + 1, B, 778, 3) metres, world: the coarse stage, then every decoder
+    layer; the last is the answer.  features: (B, 21, C) of the joint queries (of the pooled 2D stage without a
+    decoder)."""
 
     mean: Tensor
     variance: Tensor
@@ -155,7 +155,8 @@ class JumpHand(nn.Module):
         """The per-view stage of images (B, V, 3, S, S), batched over all views."""
         out = self.view(images.flatten(0, 1))
         views = images.shape[:2]
-        return ViewStage(*(part.unflatten(0, views) for part in out[:5]), [part.unflatten(0, views) for part in out.levels])
+        return ViewStage(*(part.unflatten(0, views) for part in out[:5]),
+                         [level.unflatten(0, views) for level in out.levels])
 
     def join(self, seen: ViewStage, K: Tensor, camera_from_world: Tensor, view_mask: Tensor,
              confidence: Tensor | None = None, start: Tensor | None = None) -> JumpHandOutput:
@@ -167,7 +168,8 @@ class JumpHand(nn.Module):
             cell = config.view.image_size / HEATMAP_SIZE
             xy, covariance = normalised(mean_px, seen.variance * cell ** 2, K)
             scores = self.confidence(seen.pooled.float())[..., 0]
-            gates = gate(config.gate, seen.variance, view_mask, logits=scores, confidence=confidence, top_k=config.top_k)
+            gates = gate(config.gate, seen.variance, view_mask, logits=scores, confidence=confidence,
+                         top_k=config.top_k)
             if start is None:
                 coarse, valid = triangulate(config.triangulation, xy, covariance, seen.variance, camera_from_world,
                                             view_mask, scores.sigmoid())

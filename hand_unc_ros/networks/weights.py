@@ -23,8 +23,8 @@ def save_network(path: Path, network: nn.Module, config: dict) -> None:
 
 
 def stored_network(path: Path) -> str:
-    """The class name of the network that is stored at `path`, '' where the file does not say so. Raises ConfigError for a
-    file that is missing or no safetensors file."""
+    """The class name of the network that is stored at `path`, '' where the file does not say so. Raises ConfigError
+    for a file that is missing or no safetensors file."""
     return _opened(path)[0].get('network', '')
 
 
