@@ -41,7 +41,8 @@ def measure(views: int, repeats: int, options: dict) -> dict:
     network, device = estimator.front_end.network, estimator.front_end.device
     size = network.config.view.image_size
     K = torch.diag(torch.tensor([200.0, 200.0, 1.0])).expand(1, views, 3, 3)
-    inputs = [torch.rand(1, views, 3, size, size), K, rig.camera_from_world[None].float(), torch.ones(1, views, dtype=torch.bool)]
+    inputs = [torch.rand(1, views, 3, size, size), K, rig.camera_from_world[None].float(),
+              torch.ones(1, views, dtype=torch.bool)]
     inputs = [value.to(device) for value in inputs]
     dtype = estimator.front_end.dtype
 

@@ -32,7 +32,6 @@ from hand_unc_ros.data.datasets.mano_hands import ManoHands, moved
 from hand_unc_ros.data.datasets.views import projected_view, runs, transformed
 from hand_unc_ros.data.samples import ManoParameters, Sample
 from hand_unc_ros.errors import DatasetError
-from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.joints import to_public
 
 GROUPS = {'train': ('ABF1', 'BB1', 'GSF1', 'MDF1', 'SiBF1'), 'test': ('GPMF1', 'SB1')}

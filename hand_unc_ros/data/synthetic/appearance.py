@@ -121,3 +121,18 @@ def _draw_shape(rng: np.random.Generator, image: np.ndarray) -> None:
 
 def _pixel(point: np.ndarray) -> tuple[int, int]:
     return int(point[0]), int(point[1])
+
+
+def background_patch(rng: np.random.Generator, stores: list[np.ndarray], size: int) -> np.ndarray:
+    """(size, size, 3) float32, out of one of the square `stores`: any part of it, mirrored, turned, recoloured,
+    brighter or darker, so that a few stores give many backgrounds."""
+    store = stores[rng.integers(len(stores))]
+    side = int(rng.uniform(0.15, 1.0) * len(store))
+    top, left = rng.integers(0, len(store) - side + 1, 2)
+    patch = store[top:top + side, left:left + side]
+    if rng.random() < 0.5:
+        patch = patch[:, ::-1]
+    if rng.random() < 0.5:
+        patch = patch.transpose(1, 0, 2)
+    image = cv2.resize(patch[..., rng.permutation(3)], (size, size), interpolation=cv2.INTER_LINEAR)
+    return image.astype(np.float32) * rng.uniform(0.4, 1.3)

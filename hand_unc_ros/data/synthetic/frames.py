@@ -91,7 +91,7 @@ class FrameSamples:
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
         meshes += [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
                                                                        p=self.settings.objects))]
-        image = self._background(rng)
+        image = looks.background_patch(rng, self.backgrounds, LANDSCAPE_SIZE)
         if meshes:
             mesh = merge(meshes)
             ideal = FOCAL_PX * mesh.vertices[:, :2] / np.maximum(mesh.vertices[:, 2:], 1e-3)
@@ -111,18 +111,6 @@ class FrameSamples:
             place = place * rng.uniform(0.6, 0.95)
         rotation = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix()
         return shapes.placed(shapes.draw_object(rng), rotation, place)
-
-    def _background(self, rng: np.random.Generator) -> np.ndarray:
-        store = self.backgrounds[rng.integers(len(self.backgrounds))]
-        side = int(rng.uniform(0.15, 1.0) * BACKGROUND_SIZE)
-        top, left = rng.integers(0, BACKGROUND_SIZE - side + 1, 2)
-        patch = store[top:top + side, left:left + side]
-        if rng.random() < 0.5:
-            patch = patch[:, ::-1]
-        if rng.random() < 0.5:
-            patch = patch.transpose(1, 0, 2)
-        image = cv2.resize(patch[..., rng.permutation(3)], (LANDSCAPE_SIZE,) * 2, interpolation=cv2.INTER_LINEAR)
-        return image.astype(np.float32) * rng.uniform(0.4, 1.3)
 
     def _cut(self, landscape: _Landscape, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """A frame (128, 160, 3) and its box (4,)."""

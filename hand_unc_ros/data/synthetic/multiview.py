@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
@@ -90,7 +89,7 @@ class MultiviewSamples:
         box = crops.reach_box(joints, px, FOCAL_PX / depth[MIDDLE_MCP]) * [1, 1, MARGIN, 0]
         K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
         camera = Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera)
-        image = self._background(rng, size)
+        image = looks.background_patch(rng, self.backgrounds, size)
         if mesh is not None:
             local = mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
@@ -100,18 +99,6 @@ class MultiviewSamples:
         pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
         visible = np.full(JOINT_COUNT, present)
         return SampleView(camera, imaging.quantise(image), np.where(visible[:, None], pixels, np.nan), visible)
-
-    def _background(self, rng: np.random.Generator, size: int) -> np.ndarray:
-        store = self.backgrounds[rng.integers(len(self.backgrounds))]
-        side = int(rng.uniform(0.15, 1.0) * BACKGROUND_SIZE)
-        top, left = rng.integers(0, BACKGROUND_SIZE - side + 1, 2)
-        patch = store[top:top + side, left:left + side]
-        if rng.random() < 0.5:
-            patch = patch[:, ::-1]
-        if rng.random() < 0.5:
-            patch = patch.transpose(1, 0, 2)
-        image = cv2.resize(patch[..., rng.permutation(3)], (size, size), interpolation=cv2.INTER_LINEAR)
-        return image.astype(np.float32) * rng.uniform(0.4, 1.3)
 
 
 def _upright(camera: Camera, joints: np.ndarray) -> Camera:
