@@ -93,6 +93,7 @@ CAMERA_TOPICS = ('/left/image_raw/compressed', '/left/camera_info', '/right/imag
 
 def test_played_messages_are_those_recorded_at_their_recorded_pace(bag, listen):
     listener = listen(*CAMERA_TOPICS)
+    began = time.monotonic()
     thread, outcome = play_in_thread(bag, rate=2.0)
     assert listener.until(lambda: all(len(m) == FRAMES for m in listener.received.values())), outcome
     thread.join(timeout=10.0)
@@ -111,9 +112,9 @@ def test_played_messages_are_those_recorded_at_their_recorded_pace(bag, listen):
             else:
                 np.testing.assert_array_equal(message.k, original.k)
                 np.testing.assert_array_equal(message.d, original.d)
-    arrivals = listener.arrivals['/left/image_raw/compressed']
-    # Never faster than 11 periods of 25 ms; the ends may jitter by a scheduler's turn.
-    assert arrivals[-1] - arrivals[0] > (FRAMES - 1) / FPS / 2 - 0.02
+    # Never faster than 11 periods of 25 ms. Counted from the start of playing: a busy machine may take the first messages
+    # late, but none early.
+    assert listener.arrivals['/left/image_raw/compressed'][-1] - began > (FRAMES - 1) / FPS / 2
 
 
 def test_play_part_of_a_bag_under_another_name(bag, listen):
