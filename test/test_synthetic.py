@@ -299,8 +299,7 @@ def test_frames_are_decided_by_seed_and_block(model, quick):
 
 def test_frames_show_the_hand_in_their_box(model, quick, monkeypatch):
     """Hands on black, as rendered: what is not black is hand or forearm."""
-    monkeypatch.setattr(frames.FrameSamples, '_background',
-                        lambda self, rng: np.zeros((frames.LANDSCAPE_SIZE,) * 2 + (3,), np.float32))
+    monkeypatch.setattr(appearance, 'background_patch', lambda rng, stores, size: np.zeros((size, size, 3), np.float32))
     monkeypatch.setattr(frames.FrameSamples, '_develop', lambda self, image, rng: image)
     batch = frames.FrameSamples(model, 8, frames.FrameSettings(objects=(1.0, 0.0, 0.0, 0.0))).block(0, 32)
     found, lit_inside = 0, []
