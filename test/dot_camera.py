@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import json
+import signal
 import sys
 import threading
 import time
@@ -34,6 +35,9 @@ def main() -> None:
     pixels = np.load(image_path)
     calibration = yaml.safe_load(open(rig_path))['cameras'][name]
     settings = dict(SETTINGS)
+    # A KeyboardInterrupt that is raised inside a destructor is swallowed, and the camera would go on for ever.
+    stopping = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stopping.set())
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node(f'{name}_driver', start_parameter_services=False)
     publishers = {}
@@ -60,8 +64,7 @@ def main() -> None:
     data = array.array('B', pixels.tobytes())
     period_ns = round(1e9 / float(rate))
     frame = time.time_ns() // period_ns + 1
-    while True:
-        time.sleep(max(0.0, (frame * period_ns - time.time_ns()) / 1e9))
+    while not stopping.wait(max(0.0, (frame * period_ns - time.time_ns()) / 1e9)):
         mode = settings['stamps']
         stamp = frame * period_ns + round(settings['shift_s'] * 1e9)
         stamps = {'normal': [stamp], 'zero': [0], 'future': [stamp + 10 * 10 ** 9],
@@ -80,10 +83,8 @@ def main() -> None:
                 sent.header.frame_id = f'{name}_optical_frame'
                 to.publish(sent)
         frame = max(frame + 1, time.time_ns() // period_ns)
+    rclpy.try_shutdown()
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except KeyboardInterrupt:
-        rclpy.try_shutdown()
+    main()
