@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from hand_unc_ros.data.camera_messages import camera_from_info, check_size, pose_matrix
 from hand_unc_ros.errors import CalibrationError, ImageFormatError
-from hand_unc_ros.geometry.cameras import Camera, CameraRig
-from hand_unc_ros.nodes.calibration import Calibrations, camera_from_info, check_size, pose_matrix
+from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera, CameraRig
+from hand_unc_ros.nodes.calibration import Calibrations
 
 POINTS = np.array([[0.1, -0.05, 1.0], [-0.2, 0.1, 1.5], [0.0, 0.0, 0.8]])
 
@@ -86,6 +88,16 @@ def test_a_camera_is_left_out_with_its_reason_and_comes_back():
     assert calibrations.camera('cam0') is None and 'uncalibrated' in calibrations.reason('cam0')
     calibrations.take_info('cam0', info())
     assert calibrations.reason('cam0') is None
+
+
+@pytest.mark.parametrize('info_used, pose_used', [(False, False), (True, False), (False, True), (True, True)])
+def test_how_well_a_camera_is_calibrated_is_the_rig_files_word(info_used, pose_used):
+    said = CalibrationUncertainty(1e-3, 2e-3)
+    cameras = CameraRig([replace(camera, uncertainty=said) for camera in rig()])
+    calibrations = Calibrations(['cam0'], cameras, info_used=info_used, pose_used=pose_used)
+    calibrations.take_info('cam0', info())
+    calibrations.take_pose('cam0', np.eye(4))
+    assert calibrations.camera('cam0').uncertainty is said
 
 
 def test_poses_are_waited_for_and_their_faults_told():

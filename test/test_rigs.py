@@ -1,5 +1,7 @@
 """Rig files: every format read right, ours written bit for bit, every mistake named."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from rig_cases import look_at, mixed_rig, ring
 
 from hand_unc_ros.data.rigs import load_rig, load_topics, save_rig
 from hand_unc_ros.errors import CalibrationError
+from hand_unc_ros.geometry.cameras import CalibrationUncertainty, CameraRig
 
 
 def same(a, b):
@@ -46,6 +49,36 @@ cameras:
     world_from_camera: [[1, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]
     topic: /cam_right/image_raw
 """
+
+
+UNCERTAINTY = """    uncertainty:
+      rotation_rad: 1e-3
+      translation_m: [0.001, 0.001, 0.003]
+      focal_px: 1.5
+"""
+
+
+def test_our_yaml_says_how_well_a_camera_is_calibrated(tmp_path):
+    rig = load_rig(write(tmp_path, OURS + UNCERTAINTY))
+    assert rig['left'].uncertainty is None
+    read = rig['right'].uncertainty
+    np.testing.assert_array_equal(read.rotation_rad, (1e-3, 1e-3, 1e-3))
+    np.testing.assert_array_equal(read.translation_m, (1e-3, 1e-3, 3e-3))
+    np.testing.assert_array_equal(read.focal_px, (1.5, 1.5))
+    np.testing.assert_array_equal(read.centre_px, (0, 0))
+    assert load_rig(write(tmp_path, OURS + '    uncertainty:\n'))['right'].uncertainty is None
+
+
+def test_uncertainty_is_written_without_loss(tmp_path):
+    rig = mixed_rig()
+    said = CalibrationUncertainty((1 / 3e3, 2e-3, 1e-9), 1 / 7e2, (1.0, 1 / 3), 0.0)
+    rig = CameraRig([rig.cameras[0], *(replace(camera, uncertainty=said) for camera in rig.cameras[1:])])
+    save_rig(rig, tmp_path / 'rig.yaml')
+    again = load_rig(tmp_path / 'rig.yaml')
+    assert again.cameras[0].uncertainty is None
+    for camera in again.cameras[1:]:
+        for field in CalibrationUncertainty.FIELDS:
+            np.testing.assert_array_equal(getattr(camera.uncertainty, field), getattr(said, field))
 
 
 def write(tmp_path, text, name='rig.yaml'):
@@ -220,6 +253,22 @@ def mistake(tmp_path, text, *parts, name='rig.yaml'):
 def test_mistakes_in_our_yaml(tmp_path, old, new, parts):
     assert old in OURS
     mistake(tmp_path, OURS.replace(old, new, 1), *parts)
+
+
+@pytest.mark.parametrize('old, new, parts', [
+    ('rotation_rad: 1e-3', 'rotation_deg: 0.1', ("'uncertainty.rotation_deg'", 'rotation_rad')),
+    ('rotation_rad: 1e-3', 'rotation_rad: 0.5', ("'uncertainty'", 'rotation_rad', 'radians')),
+    ('rotation_rad: 1e-3', 'rotation_rad: -1e-3', ("'uncertainty'", 'rotation_rad', '0 or above')),
+    ('rotation_rad: 1e-3', 'rotation_rad: [1e-3, 1e-3]', ("'uncertainty.rotation_rad'", '3 of them')),
+    ('rotation_rad: 1e-3', 'rotation_rad: about 1', ("'uncertainty.rotation_rad'", 'numbers')),
+    ('[0.001, 0.001, 0.003]', '[1, 1, 3]', ("'uncertainty'", 'translation_m', 'metres')),
+    ('focal_px: 1.5', 'focal_px: .inf', ("'uncertainty.focal_px'", 'infinite')),
+    (UNCERTAINTY, '    uncertainty: 0.001\n', ("'uncertainty'", 'rotation_rad, translation_m')),
+])
+def test_mistakes_in_an_uncertainty(tmp_path, old, new, parts):
+    text = OURS + UNCERTAINTY
+    assert old in text
+    mistake(tmp_path, text.replace(old, new, 1), "'right'", *parts)
 
 
 @pytest.mark.parametrize('old, new, parts', [

@@ -3,7 +3,8 @@
 `load_rig` recognises a file by its content:
 
 - this package's YAML: `cameras: {cam0: {image_size: [w, h], K: 3×3 or 9 numbers, distortion_model, D,
-  world_from_camera: 4×4 or {position: [x, y, z], quaternion_xyzw: [x, y, z, w]}, topic (optional)}}`;
+  world_from_camera: 4×4 or {position: [x, y, z], quaternion_xyzw: [x, y, z, w]}, topic (optional), uncertainty
+  (optional: standard deviations {rotation_rad, translation_m, focal_px, centre_px}, see CalibrationUncertainty)}}`;
 - Kalibr camera chains (YAML): world is the frame of cam0;
 - aniposelib calibration TOML (`[cam_0]` …) and caliscope camera arrays (`[cameras.0]` …): `rotation` and
   `translation` map world to camera.  aniposelib keeps the unit of its calibration board: where that is
@@ -23,11 +24,11 @@ import numpy as np
 import yaml
 
 from hand_unc_ros.errors import CalibrationError, MissingDependencyError
-from hand_unc_ros.geometry.cameras import DISTORTION_MODELS, Camera, CameraRig
+from hand_unc_ros.geometry.cameras import DISTORTION_MODELS, CalibrationUncertainty, Camera, CameraRig
 
 _FORMATS = ("hand_unc_ros YAML ('cameras:'), Kalibr camchain YAML ('cam0:' with 'intrinsics'), "
             "aniposelib TOML ('[cam_0]'), caliscope TOML ('[cameras.0]')")
-_KEYS = ('image_size', 'K', 'distortion_model', 'D', 'world_from_camera', 'topic')
+_KEYS = ('image_size', 'K', 'distortion_model', 'D', 'world_from_camera', 'topic', 'uncertainty')
 # Text files carry rotations with few digits; within this they are moved to the nearest rotation.
 _ROUNDING = 1e-3
 _EXACT = 1e-9
@@ -121,9 +122,9 @@ class _Table:
         return u @ vt
 
     def camera_at(self, size: tuple[int, int], K: np.ndarray, model: str, D: np.ndarray,
-                  world_from_camera: np.ndarray) -> Camera:
+                  world_from_camera: np.ndarray, uncertainty: CalibrationUncertainty | None = None) -> Camera:
         try:
-            return Camera(self.camera, *size, K, model, D, world_from_camera)
+            return Camera(self.camera, *size, K, model, D, world_from_camera, uncertainty)
         except CalibrationError as error:
             raise CalibrationError(f'{self.path}: {error}') from None
 
@@ -189,6 +190,9 @@ def save_rig(rig: CameraRig, path: str | Path, topics: Mapping[str, str] | None 
             'D': camera.D.tolist(),
             'world_from_camera': camera.world_from_camera.tolist(),
         }
+        if camera.uncertainty is not None:
+            tables[camera.name]['uncertainty'] = {
+                field: getattr(camera.uncertainty, field).tolist() for field in CalibrationUncertainty.FIELDS}
         if topics and camera.name in topics:
             tables[camera.name]['topic'] = topics[camera.name]
     text = yaml.safe_dump({'cameras': tables}, sort_keys=False, default_flow_style=None, allow_unicode=True)
@@ -257,7 +261,7 @@ def _own_camera(table: _Table) -> Camera:
     if model != 'none' or 'D' in table:
         remedy = f"'{model}' takes {DISTORTION_MODELS[model]} coefficients"
         D = table.numbers('D', remedy, (DISTORTION_MODELS[model],), *([(-1,)] if model == 'none' else []))
-    return table.camera_at(size, K.reshape(3, 3), model, D, _own_pose(table))
+    return table.camera_at(size, K.reshape(3, 3), model, D, _own_pose(table), _own_uncertainty(table))
 
 
 def _own_pose(table: _Table) -> np.ndarray:
@@ -275,6 +279,25 @@ def _own_pose(table: _Table) -> np.ndarray:
         raise parts.fail('quaternion_xyzw', f'has norm {norm:.4g}; give a unit quaternion, x y z w')
     pose[:3, :3] = _quaternion_matrix(quaternion / norm)
     return pose
+
+
+def _own_uncertainty(table: _Table) -> CalibrationUncertainty | None:
+    key, fields = 'uncertainty', CalibrationUncertainty.FIELDS
+    if key not in table:
+        return None
+    value = table.content[key]
+    if not isinstance(value, Mapping) or not value:
+        raise table.fail(key, f"is {value!r}; give standard deviations below it: {', '.join(fields)}")
+    unknown = [name for name in value if name not in fields]
+    if unknown:
+        raise table.fail(f'{key}.{unknown[0]}', f"unknown; the keys are {', '.join(fields)}")
+    parts = _Table(table.path, table.camera, {f'{key}.{name}': numbers for name, numbers in value.items()})
+    given = {name: parts.numbers(f'{key}.{name}', f'give one standard deviation or {axes} of them', (), (axes,))
+             for name, (axes, _) in fields.items() if f'{key}.{name}' in parts}
+    try:
+        return CalibrationUncertainty(**given)
+    except CalibrationError as error:
+        raise table.fail(key, str(error)) from None
 
 
 def _kalibr_cameras(path: Path, tables: dict) -> list[Camera]:

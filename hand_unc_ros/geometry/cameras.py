@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, NoReturn
+from typing import ClassVar, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -28,9 +28,46 @@ from hand_unc_ros.geometry.distortion import (
     undistort_components,
 )
 
-__all__ = ['DISTORTION_MODELS', 'Camera', 'CameraRig', 'distort', 'undistort']
+__all__ = ['DISTORTION_MODELS', 'CalibrationUncertainty', 'Camera', 'CameraRig', 'distort', 'undistort']
 
 _ROTATION_TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationUncertainty:
+    """Standard deviations of one camera's calibration; a number for all axes or one number for each.
+
+    rotation_rad: (3,) about the x, y and z axes of the camera, with its centre where it is.  translation_m: (3,) of
+    its centre, along the same axes.  focal_px: (2,) of fx and fy.  centre_px: (2,) of cx and cy.  The ten errors count
+    as independent of each other and of those of other cameras.  Arrays are read-only float64.
+    Raises CalibrationError for numbers that are no standard deviations or too large for first-order propagation.
+    """
+
+    rotation_rad: np.ndarray | float = 0.0
+    translation_m: np.ndarray | float = 0.0
+    focal_px: np.ndarray | float = 0.0
+    centre_px: np.ndarray | float = 0.0
+
+    # Axes and largest value of each; more is another unit (degrees, millimetres) or not a calibration.
+    FIELDS: ClassVar = {'rotation_rad': (3, 0.1), 'translation_m': (3, 0.1),
+                        'focal_px': (2, math.inf), 'centre_px': (2, math.inf)}
+
+    def __post_init__(self) -> None:
+        for field, (axes, largest) in self.FIELDS.items():
+            given = getattr(self, field)
+            try:
+                array = np.array(given, dtype=np.float64)
+            except (TypeError, ValueError):
+                array = np.full(0, math.nan)
+            said = f'{field} is {array.tolist() if array.size else given!r}'
+            if array.shape not in ((), (axes,)) or not np.isfinite(array).all() or (array < 0).any():
+                raise CalibrationError(f'{said}; give one standard deviation, 0 or above, or {axes} of them')
+            if (array > largest).any():
+                raise CalibrationError(f'{said}; above {largest:g} it is no standard deviation of a calibration '
+                                       '(is it in radians and metres?)')
+            array = np.broadcast_to(array, axes).copy()
+            array.setflags(write=False)
+            object.__setattr__(self, field, array)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +76,8 @@ class Camera:
 
     name: unique in its rig.  width, height: pixels.  K: (3, 3) intrinsic matrix, pixels.
     distortion_model: a key of DISTORTION_MODELS.  D: (n,) its coefficients.
-    world_from_camera: (4, 4) rigid transform, metres.  Arrays are copied to read-only float64.
+    world_from_camera: (4, 4) rigid transform, metres.  uncertainty: how well all this is known, None where the
+    calibration does not say.  Arrays are copied to read-only float64.
     Raises CalibrationError, naming the camera and the remedy, for anything that is not a camera.
     """
 
@@ -50,6 +88,7 @@ class Camera:
     distortion_model: str
     D: np.ndarray
     world_from_camera: np.ndarray
+    uncertainty: CalibrationUncertainty | None = None
 
     def __post_init__(self) -> None:
         for field in ('K', 'D', 'world_from_camera'):
@@ -58,6 +97,8 @@ class Camera:
         self._check_intrinsics()
         self._check_distortion()
         self._check_pose()
+        if not isinstance(self.uncertainty, (CalibrationUncertainty, type(None))):
+            self._fail(f'uncertainty is {self.uncertainty!r}; give a CalibrationUncertainty, or None')
 
     def _fail(self, message: str) -> NoReturn:
         raise CalibrationError(f"camera '{self.name}': {message}")
