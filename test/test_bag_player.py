@@ -9,7 +9,10 @@ import time
 import numpy as np
 import pytest
 from bag_cases import FPS, FRAMES, cut, make_bag, make_rig, make_videos, read_all, stamp_of
+from bag_record_cases import contents, write_strings
 
+from hand_unc_ros.data.bag_writer import Topic
+from hand_unc_ros.data.message_definitions import message_definition
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import ConfigError, RecordingError
 
@@ -190,6 +193,67 @@ def test_a_bag_truncated_inside_is_an_error_of_the_player(bag, ros_domain):
     cut(bag, lambda n: n // 2)
     with pytest.raises(RecordingError, match='copy it again'):
         play(bag, progress=False)
+
+
+def test_a_killed_recording_is_played_as_far_as_it_goes(bag, listen, capsys):
+    listener = listen('/left/image_raw/compressed', '/right/image_raw/compressed')
+    (bag / 'metadata.yaml').unlink()
+    thread, outcome = play_in_thread(bag, rate=4.0)
+    images = listener.received['/left/image_raw/compressed']
+    assert listener.until(lambda: len(images) == FRAMES), outcome
+    thread.join(timeout=10.0)
+    assert outcome['playback'].published['/right/camera_info'] == FRAMES
+    assert '49 messages recovered' in capsys.readouterr().err
+
+
+def test_the_same_bag_twice_gives_the_same_messages_in_the_same_order(bag, listen):
+    topics = [topic for topic in CAMERA_TOPICS if 'image' in topic]
+    passes = []
+    for _ in range(2):
+        listener = listen(*topics)
+        thread, outcome = play_in_thread(bag, rate=4.0)
+        assert listener.until(lambda: all(len(listener.received[topic]) == FRAMES for topic in topics)), outcome
+        thread.join(timeout=10.0)
+        passes.append({topic: [(stamp_of(m), bytes(m.data)) for m in listener.received[topic]] for topic in topics})
+        listener.close()
+    assert passes[0] == passes[1]
+
+
+@pytest.fixture
+def with_output(tmp_path, bag):
+    """A bag of an estimator's input and of what somebody said of it."""
+    kind = 'sensor_msgs/msg/CameraInfo'
+    info = next(data for topic, _, data in contents(bag) if topic == '/left/camera_info')
+    writer = write_strings(tmp_path / 'mixed', 3, size=10)
+    writer.add_topic(Topic('/cam/camera_info', kind, message_definition(kind)))
+    writer.write('/cam/camera_info', info, 4_000_000, 4_000_000)
+    writer.close()
+    return tmp_path / 'mixed'
+
+
+def test_for_an_estimator_only_its_inputs_are_played(with_output, ros_domain):
+    pytest.importorskip('rclpy', reason='ROS is not installed')
+    from hand_unc_ros.nodes.bag_player import play
+
+    assert play(with_output, inputs=True, progress=False).published == {'/cam/camera_info': 1}
+    assert set(play(with_output, progress=False).published) == {'/cam/camera_info', '/numbers', '/latched'}
+
+
+def test_a_bag_without_inputs_is_refused_for_an_estimator(tmp_path, ros_domain):
+    pytest.importorskip('rclpy', reason='ROS is not installed')
+    from hand_unc_ros.nodes.bag_player import play
+
+    write_strings(tmp_path / 'strings', 3).close()
+    with pytest.raises(RecordingError, match='no images, CameraInfo or TF'):
+        play(tmp_path / 'strings', inputs=True, progress=False)
+
+
+def test_the_player_waits_for_as_many_subscribers_as_asked(bag, listen):
+    listen('/left/image_raw/compressed', '/right/image_raw/compressed')
+    from hand_unc_ros.nodes.bag_player import play
+
+    with pytest.raises(RecordingError, match='only 1 of 2 nodes subscribed'):
+        play(bag, wait_for_subscribers_s=5.0, subscribers=2, progress=False)
 
 
 def hand_unc(*arguments, **options):

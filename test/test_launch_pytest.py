@@ -15,9 +15,10 @@ import pytest
 launch_pytest = pytest.importorskip('launch_pytest', reason='no launch_pytest; it comes with ROS 2')
 rclpy = pytest.importorskip('rclpy', reason='no ROS 2 here')
 
-import torch  # noqa: E402
 import yaml  # noqa: E402
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory  # noqa: E402
+from bag_cases import write_video  # noqa: E402
+from bag_record_cases import by_topic, contents  # noqa: E402
 from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from launch import LaunchDescription  # noqa: E402
 from launch.actions import IncludeLaunchDescription, RegisterEventHandler  # noqa: E402
@@ -26,14 +27,14 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource  # n
 from launch_pytest.actions import ReadyToTest  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
 from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from network_cases import save_tiny  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rig_cases import ring  # noqa: E402
 
-from hand_unc_ros.data.rigs import save_rig  # noqa: E402
-from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, Gaussian2DNet  # noqa: E402
-from hand_unc_ros.networks.hand_finder import HandFinder  # noqa: E402
-from hand_unc_ros.networks.weights import save_network  # noqa: E402
+from hand_unc_ros.data.bag_reader import describe_bag  # noqa: E402
+from hand_unc_ros.data.bags import DEFAULT_START_TIME_S, from_videos  # noqa: E402
+from hand_unc_ros.data.rigs import load_rig, save_rig  # noqa: E402
 
 try:
     SHARE = Path(get_package_share_directory('hand_unc_ros'))
@@ -106,15 +107,12 @@ def include(name: str, exit_statuses: list[int], **arguments: str) -> LaunchDesc
 
 def write_params(folder: Path) -> Path:
     """Parameters of an estimator with tiny, untrained networks: enough to configure and to activate."""
-    torch.manual_seed(0)
-    config = Gaussian2DConfig(blocks=(1, 1, 1, 1), width=8, fpn_channels=8, image_size=128)
-    save_network(folder / 'net.safetensors', Gaussian2DNet(config), config.to_dict())
-    save_network(folder / 'finder.safetensors', HandFinder(), {})
+    weights, finder_weights = save_tiny(folder)
     save_rig(ring((0, 90)), folder / 'rig.yaml')
     params = folder / 'params.yaml'
     params.write_text(yaml.safe_dump({'/**/multiview': {'ros__parameters': {
-        'rig.file': str(folder / 'rig.yaml'), 'weights': str(folder / 'net.safetensors'),
-        'finder_weights': str(folder / 'finder.safetensors'), 'device': 'cpu', 'threads': 1}}}))
+        'rig.file': str(folder / 'rig.yaml'), 'weights': str(weights),
+        'finder_weights': str(finder_weights), 'device': 'cpu', 'threads': 1}}}))
     return params
 
 
@@ -183,3 +181,31 @@ def test_synthetic_rig_gives_hands_over_tf(client: Client, exit_statuses: list[i
     assert exit_statuses == []
     yield
     assert exit_statuses == [0, 0]
+
+
+@launch_pytest.fixture(auto_shutdown=False)
+def replay(ros_domain: int, tmp_path: Path, exit_statuses: list[int]) -> LaunchDescription:
+    """A bag of compressed images, which the parameters know nothing of, at twice its speed."""
+    params = write_params(tmp_path)
+    rig = load_rig(tmp_path / 'rig.yaml')
+    size = (rig.cameras[0].width, rig.cameras[0].height)
+    videos = [write_video(tmp_path / f'{name}.mp4', size=size) for name in rig.names]
+    bag = from_videos(videos, rig, tmp_path / 'bag', progress=False)
+    (tmp_path / 'rig.yaml').unlink()
+    return include('replay.launch.py', exit_statuses, bag=str(bag), params_file=str(params), rate='2.0',
+                   record=str(tmp_path / 'recorded'))
+
+
+@pytest.mark.launch(fixture=replay, shutdown=True)
+def test_a_replay_ends_with_its_bag_and_is_recorded(tmp_path: Path, exit_statuses: list[int]) -> None:
+    assert exit_statuses == [0, 0, 0]
+    played, recorded = (by_topic(contents(tmp_path / name)) for name in ('bag', 'recorded'))
+    images = [topic for topic in played if topic.endswith('compressed')]
+    assert len(images) == 2
+    for topic in images:
+        # The wire pads messages to words of four bytes.
+        assert [data[:len(own)] for own, data in zip(played[topic], recorded[topic], strict=True)] == played[topic]
+    assert recorded['/diagnostics']
+    # At the bag's own times, not at those of the replay.
+    assert describe_bag(tmp_path / 'recorded').start_ns // 10 ** 9 == int(DEFAULT_START_TIME_S)
+    assert load_rig(tmp_path / 'recorded' / 'rig.yaml').names == load_rig(tmp_path / 'bag' / 'rig.yaml').names

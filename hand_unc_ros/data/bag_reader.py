@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,10 +13,12 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
+from hand_unc_ros.data.unfinished_bag import UnfinishedReader
 from hand_unc_ros.errors import RecordingError
 
 INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 IMAGE_TYPES = ('sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/Image')
+INPUT_TYPES = (*IMAGE_TYPES, INFO_TYPE, 'tf2_msgs/msg/TFMessage')
 _STORAGE_SUFFIXES = ('.mcap', '.db3')
 
 
@@ -65,15 +68,32 @@ def _refuse_hopeless(path: Path) -> None:
         if path.suffix not in _STORAGE_SUFFIXES:
             raise RecordingError(f'{path} is not a ROS 2 bag; give a bag folder, or a .mcap or .db3 file')
         return
-    storage = sorted(file for file in path.iterdir() if file.suffix in _STORAGE_SUFFIXES)
-    if (path / 'metadata.yaml').is_file():
-        return
-    if storage:
-        raise RecordingError(
-            f'bag {path}: metadata.yaml is missing (the recording was not ended properly, or not copied '
-            f'whole); rebuild it with `ros2 bag reindex {path}`, or give the file itself: {storage[0]}')
-    raise RecordingError(f'{path} is not a ROS 2 bag: it has neither metadata.yaml nor a .mcap or .db3 file; '
-                         'give the folder that holds them')
+    if not (path / 'metadata.yaml').is_file() and not storage_files(path):
+        raise RecordingError(f'{path} is not a ROS 2 bag: it has neither metadata.yaml nor a .mcap or .db3 file; '
+                             'give the folder that holds them')
+
+
+def storage_files(path: Path) -> list[Path]:
+    """The files with the messages of a bag folder, or a single such file itself."""
+    return [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _STORAGE_SUFFIXES]
+
+
+def _open_reader(path: Path) -> Reader | UnfinishedReader:
+    """The reader for a bag that was ended properly, or for one that was not, which is told on stderr."""
+    # A file in a folder with metadata.yaml was complete once: if it is cut now, it was not copied whole.
+    if not path.is_dir() or (path / 'metadata.yaml').is_file():
+        reader = Reader(path)
+        try:
+            reader.open()
+            return reader
+        except Exception:
+            if path.suffix != '.mcap' or path.is_dir():
+                raise
+    unfinished = UnfinishedReader(storage_files(path))
+    lost = '; '.join(unfinished.losses) or 'metadata.yaml is missing, the files are whole'
+    print(f'bag {path} was not ended properly, or not copied whole: {unfinished.message_count} messages recovered; '
+          f'{lost}', file=sys.stderr)
+    return unfinished
 
 
 @contextmanager
@@ -94,45 +114,58 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 class Bag:
-    """An open bag: `reader` is rosbags' Reader. Use `open_bag`."""
+    """An open bag. Use `open_bag`."""
 
-    def __init__(self, path: Path, reader: Reader) -> None:
+    def __init__(self, path: Path, reader: Reader | UnfinishedReader) -> None:
         self.path = path
-        self.reader = reader
+        self._reader = reader
+
+    @property
+    def finished(self) -> bool:
+        """Whether the recording was ended properly."""
+        return isinstance(self._reader, Reader)
 
     @property
     def connections(self) -> list[Connection]:
-        return list(self.reader.connections)
+        return list(self._reader.connections)
 
     @property
     def start_ns(self) -> int:
-        return self.reader.start_time
+        return self._reader.start_time
 
     @property
     def duration_ns(self) -> int:
         """From the first to the last message."""
         # rosbags counts to one nanosecond after the last message.
-        return max(self.reader.duration - 1, 0)
+        return max(self._reader.duration - 1, 0)
+
+    @property
+    def custom_data(self) -> dict[str, str]:
+        """What the recorder wrote beside the messages, from metadata.yaml."""
+        metadata = self._reader.storage.metadata if self.finished else None
+        return dict(getattr(metadata, 'custom', None) or {})
 
     def messages(self, connections: list[Connection] | None = None, start_ns: int | None = None,
                  stop_ns: int | None = None) -> Iterator[tuple[Connection, int, bytes]]:
         """(connection, log time ns, CDR bytes) in order of time, start_ns ≤ time < stop_ns."""
         with _reading(self.path):
-            yield from self.reader.messages(connections or (), start_ns, stop_ns)
+            yield from self._reader.messages(connections or (), start_ns, stop_ns)
 
 
 @contextmanager
 def open_bag(path: str | Path) -> Iterator[Bag]:
     """Open a bag folder or a single storage file.
 
-    Raises RecordingError, naming the file and the remedy, when it is missing, truncated, empty, of
-    a foreign format, or holds no messages.
+    A recording that was killed (a folder without metadata.yaml, or a single .mcap file that is cut) is read as far as
+    it goes; stderr says so, and how many messages that gives.
+
+    Raises RecordingError, naming the file and the remedy, when it is missing, truncated after it was
+    complete, empty, of a foreign format, or holds no messages.
     """
     path = Path(path)
     _refuse_hopeless(path)
     with _reading(path):
-        reader = Reader(path)
-        reader.open()
+        reader = _open_reader(path)
     try:
         if reader.message_count == 0:
             raise RecordingError(f'bag {path} holds no messages; record it again with the cameras running')
@@ -164,9 +197,8 @@ def describe_bag(path: str | Path) -> BagSummary:
             for topic, count in sorted(counts.items()))
         with _reading(path):
             cameras = tuple(_camera(topic, data, types) for topic, (_, data) in sorted(first_info.items()))
-        custom = getattr(bag.reader.storage.metadata, 'custom', None) or {}
         return BagSummary(path, _size(path), bag.start_ns, bag.duration_ns, promised, topics, cameras,
-                          dict(custom))
+                          bag.custom_data)
 
 
 def _camera(topic: str, data: bytes, types: dict[str, str]) -> CameraSummary:

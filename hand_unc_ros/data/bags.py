@@ -51,7 +51,7 @@ WORLD_FRAME = 'world'
 DEFAULT_START_TIME_S = 1_577_836_800.0
 DEFAULT_JPEG_QUALITY = 95  # what image_transport uses
 
-_METADATA_VERSION = 8
+METADATA_VERSION = 8
 _FOREVER = QosTime(9223372036, 854775807)  # rmw's infinite duration
 
 
@@ -124,14 +124,14 @@ def from_videos(
         output.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f'.{output.name}.partial-', dir=output.parent))
     except OSError as error:
-        raise _disk_error(output, error) from error
+        raise disk_error(output, error) from error
     try:
         bag = partial / output.name
         _write(bag, infos, rig, rate, round(start_time_s * 1e9), shift, trim, jpeg_quality, progress)
         save_rig(rig, bag / 'rig.yaml')
         bag.rename(output)
     except OSError as error:
-        raise _disk_error(output, error) from error
+        raise disk_error(output, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return output
@@ -190,9 +190,12 @@ def _check_lengths(infos: Mapping[str, VideoInfo]) -> None:
             'cut them to the same frames, or give --trim to end with the shortest')
 
 
-def _disk_error(output: Path, error: OSError) -> RecordingError:
+def disk_error(output: Path, error: OSError) -> RecordingError:
+    """The error for a bag that cannot be written, with a remedy by its cause."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         remedy = 'free some space or choose another disk'
+    elif error.errno == errno.EFBIG:
+        remedy = 'the largest size of a file is reached there (`ulimit -f`, or the kind of disk); split it by size'
     elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         remedy = 'choose a folder that you may write to'
     else:
@@ -206,7 +209,7 @@ def _write(bag: Path, infos: Mapping[str, VideoInfo], rig: CameraRig, rate: floa
     total = max(info.frame_count for info in infos.values()) or None
     with ExitStack() as stack:
         writer = stack.enter_context(
-            Writer(bag, version=_METADATA_VERSION, storage_plugin=StoragePlugin.MCAP))
+            Writer(bag, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP))
         source = ', '.join(f'{name}={info.path.name}' for name, info in infos.items())
         writer.set_custom_data('source', source)
         for name, frames in shift.items():

@@ -20,7 +20,7 @@ from rosbags.interfaces import Connection, QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from hand_unc_ros.data.bag_reader import IMAGE_TYPES, Bag, open_bag
+from hand_unc_ros.data.bag_reader import IMAGE_TYPES, INPUT_TYPES, Bag, open_bag
 from hand_unc_ros.errors import ConfigError, RecordingError
 
 CLOCK_PERIOD_NS = 10_000_000
@@ -48,7 +48,9 @@ def play(
     remap: Mapping[str, str] | None = None,
     start_s: float = 0.0,
     duration_s: float | None = None,
+    inputs: bool = False,
     wait_for_subscribers_s: float | None = None,
+    subscribers: int = 1,
     progress: bool | None = None,
 ) -> Playback:
     """Publish a bag's messages, unchanged, at their recorded distances divided by `rate`.
@@ -56,7 +58,8 @@ def play(
     clock: also publish /clock with the bag's time (100 times per second, and right before each message),
     for nodes with use_sim_time. remap: topic in the bag → topic to publish on. start_s: seconds into the
     bag to start at (latched topics from before are still sent). duration_s: seconds of the bag to play.
-    wait_for_subscribers_s: before starting, wait up to that long until every image topic has a subscriber.
+    inputs: only what goes into an estimator (images, CameraInfo, TF), not what one gave when it was recorded.
+    wait_for_subscribers_s: before starting, wait up to that long until every image topic has that many subscribers.
     progress: True, False, or None for a bar on a terminal only. Returns at the end of the bag, or never
     with `loop`; KeyboardInterrupt passes through after the node is taken down.
 
@@ -80,9 +83,9 @@ def play(
         node: Node | None = None
         try:
             node = Node('bag_player', context=context, start_parameter_services=False)
-            player = _Player(node, bag, rate, clock, dict(remap or {}))
+            player = _Player(node, bag, rate, clock, dict(remap or {}), inputs)
             if wait_for_subscribers_s is not None:
-                player.wait_for_subscribers(wait_for_subscribers_s)
+                player.wait_for_subscribers(wait_for_subscribers_s, subscribers)
             total = sum(connection.msgcount for connection in player.connections)
             with tqdm(total=None if loop else total, unit='msg', desc=Path(path).name,
                       disable=None if progress is None else not progress) as bar:
@@ -101,7 +104,7 @@ def play(
 class _Player:
     """The publishers of one bag, and the clock that paces them."""
 
-    def __init__(self, node: Node, bag: Bag, rate: float, clock: bool, remap: dict[str, str]) -> None:
+    def __init__(self, node: Node, bag: Bag, rate: float, clock: bool, remap: dict[str, str], inputs: bool) -> None:
         self._bag = bag
         self._rate = rate
         self.playback = Playback()
@@ -113,13 +116,17 @@ class _Player:
                               f'{", ".join(sorted({connection.topic for connection in bag.connections}))}')
         skipped = {}
         for connection in bag.connections:
-            message_class = _message_class(connection.msgtype)
-            if message_class is None:
+            if inputs and connection.msgtype not in INPUT_TYPES:
+                continue
+            kind = message_class(connection.msgtype)
+            if kind is None:
                 skipped[connection.topic] = connection.msgtype
                 continue
             self.connections.append(connection)
             self._publishers[connection.id] = node.create_publisher(
-                message_class, remap.get(connection.topic, connection.topic), _qos(connection))
+                kind, remap.get(connection.topic, connection.topic), _qos(connection))
+        if not self.connections and not skipped:
+            raise RecordingError(f'bag {bag.path} holds no images, CameraInfo or TF to play')
         if not self.connections:
             raise RecordingError(
                 f'bag {bag.path}: none of its message types is installed here '
@@ -132,14 +139,16 @@ class _Player:
         self._gap_ns = bag.duration_ns // max(busiest - 1, 1)
         self._next_ns: int | None = None
 
-    def wait_for_subscribers(self, timeout_s: float) -> None:
+    def wait_for_subscribers(self, timeout_s: float, count: int) -> None:
         waiting = [self._publishers[connection.id] for connection in self.connections
                    if connection.msgtype in IMAGE_TYPES] or list(self._publishers.values())
         end = time.monotonic() + timeout_s
-        while missing := [publisher for publisher in waiting if publisher.get_subscription_count() == 0]:
+        while missing := [publisher for publisher in waiting if publisher.get_subscription_count() < count]:
             if time.monotonic() > end:
+                found = missing[0].get_subscription_count()
+                who = f'only {found} of {count} nodes' if found else 'nobody'
                 raise RecordingError(
-                    f'nobody subscribed to {missing[0].topic_name} within {timeout_s:g} s; start the node '
+                    f'{who} subscribed to {missing[0].topic_name} within {timeout_s:g} s; start the node '
                     'first, and check its camera names, namespace and ROS_DOMAIN_ID')
             time.sleep(_POLL_S)
 
@@ -193,7 +202,8 @@ class _Player:
             publisher.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGE_S))
 
 
-def _message_class(name: str) -> Any | None:
+def message_class(name: str) -> Any | None:
+    """The Python class of a message type such as 'sensor_msgs/msg/Image'; None where it is not installed."""
     package, _, kind = name.partition('/msg/')
     try:
         return getattr(importlib.import_module(f'{package}.msg'), kind)

@@ -1,0 +1,41 @@
+"""The estimator's section of a ROS parameter file, read without ROS."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.nodes.parameters import TABLE
+from hand_unc_ros.nodes.run import nodes_of
+
+_NODE = 'multiview'
+
+
+def estimator_parameters(params: Path) -> tuple[str, dict[str, Any]]:
+    """Namespace and values, by dotted names, of the one estimator of a parameter file.
+
+    Raises ConfigError for a file that cannot be used, or a value that the table does not allow.
+    """
+    spaces = [spec.namespace for spec in nodes_of(params) if spec.name == _NODE]
+    if len(spaces) != 1:
+        raise ConfigError(f'{params} has sections for {len(spaces)} nodes named {_NODE}; give --rig and --namespace '
+                          'instead')
+    values: dict[str, Any] = {}
+    for key, section in yaml.safe_load(params.read_text()).items():
+        if str(key).rpartition('/')[2] in (_NODE, '*', '**'):
+            values |= _flat(section.get('ros__parameters') or {})
+    for name, value in values.items():
+        if name in TABLE:
+            TABLE[name].check(value)
+    return spaces[0], values
+
+
+def _flat(section: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, value in section.items():
+        values |= _flat(value, f'{prefix}{name}.') if isinstance(value, Mapping) else {f'{prefix}{name}': value}
+    return values
