@@ -7,7 +7,9 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from hand_unc_ros.estimation.fusion import innovations
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, ViewEstimate
+from hand_unc_ros.estimation.view_health import ViewHealth
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import propagate_covariance, triangulate_dlt
 
@@ -73,6 +75,7 @@ class DotEstimator:
     def __init__(self, min_views: int = 2) -> None:
         self._min_views = min_views
         self.last_views: ViewEstimate | None = None
+        self.health: ViewHealth | None = None
         self.resets = 0
 
     def reset(self) -> None:
@@ -103,6 +106,11 @@ class DotEstimator:
         self.last_views = ViewEstimate(tuple(view.camera.name for view in views), px.numpy(),
                                        np.full((rows, 21, 2), SIGMA_PX ** 2), valid.numpy(), np.ones(rows),
                                        np.full((rows, 4), np.nan))
+        if self.health is None:
+            self.health = ViewHealth(names)
+        self.health.update(frame_set.stamp_ns, self.last_views, innovations(self.last_views, rig, fit.points.numpy()),
+                           np.ones(rows, bool))
         weights = np.outer(used / used.sum(), np.ones(21))
         return HandEstimate(frame_set.stamp_ns, 'right', 1.0, fit.points.numpy(), covariance,
-                            np.ones(21, bool), names, used, weights, residuals)
+                            np.ones(21, bool), names, used, weights, residuals,
+                            view_reports=self.health.reports())

@@ -11,6 +11,7 @@ pytest.importorskip('diagnostic_msgs.msg', reason='no ROS 2 messages here')
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 
 from hand_unc_ros.estimation.synchroniser import CameraStatistics  # noqa: E402
+from hand_unc_ros.estimation.types import ViewReport  # noqa: E402
 from hand_unc_ros.nodes.diagnostics import CameraHealth, OutputHealth  # noqa: E402
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
@@ -73,6 +74,28 @@ def test_many_drops_are_told_with_the_remedy_and_forgotten_when_they_end(reason,
     assert told.level == WARN and '40 of 150 images dropped' in told.message and word in told.message
     assert {pair.key: pair.value for pair in told.values}[f'dropped/{reason}'] == '40'
     assert status(health, statistics).level == OK
+
+
+def report(suspects: tuple[str, ...] = (), disagrees: bool = False, left_out: float = 0.0) -> ViewReport:
+    return ViewReport({'palm': 0.91, 'thumb': float('nan')}, 9.26, 1.52, suspects, left_out, disagrees)
+
+
+@pytest.mark.parametrize('view, level, words', [
+    (report(), OK, ('15.',)),
+    (report(('cam0',)), WARN, ('9.3 px', 'cam0 has moved', 'calibrate the rig again')),
+    (report(('cam1', 'cam0')), WARN, ('cam0 or cam1 has moved', 'cannot tell')),
+    (report(disagrees=True, left_out=0.8), WARN, ('left out of 80 % of the sets', 'another hand'))])
+def test_a_camera_that_has_moved_is_told_with_the_remedy(view, level, words):
+    health = camera()
+    assert not any(pair.key.startswith('innovation') for pair in status(health).values)
+    health.view = view
+    told = status(health)
+    assert told.level == level and all(word in told.message for word in words), told.message
+    values = {pair.key: pair.value for pair in told.values}
+    assert values['innovation/palm'] == '0.91' and values['innovation/thumb'] == ''
+    assert values['innovation/shift_px'] == '9.26' and values['innovation/shift_sigma'] == '1.52'
+    # What has to be mended first is told first.
+    assert status(health, fault='K is zero').level == ERROR
 
 
 def output(**changes) -> OutputHealth:

@@ -9,14 +9,14 @@ from rig_cases import ring
 from view_cases import IMAGE, PERIOD_NS, START_NS, TruthFrontEnd, frames, hand, see
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.estimation.covariance_scale import FLOOR, CovarianceScale
+from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
 from hand_unc_ros.estimation.estimator import (
     TRACK_MEMORY_S,
     EstimatorSettings,
     HandEstimator,
 )
 from hand_unc_ros.estimation.fusion import fuse
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, joint_blocks
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd, mahalanobis_squared
 from hand_unc_ros.hand.fitting import load_hand_fitter
@@ -71,7 +71,7 @@ def test_the_covariance_is_the_fused_one_in_blocks_with_a_floor():
 
 
 def test_calibration_scales_by_the_number_of_views_of_each_joint():
-    scale = CovarianceScale({2: 4.0, 3: 3.0, 4: 2.0})
+    scale = CovarianceMap('scalar', {2: 4.0, 3: 3.0, 4: 2.0})
     hide = dict(alter=lambda estimate: see(RIG, STILL, hidden=[(0, 5), (1, 5), (2, 9)]))
     plain = estimator_of(TruthFrontEnd(still, **hide)).process(frames(RIG))
     scaled = estimator_of(TruthFrontEnd(still, **hide), scale).process(frames(RIG))
@@ -265,7 +265,7 @@ def test_the_filter_gives_velocity_and_less_noise():
     assert pair[0].velocity is None
     # 63 components of unit variance, in units of what the filter says of its velocities: 1 ± 0.18; the points
     # keep their speed, which is less than the filter allows for.
-    nees = mahalanobis_squared(pair[1].velocity - truth, smooth.smoother.covariance[:, 3:, 3:])
+    nees = mahalanobis_squared(pair[1].velocity - truth, joint_blocks(smooth.smoother.covariance[63:, 63:]))
     assert 0.1 < nees.mean() / 3 < 1.6
     late = np.mean(errors[10:], axis=0)
     assert late[1] < 0.6 * late[0]

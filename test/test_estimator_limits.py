@@ -11,7 +11,7 @@ from rig_cases import FLIP, mirrored_camera, mixed_rig, ring
 from test_estimator import RIG, estimator_of, moving, still
 from view_cases import IMAGE, TruthFrontEnd, frames, hand, see
 
-from hand_unc_ros.estimation.covariance_scale import CovarianceScale
+from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.fusion import METHODS
 from hand_unc_ros.estimation.types import NoHand
 from hand_unc_ros.geometry.cameras import CameraRig
@@ -52,7 +52,7 @@ def test_nothing_non_finite_and_nothing_indefinite_ever_leaves(
         return replace(estimate, joints_px=joints, variance_px2=variance, valid=valid)
 
     fitted = seed % 4 == 0
-    estimator = estimator_of(TruthFrontEnd(moving, alter=spoil), CovarianceScale({2: 1.6, 4: 2.2}),
+    estimator = estimator_of(TruthFrontEnd(moving, alter=spoil), CovarianceMap('scalar', {2: 1.6, 4: 2.2}),
                              surface=FITTERS['right'] if fitted else None, hand_model='stand-in' if fitted else '',
                              triangulation=method, filter=smooth)
     for index in range(3):

@@ -213,6 +213,7 @@ def test_a_gate_by_an_outside_detector_is_refused(tmp_path):
 def test_compiling_changes_nothing_but_the_speed(weights):
     """Also for another number of views."""
     plain, compiled = front_end(weights), front_end(weights, acceleration='compile')
+    sharp = np.tile(1e-6 * np.eye(3), (21, 1, 1))
     for count in (3, 2):
         views = dict(list(pictures(5).items())[:count])
         one, other = plain.estimate(views, STILL), compiled.estimate(views, STILL)
@@ -220,15 +221,15 @@ def test_compiling_changes_nothing_but_the_speed(weights):
         # float32 sums in another order.
         np.testing.assert_allclose(other.joints_px, one.joints_px, atol=1e-2)
         np.testing.assert_allclose(other.variance_px2, one.variance_px2, rtol=1e-3)
-        refined, used = plain.refine(STILL, np.ones(count, bool)), np.ones(count, bool)
-        np.testing.assert_allclose(compiled.refine(STILL, used).joints, refined.joints, atol=1e-5)
+        refined, used = plain.refine(STILL, sharp, np.ones(count, bool)), np.ones(count, bool)
+        np.testing.assert_allclose(compiled.refine(STILL, sharp, used).joints, refined.joints, atol=1e-5)
 
 
 def test_estimators_are_built_from_settings(weights, tmp_path):
     network, finder = map(str, weights)
     own = dict(weights=network, finder_weights=finder, device='cpu', precision='float32')
     plain = build_estimator(EstimatorSettings(**own), RIG.names)
-    # The shipped factors belong to the shipped weights; the vertices of these have the stand-in's triangles.
+    # No factors lie beside these weights, whose vertices have the stand-in's triangles.
     assert plain.calibration is None and plain.surface.name == 'stand-in'
     assert plain.refine == plain.front_end.refine
     unrefined = build_estimator(EstimatorSettings(**own, refinement=False), RIG.names)
@@ -242,7 +243,7 @@ def test_estimators_are_built_from_settings(weights, tmp_path):
         )
         # MANO's triangles come with MANO alone; without a decoder there is nothing to refine with.
         assert other.surface is None and (other.refine is not None) == refined
-    (tmp_path / 'factors.json').write_text('{"factors": {"2": 1.5}}')
+    (tmp_path / 'factors.json').write_text('{"kind": "scalar", "factors": {"2": 1.5}}')
     full = build_estimator(
         EstimatorSettings(
             **own, calibration=str(tmp_path / 'factors.json'), hand_model='stand-in', handedness='left'
@@ -250,7 +251,7 @@ def test_estimators_are_built_from_settings(weights, tmp_path):
         RIG.names,
     )
     assert (
-        full.calibration.factors == {2: 1.5} and full.surface.name == 'stand-in' and full.front_end.mirrored
+        full.calibration.views == {2: 1.5} and full.surface.name == 'stand-in' and full.front_end.mirrored
     )
     assert build_estimator(EstimatorSettings(**own, calibration='none'), RIG.names).calibration is None
     full.close()

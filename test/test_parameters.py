@@ -40,6 +40,7 @@ def test_a_bad_value_is_refused_with_name_value_and_remedy(name, value, word):
 @pytest.mark.parametrize('changes, word', [
     (dict(rig__file=''), 'rig.file'), (dict(cameras=['a', 'b', 'a']), 'twice'),
     (dict(image_topic='/image', cameras=['a', 'b']), '{camera}'),
+    (dict(view_health__enabled=False, view_health__down_weight=True), 'view_health.enabled is false'),
     (dict(rig__file='', rig__extrinsics='tf', rig__intrinsics='camera_info', cameras=['']),
      'name the cameras')])
 def test_values_that_do_not_go_together_are_refused(changes, word):

@@ -25,6 +25,7 @@ SURFACE = load_hand_fitter('stand-in', 'right')
 # --- by the network ---------------------------------------------------------------------------------------
 
 ALL = np.ones(3, bool)
+SHARP = np.tile(1e-6 * np.eye(3), (21, 1, 1))
 
 
 @pytest.fixture(scope='module')
@@ -34,7 +35,7 @@ def weights(tmp_path_factory):
 
 def refined(front, views, joints=STILL, used=ALL):
     front.estimate(views, joints)
-    return front.refine(joints, np.asarray(used))
+    return front.refine(joints, SHARP, np.asarray(used))
 
 
 def test_the_refinement_is_the_networks_own_of_the_same_crops(weights):
@@ -52,7 +53,7 @@ def test_the_refinement_is_the_networks_own_of_the_same_crops(weights):
             out = front.network.join(
                 seen, torch.from_numpy(np.stack(Ks)).float()[None], CROPPED.camera_from_world.float()[None],
                 torch.tensor([used]), start=torch.from_numpy(start).float()[None])
-            result = front.refine(start, np.array(used))
+            result = front.refine(start, SHARP, np.array(used))
             # float32 at half a metre from the origin, through two layers.
             np.testing.assert_allclose(result.joints, out.joints[-1, 0].numpy(), atol=1e-5)
             np.testing.assert_allclose(result.vertices, out.vertices[-1, 0].numpy(), atol=1e-5)
@@ -115,19 +116,19 @@ def test_views_without_a_crop_keep_their_places(weights):
     views['cam1'] = View(camera.with_pose(pose), views['cam1'].image, START_NS)
     estimate = front.estimate(views, STILL)
     assert np.isnan(estimate.boxes_px[1]).all()
-    result = front.refine(STILL, estimate.valid.any(1))
+    result = front.refine(STILL, SHARP, estimate.valid.any(1))
     assert (result.gate[1] == 0).all()
     np.testing.assert_allclose(result.gate[[0, 2]].sum(0), 1, atol=1e-6)
 
 
 def test_there_is_no_refinement_of_less_than_two_views(weights):
     front, views = front_end(weights), pictures()
-    assert front.refine(STILL, ALL) is None
+    assert front.refine(STILL, SHARP, ALL) is None
     front.estimate(views, STILL)
-    assert front.refine(STILL, np.array([False, True, False])) is None
-    assert front.refine(STILL, np.zeros(3, bool)) is None
+    assert front.refine(STILL, SHARP, np.array([False, True, False])) is None
+    assert front.refine(STILL, SHARP, np.zeros(3, bool)) is None
     front.estimate(views, STILL + [0, 0, 50.0])
-    assert front.refine(STILL, ALL) is None
+    assert front.refine(STILL, SHARP, ALL) is None
 
 
 def test_without_a_decoder_there_is_no_refinement(tmp_path):
@@ -161,7 +162,7 @@ def live(weights, seed=6, index=0, **options):
 
 def test_live_joints_are_refined_and_keep_their_covariance(weights):
     estimator, result, fused = live(weights, surface=SURFACE)
-    answer = estimator.refine(fused.joints, fused.used)
+    answer = estimator.refine(fused.joints, fused.covariance, fused.used)
     np.testing.assert_array_equal(result.joints, answer.joints)
     np.testing.assert_array_equal(result.vertices, answer.vertices)
     np.testing.assert_array_equal(estimator.last_views.gate, answer.gate)
@@ -176,7 +177,7 @@ def test_live_a_joint_that_was_not_triangulated_stays_invalid(weights):
     """Though the network says where it would be."""
     hidden = [(view, 8) for view in range(2)]
     estimator, result, fused = live(weights, alter=lambda e: see(CROPPED, STILL, hidden=hidden))
-    assert np.isfinite(estimator.refine(fused.joints, fused.used).joints).all()
+    assert np.isfinite(estimator.refine(fused.joints, fused.covariance, fused.used).joints).all()
     assert np.flatnonzero(~result.valid).tolist() == [8] and np.isnan(result.joints[8]).all()
     assert np.isnan(result.covariance[24:27]).all() and np.isfinite(np.delete(result.joints, 8, 0)).all()
 
@@ -187,7 +188,7 @@ def test_what_is_not_finite_is_not_believed(tmp_path):
     with torch.no_grad():
         network.decoder.layers[-1].update[-1].bias.fill_(float('nan'))
     estimator, result, fused = live(save_tiny(tmp_path, network), surface=SURFACE)
-    assert estimator.refine(fused.joints, fused.used) is None
+    assert estimator.refine(fused.joints, fused.covariance, fused.used) is None
     np.testing.assert_array_equal(result.joints, fused.joints)
     np.testing.assert_array_equal(estimator.last_views.gate, fused.gate)
     assert result.valid.all() and result.vertices is None
@@ -201,7 +202,7 @@ class Correction:
     def __init__(self):
         self.calls = []
 
-    def __call__(self, joints, used):
+    def __call__(self, joints, covariance, used):
         self.calls.append((joints, used))
         gate = np.zeros((len(used), 21))
         gate[used] = 1 / used.sum()
@@ -238,7 +239,7 @@ def test_a_joint_that_was_not_triangulated_stays_invalid():
 
 def test_without_an_answer_the_fused_joints_are_given():
     plain = estimator_of()
-    estimator = estimator_of(refine=lambda joints, used: None, surface=SURFACE)
+    estimator = estimator_of(refine=lambda joints, covariance, used: None, surface=SURFACE)
     result, expected = estimator.process(frames(RIG)), plain.process(frames(RIG))
     np.testing.assert_array_equal(result.joints, expected.joints)
     np.testing.assert_array_equal(estimator.last_views.gate, plain.last_views.gate)

@@ -13,15 +13,27 @@ import numpy as np
 import torch
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.estimation.covariance_scale import FLOOR, CovarianceScale
+from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
 from hand_unc_ros.estimation.filter import ConstantVelocityFilter
-from hand_unc_ros.estimation.fusion import METHODS, Fused, fuse
+from hand_unc_ros.estimation.fusion import METHODS, Fused, fuse, innovations
 from hand_unc_ros.estimation.network_front_end import NetworkFrontEnd
 from hand_unc_ros.estimation.sanity import implausibility
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, Refinement, RigCache, View, ViewEstimate
+from hand_unc_ros.estimation.types import (
+    FrameSet,
+    HandEstimate,
+    NoHand,
+    Refinement,
+    RigCache,
+    View,
+    ViewEstimate,
+    block_diagonal,
+)
+from hand_unc_ros.estimation.view_health import ViewHealth
+from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
 from hand_unc_ros.hand.fitting import HandFit, HandFitter, load_hand_fitter
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.model import STANDIN
+from hand_unc_ros.networks.weights import fingerprint
 from hand_unc_ros.resources import resource
 
 log = logging.getLogger(__name__)
@@ -47,17 +59,20 @@ class FrontEnd(Protocol):
 class EstimatorSettings:
     """What the user can choose.
 
-    front_end: 'network' or 'mediapipe'.  weights, finder_weights, calibration: paths; empty takes what the
-    package ships ('none' for calibration: go without).  handedness: 'right' or 'left', the hand that is
-    looked for.  hand_model: 'stand-in' or the path of a converted MANO, whose parameters are fitted to the joints and
-    whose surface is the mesh; empty for the network's own.  triangulation: one of fusion.METHODS.  refinement: let the
-    network's decoder correct the fused joints.  min_views: fewest views for a hand.  filter: smooth joints over time.
-    acceleration: one of network_front_end.ACCELERATIONS.  threads: of torch on the CPU, 0 for its own choice.
+    front_end: 'network' or 'mediapipe'.  weights, finder_weights: paths; empty takes what the package ships.
+    covariance_head, calibration: paths, 'none' to go without; empty takes those that lie beside the weights.
+    handedness: 'right' or 'left', the hand that is looked for.  hand_model: 'stand-in' or the path of a converted
+    MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the network's own.
+    triangulation: one of fusion.METHODS.  refinement: let the network's decoder correct the fused joints.  min_views:
+    fewest views for a hand.  filter: smooth joints over time. acceleration: one of network_front_end.ACCELERATIONS.
+    threads: of torch on the CPU, 0 for its own choice. view_health: watch whether the cameras still are where their
+    calibration says.  down_weight: let a camera that is found to have moved count less.
     """
 
     front_end: str = 'network'
     weights: str = ''
     finder_weights: str = ''
+    covariance_head: str = ''
     calibration: str = ''
     device: str = 'auto'
     precision: str = 'auto'
@@ -69,6 +84,8 @@ class EstimatorSettings:
     refinement: bool = True
     min_views: int = 2
     filter: bool = False
+    view_health: bool = True
+    down_weight: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (('front_end', self.front_end, FRONT_ENDS),
@@ -84,26 +101,21 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
     """Load weights and set up the pipeline for the named cameras. Raises HandUncError with the remedy."""
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    calibration, refine, surface = None, None, None
+    refine, surface, files = None, None, files_of(settings)
+    head = files.get('covariance_head')
     if settings.front_end == 'mediapipe':
         from hand_unc_ros.estimation.mediapipe_front_end import MediapipeFrontEnd
         front_end: FrontEnd = MediapipeFrontEnd(cameras, settings.handedness)
     else:
         front_end = NetworkFrontEnd(
-            Path(settings.weights or resource(SHIPPED)),
-            Path(settings.finder_weights or resource('models/hand_finder.safetensors')),
-            handedness=settings.handedness, device=settings.device, precision=settings.precision,
-            acceleration=settings.acceleration)
+            files['weights'], files['finder_weights'], covariance_head=head, handedness=settings.handedness,
+            device=settings.device, precision=settings.precision, acceleration=settings.acceleration)
         if settings.refinement and front_end.network.decoder is not None:
             refine = front_end.refine
             # MANO's triangles come with MANO alone.
             if front_end.network.config.surface == STANDIN:
                 surface = load_hand_fitter(STANDIN, settings.handedness)
-        # The shipped factors belong to the shipped weights, with their refinement, and to no others.
-        if not settings.calibration and not settings.weights and settings.refinement:
-            calibration = CovarianceScale.load(resource(SHIPPED).with_suffix('.calibration.json'))
-    if settings.calibration and settings.calibration != 'none':
-        calibration = CovarianceScale.load(Path(settings.calibration))
+    calibration = calibration_of(settings)
     if settings.hand_model:
         surface = load_hand_fitter(settings.hand_model, settings.handedness)
     elif surface is None:
@@ -111,17 +123,57 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
     return HandEstimator(front_end, settings, calibration, refine, surface)
 
 
+def files_of(settings: EstimatorSettings) -> dict[str, Path]:
+    """The files that decide what the estimator says, by the names of their settings; only those that are used."""
+    files: dict[str, Path | None] = {}
+    head, calibration = None, None
+    if settings.front_end == 'network':
+        weights = Path(settings.weights or resource(SHIPPED))
+        files = {'weights': weights,
+                 'finder_weights': Path(settings.finder_weights or resource('models/hand_finder.safetensors'))}
+        if settings.refinement:
+            head = _chosen(settings.covariance_head, weights.with_suffix('.covariance.safetensors'))
+            calibration = weights.with_suffix('.calibration.json')
+    files |= {'covariance_head': head, 'calibration': _chosen(settings.calibration, calibration)}
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def _chosen(setting: str, beside: Path | None) -> Path | None:
+    """The file that a setting names; of an empty one that which lies beside the weights, if any."""
+    if setting:
+        return None if setting == 'none' else Path(setting)
+    return beside if beside is not None and beside.exists() else None
+
+
+def calibration_of(settings: EstimatorSettings) -> CovarianceMap | None:
+    """The covariance map that settings lead to. One that was fitted with another covariance head than the one in use is
+    refused where it was asked for (ConfigError), and left out where it only lies beside the weights."""
+    files = files_of(settings)
+    if 'calibration' not in files:
+        return None
+    fitted = CovarianceMap.load(files['calibration'])
+    if fitted.head == (fingerprint(files['covariance_head']) if 'covariance_head' in files else ''):
+        return fitted
+    reason = f'{files["calibration"]} was fitted with {"another" if fitted.head else "no"} covariance head'
+    if settings.calibration:
+        raise ConfigError(f'{reason} and does not fit the one in use; fit it anew (hand-unc calibrate-covariance)')
+    log.warning('%s: the covariance is published as it is, not calibrated', reason)
+    return None
+
+
 class HandEstimator:
     """Follows one hand through frame sets.
 
-    refine: corrects fused joints (21, 3), given which views were fused; None to leave them.  surface: the hand model
-    whose mesh is given; it is fitted where the settings name it, else the vertices are those of `refine`.
+    refine: corrects fused joints (21, 3), given their covariance (21, 3, 3) and which views were fused; None to leave
+    them.  surface: the hand model whose mesh is given; it is fitted where the settings name it, else the vertices are
+    those of `refine`.
     last_views: the 2D estimate of the newest frame set, None where its views were too few to be read.
+    health: of the cameras, None before the first frame set and where it is not watched.
     """
 
     def __init__(self, front_end: FrontEnd, settings: EstimatorSettings = EstimatorSettings(),
-                 calibration: CovarianceScale | None = None,
-                 refine: Callable[[np.ndarray, np.ndarray], Refinement | None] | None = None,
+                 calibration: CovarianceMap | None = None,
+                 refine: Callable[[np.ndarray, np.ndarray, np.ndarray], Refinement | None] | None = None,
                  surface: HandFitter | None = None) -> None:
         self.front_end = front_end
         self.settings = settings
@@ -130,6 +182,7 @@ class HandEstimator:
         self.surface = surface
         self.smoother = ConstantVelocityFilter()
         self.last_views: ViewEstimate | None = None
+        self.health: ViewHealth | None = None
         self.track_id = 0
         self._seen_ns: int | None = None
         self._fit: HandFit | None = None
@@ -163,7 +216,10 @@ class HandEstimator:
         estimate = self.front_end.estimate(frames.views, predicted)
         self.last_views = estimate
         read = time.perf_counter()
-        fused = fuse(estimate, self._rigs.of(frames.views), self.settings.triangulation, self.settings.min_views)
+        counted = estimate
+        if self.settings.down_weight and self.health is not None:
+            counted = self.health.counted(estimate)
+        fused = fuse(counted, self._rigs.of(frames.views), self.settings.triangulation, self.settings.min_views)
         reason = self._objection(estimate, fused)
         joined = time.perf_counter()
         stage_ms = {'views': 1e3 * (read - started), 'fusion': 1e3 * (joined - read)}
@@ -172,11 +228,26 @@ class HandEstimator:
                 # What was followed is not a hand: search again next time.
                 self.reset()
             return NoHand(frames.stamp_ns, reason, stage_ms)
-        refined = self.refine(fused.joints, fused.used) if self.refine is not None else None
+        refined = self.refine(fused.joints, fused.covariance, fused.used) if self.refine is not None else None
         stage_ms['refinement'] = 1e3 * (time.perf_counter() - joined)
         gate = fused.gate if refined is None else refined.gate
         self.last_views = replace(estimate, gate=gate)
-        return self._finish(frames, estimate, fused, refined, stage_ms)
+        if self.settings.view_health:
+            self._watch(frames, estimate, fused, stage_ms)
+        return self._finish(frames, counted, fused, refined, stage_ms)
+
+    def _watch(self, frames: FrameSet, estimate: ViewEstimate, fused: Fused, stage_ms: dict[str, float]) -> None:
+        started = time.perf_counter()
+        if self.health is None or self.health.cameras != frames.expected:
+            self.health = ViewHealth(frames.expected)
+        innovation = innovations(estimate, self._rigs.of(frames.views), fused.joints)
+        self.health.update(frames.stamp_ns, estimate, innovation, fused.used)
+        stage_ms['health'] = 1e3 * (time.perf_counter() - started)
+
+    @property
+    def _calibrated(self) -> bool:
+        """Whether what is published went through a fitted map; the filter's output needs factors of its own."""
+        return self.calibration is not None and (not self.settings.filter or bool(self.calibration.filtered))
 
     def _objection(self, estimate: ViewEstimate, fused: Fused) -> str | None:
         seeing = int(estimate.valid.any(axis=1).sum())
@@ -191,11 +262,11 @@ class HandEstimator:
         if self._seen_ns is None:
             self.track_id += 1
         self._seen_ns = frames.stamp_ns
-        covariance = fused.covariance
+        views = np.isfinite(fused.reprojection_px).sum(axis=0)
+        learned = None if refined is None else refined.covariance
+        covariance = block_diagonal(fused.covariance) if learned is None else learned
         if self.calibration is not None:
-            views = np.isfinite(fused.reprojection_px).sum(axis=0)
-            covariance = covariance * self.calibration.factor(views)[:, None, None]
-        covariance = covariance + FLOOR ** 2 * np.eye(3)
+            covariance = self.calibration.apply(covariance, views)
         joints, valid = fused.joints, fused.valid
         if refined is not None:
             # A joint that was not triangulated has no covariance, so it stays invalid.
@@ -203,14 +274,22 @@ class HandEstimator:
         filtered = self.smoother.update(frames.stamp_ns, joints, covariance)
         velocity = None
         if self.settings.filter:
-            joints, covariance, velocity = filtered.joints, filtered.covariance, filtered.velocity
+            joints, velocity = filtered.joints, filtered.velocity
+            covariance = filtered.covariance
+            if self.calibration is not None:
+                covariance = self.calibration.apply_filtered(covariance, views)
             valid = np.isfinite(joints).all(axis=1)
+        # These errors stay as they are from frame to frame, so that no filter lessens them.
+        covariance = covariance + FLOOR ** 2 * np.eye(63)
+        uncalibrated = calibration_covariance(fused.joints, fused.covariance, self._rigs.of(frames.views),
+                                              np.isfinite(fused.reprojection_px), estimate.variance_px2, joints)
+        if uncalibrated is not None:
+            covariance = covariance + uncalibrated
         rows = [frames.expected.index(name) for name in estimate.cameras]
         count = len(frames.expected)
         weights, residuals = np.zeros((count, 21)), np.full((count, 21), np.nan)
         used = np.zeros(count, bool)
         weights[rows], residuals[rows], used[rows] = fused.weights, fused.reprojection_px, fused.used
-        covariance = _block_diagonal(covariance)
         vertices = None
         if self.settings.hand_model:
             self._fit = self.surface.fit(joints, covariance, valid, self._fit)
@@ -223,16 +302,7 @@ class HandEstimator:
             stamp_ns=frames.stamp_ns, handedness=self.settings.handedness,
             score=float(np.mean(estimate.score[fused.used])), joints=joints, covariance=covariance,
             valid=valid, cameras=frames.expected, view_used=used, view_weights=weights, reprojection_px=residuals,
-            covariance_calibrated=self.calibration is not None, velocity=velocity,
-            vertices=vertices, vertex_variance=spread, fit=self._fit, track_id=self.track_id, stage_ms=stage_ms)
-
-
-def _block_diagonal(blocks: np.ndarray) -> np.ndarray:
-    """(63, 63) from (21, 3, 3), symmetrised; rows and columns of a NaN block are NaN."""
-    full = np.zeros((21, 3, 21, 3))
-    index = np.arange(21)
-    full[index, :, index, :] = (blocks + np.swapaxes(blocks, 1, 2)) / 2
-    lost = ~np.isfinite(blocks).all(axis=(1, 2))
-    full[lost] = np.nan
-    full[:, :, lost] = np.nan
-    return full.reshape(63, 63)
+            covariance_calibrated=self._calibrated, velocity=velocity,
+            vertices=vertices, vertex_variance=spread, fit=self._fit,
+            view_reports=() if self.health is None else self.health.reports(), track_id=self.track_id,
+            stage_ms=stage_ms)

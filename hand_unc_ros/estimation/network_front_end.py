@@ -18,7 +18,8 @@ from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole, mirror_view
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder, decode
-from hand_unc_ros.networks.jump_hand import ViewStage, load_jump_hand
+from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance
+from hand_unc_ros.networks.jump_hand import JumpHandOutput, ViewStage, load_jump_hand
 from hand_unc_ros.networks.weights import read_weights
 
 log = logging.getLogger(__name__)
@@ -80,11 +81,13 @@ class NetworkFrontEnd:
     """Per-view Gaussians by `JumpHand`, with `HandFinder` for views whose hand is not being followed, and the
     refinement of the fused joints by JumpHand's decoder.
 
-    handedness: the networks know right hands; a left one is shown to them in a mirrored world.
+    handedness: the networks know right hands; a left one is shown to them in a mirrored world.  covariance_head: of
+    JointCovariance, trained on these weights; None to go without.
     """
 
-    def __init__(self, weights: Path, finder_weights: Path, *, handedness: str = 'right', device: str = 'auto',
-                 precision: str = 'auto', acceleration: str = 'none') -> None:
+    def __init__(self, weights: Path, finder_weights: Path, *, covariance_head: Path | None = None,
+                 handedness: str = 'right', device: str = 'auto', precision: str = 'auto',
+                 acceleration: str = 'none') -> None:
         if acceleration not in ACCELERATIONS:
             raise ConfigError(f'acceleration {acceleration!r} is unknown; choose one of {", ".join(ACCELERATIONS)}')
         self.device = choose_device(device)
@@ -97,6 +100,10 @@ class NetworkFrontEnd:
         if self.network.config.gate == 'confidence':
             raise ConfigError(f"{weights} weights views by the gate 'confidence' of an outside detector, which the live"
                               ' pipeline does not have; take weights with another gate')
+        self.covariance_head: JointCovariance | None = None
+        if covariance_head is not None:
+            # In double precision and on the CPU: it is small, and what leaves it must be positive semi-definite.
+            self.covariance_head = load_joint_covariance(covariance_head, weights).double()
         self.finder = load_finder(finder_weights)
         for network in (self.network, self.finder):
             network.to(self.device, memory_format=torch.channels_last).eval()
@@ -133,11 +140,12 @@ class NetworkFrontEnd:
         boxes[~seen] = np.nan
         return self._read(views, rig, boxes)
 
-    def refine(self, joints: np.ndarray, used: np.ndarray) -> Refinement | None:
+    def refine(self, joints: np.ndarray, covariance: np.ndarray, used: np.ndarray) -> Refinement | None:
         """The decoder's joints and surface, started from fused joints (21, 3), metres, world, NaN where unknown.
 
-        used: (V,) bool, the views that were fused, of those of the last `estimate`.  None when the network has no
-        decoder, fewer than two views were used, or its answer is not finite.
+        covariance: (21, 3, 3) m², propagated to these, from which the head makes that of the refined ones.  used: (V,)
+        bool, the views that were fused, of those of the last `estimate`.  None when the network has no decoder, fewer
+        than two views were used, or its answer is not finite.
         """
         if self._seen is None or self.network.decoder is None:
             return None
@@ -156,8 +164,26 @@ class NetworkFrontEnd:
                                     start=inputs[2])
         gate = np.zeros((len(used), out.gate.shape[2]))
         gate[self._seen.rows] = out.gate[0].double().cpu().numpy()
-        result = torch.cat([out.joints[-1, 0], out.vertices[-1, 0]]).double().cpu().numpy() * flip + origin
-        return Refinement(result[:len(joints)], result[len(joints):], gate) if np.isfinite(result).all() else None
+        result = torch.cat([out.joints[-1, 0], out.vertices[-1, 0]]).double().cpu().numpy()
+        if not np.isfinite(result).all():
+            return None
+        learned = self._covariance(out, covariance * np.outer(flip, flip), np.tile(flip, len(joints)))
+        result = result * flip + origin
+        return Refinement(result[:len(joints)], result[len(joints):], gate, learned)
+
+    def _covariance(self, out: JumpHandOutput, propagated: np.ndarray, flip: np.ndarray) -> np.ndarray | None:
+        """(63, 63) m², world, of the refined joints. propagated: (21, 3, 3), in the world that the network sees.
+        flip: (63,) signs, from there to the real one."""
+        if self.covariance_head is None:
+            return None
+        known = torch.from_numpy(propagated)[None]
+        with torch.inference_mode():
+            covariance = self.covariance_head(out.features.double().cpu(), known, out.joints[-1].double().cpu())
+        covariance = covariance[0].numpy() * np.outer(flip, flip)
+        lost = np.repeat(~np.isfinite(propagated).all(axis=(1, 2)), 3)
+        covariance[lost] = np.nan
+        covariance[:, lost] = np.nan
+        return (covariance + covariance.T) / 2
 
     def close(self) -> None:
         """Nothing to release."""

@@ -78,11 +78,32 @@ class ViewEstimate:
 
 @dataclass(frozen=True)
 class Refinement:
-    """What a network makes of fused joints. joints: (21, 3) and vertices: (778, 3) metres, world.  gate: (V, 21)."""
+    """What a network makes of fused joints. joints: (21, 3) and vertices: (778, 3) metres, world.  gate: (V, 21).
+    covariance: (63, 63) m² of these joints, where a head has learned their errors."""
 
     joints: np.ndarray
     vertices: np.ndarray
     gate: np.ndarray
+    covariance: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ViewReport:
+    """How one camera has agreed with the others over the last seconds; NaN where nothing is known.
+
+    innovation: joint group → squared innovation (against the fusion of the other views) per degree of freedom, 1 where
+    the variances that the views claim hold.  shift_px: length of the shift of all its joints that fits best.
+    strength: that shift in claimed σ.  suspects: cameras of which one has moved, this among them; empty where this
+    one is good.  left_out: share of sets from which its view was left out for disagreeing with the others.
+    disagrees: whether that is too many.
+    """
+
+    innovation: dict[str, float]
+    shift_px: float
+    strength: float
+    suspects: tuple[str, ...]
+    left_out: float
+    disagrees: bool
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,8 @@ class HandEstimate:
     view_weights: (V, 21) for the cameras in `cameras`; each column sums to 1, or to 0 where the
     joint is invalid or only predicted by the filter.  view_used: (V,) bool.  covariance_calibrated: whether a map
     fitted on held-out data was applied.  reprojection_px: (V, 21) residual norms, NaN where unused.  fit: the hand
-    model's parameters that give the vertices, where one is fitted.
+    model's parameters that give the vertices, where one is fitted.  view_reports: one for each of `cameras`, empty
+    where their health is not watched.
     """
 
     stamp_ns: int
@@ -113,6 +135,7 @@ class HandEstimate:
     vertices: np.ndarray | None = None
     vertex_variance: np.ndarray | None = None
     fit: HandFit | None = None
+    view_reports: tuple[ViewReport, ...] = ()
     track_id: int = 0
     stage_ms: dict[str, float] = field(default_factory=dict)
 
@@ -127,6 +150,17 @@ class NoHand:
 
 
 def joint_blocks(covariance: np.ndarray) -> np.ndarray:
-    """The 3×3 diagonal blocks (21, 3, 3) m² of a joint-major (63, 63) covariance."""
+    """The 3×3 diagonal blocks (..., 21, 3, 3) of joint-major covariances (..., 63, 63)."""
+    parts = covariance.reshape(*covariance.shape[:-2], JOINT_COUNT, 3, JOINT_COUNT, 3)
+    return np.einsum('...jajb->...jab', parts)
+
+
+def block_diagonal(blocks: np.ndarray) -> np.ndarray:
+    """(63, 63) from (21, 3, 3), symmetrised; rows and columns of a NaN block are NaN."""
+    full = np.zeros((JOINT_COUNT, 3, JOINT_COUNT, 3))
     joint = np.arange(JOINT_COUNT)
-    return covariance.reshape(JOINT_COUNT, 3, JOINT_COUNT, 3)[joint, :, joint, :]
+    full[joint, :, joint, :] = (blocks + np.swapaxes(blocks, 1, 2)) / 2
+    lost = ~np.isfinite(blocks).all(axis=(1, 2))
+    full[lost] = np.nan
+    full[:, :, lost] = np.nan
+    return full.reshape(3 * JOINT_COUNT, 3 * JOINT_COUNT)

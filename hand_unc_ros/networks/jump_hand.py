@@ -145,6 +145,11 @@ class JumpHand(nn.Module):
             self.spread = nn.Parameter(nearest_mean(arrays['v_template'], picked.numpy(), skinning.numpy()),
                                        requires_grad=config.vertex_queries < VERTEX_COUNT)
 
+    @property
+    def feature_channels(self) -> int:
+        """C of JumpHandOutput.features."""
+        return self.config.width if self.config.layers else self.config.view.fpn_channels
+
     def forward(self, images: Tensor, K: Tensor, camera_from_world: Tensor, view_mask: Tensor,
                 confidence: Tensor | None = None) -> JumpHandOutput:
         """images: (B, V, 3, S, S) RGB in [0, 1].  K: (B, V, 3, 3) of the crops, pixel centres at integers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def stored_network(path: Path) -> str:
     """The class name of the network that is stored at `path`, '' where the file does not say so. Raises ConfigError
     for a file that is missing or no safetensors file."""
     return _opened(path)[0].get('network', '')
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal. Raises ConfigError for one that cannot be read."""
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(f'{path} cannot be read ({error.strerror})') from error
 
 
 def read_weights(path: Path, network: str) -> tuple[dict, dict[str, Tensor]]:

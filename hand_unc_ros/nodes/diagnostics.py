@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from hand_unc_ros.estimation.synchroniser import CameraStatistics
+from hand_unc_ros.estimation.types import ViewReport
 
 FAST_DDS_REMEDY = ('raw images are lost when Fast DDS has its default shared memory: start the camera driver '
                    'with FASTDDS_DEFAULT_PROFILES_FILE set to config/fastdds.xml of this package (this node '
@@ -36,7 +37,8 @@ class CameraHealth:
 
     image_fault: why its newest image cannot be decoded.  subscription_fault: why none can arrive (wrong type
     or QoS, nobody publishes).  uncalibrated: images thrown away for want of a calibration.
-    reprojection_px: running mean of the median residual of its joints.
+    reprojection_px: running mean of the median residual of its joints.  view: how its joints agree with those of the
+    other cameras, None where that is not watched.
     """
 
     topic: str
@@ -46,6 +48,7 @@ class CameraHealth:
     image_fault: str | None = None
     subscription_fault: str | None = None
     reprojection_px: float | None = None
+    view: ViewReport | None = None
     started_s: float = 0.0
     _arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
     _drops_before: Counter[str] = field(default_factory=Counter)
@@ -91,6 +94,8 @@ class CameraHealth:
             level, message = DiagnosticStatus.ERROR, f'left out, calibration: {calibration_fault}'
         elif self.image_fault:
             level, message = DiagnosticStatus.ERROR, f'left out, image: {self.image_fault}'
+        elif (fault := _view_fault(name, self.view)) is not None:
+            level, message = DiagnosticStatus.WARN, fault
         elif count >= _MANY_DROPS * arrivals:
             level = DiagnosticStatus.WARN
             message = f'{count} of {arrivals} images dropped: {_DROP_REMEDIES[worst]}'
@@ -106,6 +111,7 @@ class CameraHealth:
             'calibration': calibration_fault or 'ok', 'image': self.image_fault or 'ok',
             'subscription': (self.subscription_fault if silent else None) or 'ok',
             'reprojection_px': '' if self.reprojection_px is None else f'{self.reprojection_px:.2f}',
+            **_view_values(self.view),
             'dropped/uncalibrated': self.uncalibrated,
             **{f'dropped/{reason}': number for reason, number in sorted(statistics.drops.items()) if number},
         }
@@ -173,6 +179,32 @@ class OutputHealth:
             **{f'stage_ms/{stage}': f'{value:.2f}' for stage, value in self.stage_ms.items()},
         }
         return make_status('output', level, message, values)
+
+
+def _view_fault(name: str, view: ViewReport | None) -> str | None:
+    """What is wrong with a camera by its joints against those of the others, and the remedy; None if nothing is."""
+    if view is None:
+        return None
+    if view.disagrees:
+        return (f'left out of {100 * view.left_out:.0f} % of the sets: its joints disagree with those of all other '
+                'cameras; has it moved far since its calibration, is it not synchronised, or does it see another hand?')
+    if not view.suspects:
+        return None
+    off = f'its joints lie {view.shift_px:.1f} px from where the other cameras see them: '
+    remedy = 'since the calibration, or is not synchronised; synchronise the cameras or calibrate the rig again'
+    if len(view.suspects) == 1:
+        return f'{off}{name} has moved {remedy}'
+    *others, last = sorted(view.suspects)
+    return f'{off}{", ".join(others)} or {last} has moved {remedy}. Which one it is the views cannot tell'
+
+
+def _view_values(view: ViewReport | None) -> dict[str, str]:
+    if view is None:
+        return {}
+    numbers = {**{f'innovation/{group}': value for group, value in view.innovation.items()},
+               'innovation/shift_px': view.shift_px, 'innovation/shift_sigma': view.strength,
+               'left_out': view.left_out}
+    return {key: f'{value:.2f}' if math.isfinite(value) else '' for key, value in numbers.items()}
 
 
 def silence_s(period_s: float) -> float:

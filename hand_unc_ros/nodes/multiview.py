@@ -18,16 +18,17 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from visualization_msgs.msg import MarkerArray
 
+from hand_unc_ros.data.image_messages import decode_compressed
 from hand_unc_ros.data.rigs import load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError, ConfigError, HandUncError
-from hand_unc_ros.estimation.estimator import EstimatorSettings, build_estimator
+from hand_unc_ros.estimation.estimator import build_estimator
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import HandEstimate, NoHand
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh, ViewEstimate
 from hand_unc_ros.nodes.calibration import Calibrations
 from hand_unc_ros.nodes.diagnostics import CameraHealth, make_status, silence_s
-from hand_unc_ros.nodes.images import decode_compressed, decode_image
+from hand_unc_ros.nodes.images import decode_image
 from hand_unc_ros.nodes.inputs import CameraInput, image_topics, info_topic
 from hand_unc_ros.nodes.markers import hand_markers
 from hand_unc_ros.nodes.messages import (
@@ -39,6 +40,7 @@ from hand_unc_ros.nodes.messages import (
 from hand_unc_ros.nodes.parameters import declare, refusal, unknown_names
 from hand_unc_ros.nodes.pipeline import Estimator, Pipeline
 from hand_unc_ros.nodes.process import run_node
+from hand_unc_ros.nodes.settings import estimator_settings
 from hand_unc_ros.nodes.transforms import TransformSource
 
 _TRANSFORM_PERIOD_S = 0.5
@@ -49,13 +51,7 @@ _MARKER_PERIODS, _MARKER_LIMIT_S = 3.0, 1.5
 
 def build_from_parameters(values: Mapping[str, Any], cameras: tuple[str, ...]) -> Estimator:
     """The estimator that the parameters ask for; raises HandUncError with the remedy."""
-    settings = EstimatorSettings(
-        front_end=values['front_end'], weights=values['weights'], finder_weights=values['finder_weights'],
-        calibration=values['covariance_calibration'], device=values['device'], precision=values['precision'],
-        acceleration=values['acceleration'], threads=values['threads'], handedness=values['handedness'],
-        hand_model=values['hand_model'], triangulation=values['triangulation'], refinement=values['refinement'],
-        min_views=values['min_views'], filter=values['filter.enabled'])
-    return build_estimator(settings, cameras)
+    return build_estimator(estimator_settings(values), cameras)
 
 
 BuildEstimator = Callable[[Mapping[str, Any], tuple[str, ...]], Estimator]

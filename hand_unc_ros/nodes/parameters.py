@@ -137,9 +137,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         'refinement', True,
         "Let the network's decoder correct the fused joints."),
     Parameter(
+        'covariance_head', '',
+        'Weights of the head that gives the covariance between joints, trained on the weights in use; none: go without.'
+        ' Empty: those that lie beside the weights.'),
+    Parameter(
         'covariance_calibration', '',
-        'File with the factors fitted on held-out data; none: go without. Empty: those that belong to the'
-        ' shipped weights.'),
+        'Map fitted on held-out data (hand-unc calibrate-covariance); none: go without. Empty: that which lies beside'
+        ' the weights.'),
     Parameter(
         'min_views', 2,
         'Fewest cameras that make an estimate.',
@@ -147,6 +151,13 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'filter.enabled', False,
         'Smooth the joints by a constant-velocity filter, which adds velocities.'),
+    Parameter(
+        'view_health.enabled', True,
+        'Watch how the joints of each camera agree with those of the others, and warn of a camera that has moved since'
+        ' its calibration.'),
+    Parameter(
+        'view_health.down_weight', False,
+        'Let a camera that has moved count less: its shift is added to the deviations of its joints.'),
     Parameter(
         'sync.period', 1 / 15,
         'Nominal time between two images of a camera.',
@@ -194,6 +205,10 @@ def check_together(values: Mapping[str, Any]) -> None:
     if not cameras and not values['rig.file']:
         raise ConfigError('parameter cameras is empty and there is no rig.file to take them from; '
                           'name the cameras')
+    # The viewer shares only the parameters of the cameras.
+    if values.get('view_health.down_weight') and not values['view_health.enabled']:
+        raise ConfigError('parameter view_health.down_weight is true, but view_health.enabled is false; without it '
+                          'nobody knows which camera has moved: enable both')
     if '{camera}' not in values['image_topic'] and len(cameras) > 1:
         raise ConfigError(f"parameter image_topic is {values['image_topic']!r}; with several cameras it must "
                           'have {camera} in it')

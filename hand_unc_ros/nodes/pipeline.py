@@ -10,10 +10,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from hand_unc_ros.data.camera_messages import check_size
 from hand_unc_ros.errors import ImageFormatError
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View
-from hand_unc_ros.nodes.calibration import Calibrations, check_size
+from hand_unc_ros.nodes.calibration import Calibrations
 from hand_unc_ros.nodes.diagnostics import CameraHealth, OutputHealth
 
 # Longest sleep of the worker. Simulated time may run at any speed, so deadlines on it are looked at often.
@@ -160,6 +161,8 @@ class Pipeline:
         for name, residuals in zip(estimate.cameras, estimate.reprojection_px):
             if np.isfinite(residuals).any():
                 self._cameras[name].note_reprojection(float(np.nanmedian(residuals)))
+        for name, report in zip(estimate.cameras, estimate.view_reports):
+            self._cameras[name].view = report
 
     def _recover(self, error: Exception) -> None:
         """Tell what failed and make ready for the next set."""

@@ -103,14 +103,15 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A run. task: which network.  stage: 'views' trains JUMP-Hand's 2D stage alone.  out: folder of the run.
-    hand_model: a converted MANO, the stand-in by default.  fused_share: see jump_hand_losses.
-    average: decay of the moving average of the weights, which is what is validated and stored; 0 for none.
-    init: weights of the whole network to start from; init_view: of its 2D stage (or of a whole network, of which that
-    is taken); init_backbone: torchvision's of the ResNet.  freeze: parts that stay as they are, with their statistics.
-    log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.  licence: of the weights."""
+    """A run. task: which network; 'covariance' is the head on the JumpHand of `init`, which stays as it is.  stage:
+    'views' trains JUMP-Hand's 2D stage alone.  out: folder of the run. hand_model: a converted MANO, the stand-in by
+    default.  fused_share: see jump_hand_losses. average: decay of the moving average of the weights, which is what is
+    validated and stored; 0 for none. init: weights of the whole network to start from; init_view: of its 2D stage (or
+    of a whole network, of which that is taken); init_backbone: torchvision's of the ResNet.  freeze: parts that stay
+    as they are, with their statistics. log_every, checkpoint_every: steps.  tensorboard: write its events beside the
+    CSV.  licence: of the weights."""
 
-    task: str = setting('jump_hand', choices=('jump_hand', 'finder'))
+    task: str = setting('jump_hand', choices=('jump_hand', 'finder', 'covariance'))
     stage: str = setting('all', choices=('all', 'views'))
     out: str = ''
     seed: int = setting(1, least=0)
@@ -136,8 +137,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError('out is missing: the folder for log, checkpoint and weights')
-        if self.task == 'finder' and (self.stage != 'all' or self.freeze or self.init_view or self.init_backbone):
+        if self.task != 'jump_hand' and (self.stage != 'all' or self.freeze or self.init_view or self.init_backbone):
             raise ConfigError('stage, freeze, init_view and init_backbone are of the task jump_hand')
+        if self.task == 'covariance' and not self.init:
+            raise ConfigError('the task covariance needs init, the weights of the JumpHand whose errors it is about')
         if self.task == 'finder' and {self.data.source, self.validation.source} != {'synthetic'}:
             raise ConfigError('the finder is trained on synthetic frames alone; leave the sources out')
         size = self.network.view.image_size

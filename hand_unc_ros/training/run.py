@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hand_unc_ros.errors import TrainingError
 from hand_unc_ros.estimation.network_front_end import choose_precision
 from hand_unc_ros.networks.weights import save_network
-from hand_unc_ros.training import hand_finder, jump_hand, start
+from hand_unc_ros.training import covariance, hand_finder, jump_hand, start
 from hand_unc_ros.training.card import write_card
 from hand_unc_ros.training.config import TrainingConfig, parse_config
 from hand_unc_ros.training.keeper import CHECKPOINT, Feed, Keeper
@@ -31,7 +31,8 @@ MAY_CHANGE = ('out', 'steps', 'log_every', 'checkpoint_every', 'tensorboard', 'l
 
 
 class Task(NamedTuple):
-    """What differs between the networks. weights: the file and the part of the network that is stored in it."""
+    """What differs between the networks. weights: the name of the file.  part: the submodule that is stored in it, ''
+    for the whole network.  frozen: submodules that stay as they are."""
 
     network: nn.Module
     losses: Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
@@ -39,6 +40,8 @@ class Task(NamedTuple):
     stream: BatchStream
     held_out: Callable[[], list[dict[str, Tensor]]]
     weights: str
+    part: str = ''
+    frozen: tuple[str, ...] = ()
 
 
 def make_task(config: TrainingConfig) -> Task:
@@ -47,13 +50,17 @@ def make_task(config: TrainingConfig) -> Task:
         return Task(start.finder(config), hand_finder.finder_losses, hand_finder.evaluate_finder,
                     hand_finder.FrameStream(config.seed, config.data.crops), partial(hand_finder.held_out, config),
                     'hand_finder')
-    network = start.jump_hand(config)
     stream, held = training_stream(config), partial(held_out, config)
+    if config.task == 'covariance':
+        return Task(start.covariance(config), covariance.losses, covariance.validate, stream, held, 'covariance',
+                    'head', ('jump_hand',))
+    network = start.jump_hand(config)
     if config.stage == 'views':
+        rest = tuple(name for name, _ in network.named_children() if name != 'view')
         return Task(network, partial(jump_hand.view_losses, weights=config.losses), jump_hand.validate_views, stream,
-                    held, 'gaussian_2d')
+                    held, 'gaussian_2d', 'view', rest)
     losses = partial(jump_hand.jump_hand_losses, weights=config.losses, fused_share=config.fused_share)
-    return Task(network, losses, jump_hand.validate, stream, held, 'jump_hand')
+    return Task(network, losses, jump_hand.validate, stream, held, 'jump_hand', frozen=config.freeze)
 
 
 def train(config: TrainingConfig) -> Path:
@@ -69,10 +76,8 @@ def train(config: TrainingConfig) -> Path:
         _check_unchanged(config, out / CONFIG)
     torch.manual_seed(config.seed)
     task = make_task(config)
-    frozen = config.freeze if config.stage == 'all' else tuple(name for name, _ in task.network.named_children()
-                                                               if name != 'view')
     module = TrainingModule(task.network, task.losses, task.stream.name, config.optimiser, config.seed, config.steps,
-                            config.average, frozen)
+                            config.average, task.frozen)
     feed = Feed(task.stream, config.steps, config.data.workers)
     keeper = Keeper(config, feed, task.held_out, task.validate)
     trainer = feed.trainer = _trainer(config, keeper)
@@ -87,7 +92,7 @@ def train(config: TrainingConfig) -> Path:
         raise KeyboardInterrupt from error
     path = out / f'{task.weights}.safetensors'
     if trainer.is_global_zero:
-        stored = module.average.view if task.weights == 'gaussian_2d' else module.average
+        stored = module.average.get_submodule(task.part)
         settings = stored.config.to_dict() if hasattr(stored, 'config') else {}
         save_network(path, stored, settings)
         write_card(path, config, stored, keeper.metrics, keeper.totals, trainer.world_size)
@@ -107,7 +112,7 @@ def _trainer(config: TrainingConfig, keeper: Keeper) -> pl.Trainer:
         torch.cuda.is_bf16_supported() if device.type == 'cuda' else choose_precision('auto', device) == torch.bfloat16)
     # Without one of these losses a part of the network has no gradient, for which DDP would wait.
     losses = config.losses
-    whole = config.task == 'finder' or min(losses.nll, losses.joints, losses.vertices, losses.reprojection) > 0
+    whole = config.task != 'jump_hand' or min(losses.nll, losses.joints, losses.vertices, losses.reprojection) > 0
     strategy = 'auto' if machine.devices == 1 else 'ddp' if whole else 'ddp_find_unused_parameters_true'
     return pl.Trainer(accelerator=accelerator, devices=machine.devices, strategy=strategy,
                       precision='bf16-mixed' if bf16 else '32-true', max_steps=config.steps, max_epochs=-1,

@@ -12,9 +12,11 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.model import read_arrays
 from hand_unc_ros.networks.hand_finder import HandFinder
-from hand_unc_ros.networks.jump_hand import JumpHand
-from hand_unc_ros.networks.weights import read_weights, stored_network
+from hand_unc_ros.networks.joint_covariance import JointCovariance, JointCovarianceConfig
+from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand
+from hand_unc_ros.networks.weights import fingerprint, read_weights, stored_network
 from hand_unc_ros.training.config import TrainingConfig
+from hand_unc_ros.training.covariance import JumpHandWithCovariance
 
 
 def jump_hand(config: TrainingConfig) -> JumpHand:
@@ -33,6 +35,16 @@ def jump_hand(config: TrainingConfig) -> JumpHand:
         if not _moves(name, config):
             parameter.requires_grad_(False)
     return network
+
+
+def covariance(config: TrainingConfig) -> JumpHandWithCovariance:
+    """Raises ConfigError where the weights of `init` are those of another network than the configured one."""
+    network = load_jump_hand(Path(config.init))
+    if network.config != config.network:
+        raise ConfigError(f'{config.init} holds another network than `network` describes; give its size and choices')
+    head = JointCovariance(JointCovarianceConfig('correlated', network.feature_channels,
+                                                 fingerprint(Path(config.init))))
+    return JumpHandWithCovariance(network, head)
 
 
 def finder(config: TrainingConfig) -> HandFinder:

@@ -1,0 +1,205 @@
+"""Whether each camera still is where its calibration says: its joints against those of the other views, over time.
+
+A camera that has moved shifts all of its joints alike, set after set, while a network's errors change with the hand.
+So the one number that is followed per camera is the common shift of its joints in its image, as the other views see
+them.  Views are coupled through the points that they share: a shift of one seems to be a part of the same shift, the
+other way, in every other.  The camera whose shift explains most is blamed first, and the others are asked again with
+that shift taken as known.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from hand_unc_ros.estimation.fusion import Innovations
+from hand_unc_ros.estimation.types import ViewEstimate, ViewReport
+
+# The knuckles move with the palm.
+GROUPS = {'palm': (0, 1, 5, 9, 13, 17), 'thumb': (2, 3, 4), 'index': (6, 7, 8), 'middle': (10, 11, 12),
+          'ring': (14, 15, 16), 'little': (18, 19, 20)}
+_GROUP_OF = np.array([next(row for row, joints in enumerate(GROUPS.values()) if joint in joints)
+                      for joint in range(21)])
+_MEMBERS = (_GROUP_OF[:, None] == np.arange(len(GROUPS))).astype(float)
+
+
+class Scale(NamedTuple):
+    """One window over the shifts. window_s: seconds of sets that it holds.  raise_at, clear_at: strengths at which a
+    camera is blamed, and at which it is good again."""
+
+    window_s: float
+    raise_at: float
+    clear_at: float
+
+
+# Strength is the shift in units of the innovation's σ, as the views claim it.
+SCALES = (Scale(2.5, 0.75, 0.5), Scale(10.0, 0.42, 0.28))
+# A second camera that explains this share of what the first does may as well be the one that has moved.
+AMBIGUOUS = 0.9
+# Share of the sets in the longest window from which a view was left out for disagreeing with all others.
+LEFT_OUT_RAISE, LEFT_OUT_CLEAR = 0.5, 0.3
+# Prior on a shift, as a share of its mean information; two views say nothing of a shift along the epipolar lines.
+_PRIOR = 0.02
+# A window moves in steps of a tenth of its length; a camera is judged once it was seen in so many of them.
+_PARTS = 10
+# Nothing is forgotten in a pause, and a slow stream is not more certain for being slow.
+_LONGEST_STEP_S = 0.2
+
+
+class _Sums:
+    """Sums over sets: score (2V,), information (2V, 2V) and weight (V,) as in Innovations; squared innovations and
+    degrees of freedom (V, groups); sets that offered each view, and from which it was left out (V,)."""
+
+    def __init__(self, cameras: int) -> None:
+        self.score, self.information = np.zeros(2 * cameras), np.zeros((2 * cameras, 2 * cameras))
+        self.weight, self.offered, self.left_out = np.zeros((3, cameras))
+        self.squared, self.dof = np.zeros((2, cameras, len(GROUPS)))
+
+    def add(self, other: _Sums, sign: float = 1.0) -> None:
+        for name, sums in vars(self).items():
+            sums += sign * getattr(other, name)
+
+
+class _Window:
+    """The sums over the newest `window_s` of sets, in parts of which the oldest is dropped as a whole."""
+
+    def __init__(self, window_s: float, cameras: int) -> None:
+        self.part_s = window_s / _PARTS
+        self.cameras = cameras
+        self.parts: deque[_Sums] = deque([_Sums(cameras)])
+        self.total = _Sums(cameras)
+        self.due_s = self.part_s
+
+    def add(self, sums: _Sums, step_s: float) -> None:
+        """Add a set that came `step_s` after the one before."""
+        self.due_s -= step_s
+        if self.due_s <= 0:
+            self.due_s += self.part_s
+            self.parts.append(_Sums(self.cameras))
+            if len(self.parts) > _PARTS + 1:
+                self.total.add(self.parts.popleft(), -1.0)
+        self.total.add(sums)
+        self.parts[-1].add(sums)
+
+    def judges(self) -> np.ndarray:
+        """(V,) whether each camera was seen all along, if not in every set."""
+        return np.sum([part.offered > 0 for part in self.parts], axis=0) >= _PARTS
+
+
+class ViewHealth:
+    """Follows the innovations of the named cameras: `update` takes each fused set, `reports` tells how each camera is
+    doing, and `counted` lets those that have moved count less."""
+
+    def __init__(self, cameras: tuple[str, ...]) -> None:
+        self.cameras = cameras
+        self.reset()
+
+    def reset(self) -> None:
+        """Know nothing, as after a jump in time."""
+        count = len(self.cameras)
+        self._windows = [_Window(scale.window_s, count) for scale in SCALES]
+        self._disagrees = np.zeros(count, bool)
+        self._blamed: dict[int, tuple[int, ...]] = {}
+        self._shift_px = np.full((count, 2), np.nan)
+        self._strength = np.full(count, np.nan)
+        self._seen_ns: int | None = None
+
+    @property
+    def moved(self) -> dict[str, tuple[str, ...]]:
+        """Blamed cameras, each with all those of which one has moved, itself first; alone where it is clear."""
+        return {self.cameras[row]: tuple(self.cameras[other] for other in suspects)
+                for row, suspects in self._blamed.items()}
+
+    def counted(self, estimate: ViewEstimate) -> ViewEstimate:
+        """What is to be fused of an estimate: the joints of a camera that has moved with its shift as one more standard
+        deviation along each axis.  Where it is not clear which camera has moved, all count as they are.
+
+        To leave the view out altogether costs more than a shift of 1° and 5 mm does: of four views and of three.
+        """
+        variance = estimate.variance_px2.copy()
+        for row, suspects in self._blamed.items():
+            if len(suspects) == 1 and self.cameras[row] in estimate.cameras:
+                variance[estimate.cameras.index(self.cameras[row])] += np.square(self._shift_px[row])
+        return replace(estimate, variance_px2=variance)
+
+    def update(self, stamp_ns: int, estimate: ViewEstimate, innovations: Innovations, agreed: np.ndarray) -> None:
+        """Take a set that gave a hand. agreed: (V,) of the estimate's views, those not left out for disagreement.
+
+        A stamp that is not after the one before resets.
+        """
+        if self._seen_ns is not None and stamp_ns <= self._seen_ns:
+            self.reset()
+        step_s = 0.0 if self._seen_ns is None else min((stamp_ns - self._seen_ns) / 1e9, _LONGEST_STEP_S)
+        self._seen_ns = stamp_ns
+        rows = np.array([self.cameras.index(name) for name in estimate.cameras])
+        pairs = (2 * rows[:, None] + (0, 1)).ravel()
+        offered = estimate.valid.any(1)
+        sums = _Sums(len(self.cameras))
+        sums.score[pairs], sums.information[np.ix_(pairs, pairs)] = innovations.score, innovations.information
+        sums.weight[rows] = innovations.weight
+        sums.squared[rows], sums.dof[rows] = np.nan_to_num(innovations.squared) @ _MEMBERS, innovations.dof @ _MEMBERS
+        sums.offered[rows], sums.left_out[rows] = offered, offered & ~agreed
+        for window in self._windows:
+            window.add(sums, step_s)
+        recent = self._windows[-1].total
+        share = recent.left_out / np.maximum(recent.offered, 1e-9)
+        self._disagrees = np.where(self._disagrees, share > LEFT_OUT_CLEAR,
+                                   self._windows[-1].judges() & (share > LEFT_OUT_RAISE))
+        self._blame()
+
+    def _blame(self) -> None:
+        """Blame anew, one after the other; a camera that was blamed before needs less to stay so."""
+        before, blamed = self._blamed, {}
+        for index, (window, scale) in enumerate(zip(self._windows, SCALES)):
+            judges = window.judges()
+            while True:
+                explained, strength, shift = _shifts(window.total, list(blamed))
+                if index == 0 and not blamed:
+                    self._strength, self._shift_px = strength, shift
+                limit = np.where(judges, scale.raise_at, np.inf)
+                limit[list(before)] = scale.clear_at
+                limit[list(blamed)] = np.inf
+                guilty = np.flatnonzero(strength >= limit)
+                if not len(guilty):
+                    break
+                worst = int(guilty[explained[guilty].argmax()])
+                # Not those that are blamed already, for whatever is left of their shift.
+                explained[list(blamed)] = 0
+                others = np.flatnonzero(explained >= AMBIGUOUS * explained[worst])
+                blamed[worst] = (worst, *(int(row) for row in others if row != worst))
+                self._strength[worst], self._shift_px[worst] = strength[worst], shift[worst]
+        self._blamed = blamed
+
+    def reports(self) -> tuple[ViewReport, ...]:
+        """One for each camera."""
+        suspects = {row: group for group in self._blamed.values() for row in group}
+        with np.errstate(invalid='ignore', divide='ignore'):
+            short, long = self._windows[0].total, self._windows[-1].total
+            innovation = np.where(short.dof > 0.5, short.squared / short.dof, np.nan)
+            left_out = np.where(long.offered > 0.5, long.left_out / long.offered, np.nan)
+        return tuple(ViewReport(
+            dict(zip(GROUPS, innovation[row].tolist())), float(np.hypot(*self._shift_px[row])),
+            float(self._strength[row]), tuple(self.cameras[other] for other in suspects.get(row, ())),
+            float(left_out[row]), bool(self._disagrees[row])) for row in range(len(self.cameras)))
+
+
+def _shifts(sums: _Sums, known: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each camera alone, given that those in `known` are shifted by whatever fits best: what its shift explains
+    (V,), twice the log-likelihood; its strength (V,); the shift (V, 2) in px.  NaN-free; 0 where nothing is known."""
+    count = len(sums.weight)
+    each = np.arange(count)
+    score, information = sums.score, sums.information
+    prior = _PRIOR * np.diag(information).reshape(count, 2).mean(1) + 1e-12
+    if known:
+        rows = (2 * np.array(known)[:, None] + (0, 1)).ravel()
+        gain = np.linalg.solve(information[np.ix_(rows, rows)] + np.diag(np.repeat(prior[known], 2)),
+                               information[rows]).T
+        score, information = score - gain @ score[rows], information - gain @ information[rows]
+    blocks = information.reshape(count, 2, count, 2)[each, :, each, :] + prior[:, None, None] * np.eye(2)
+    pairs = score.reshape(count, 2)
+    shift = np.linalg.solve(blocks, pairs[..., None])[..., 0]
+    explained = np.maximum((pairs * shift).sum(1), 0.0)
+    return explained, np.sqrt(explained / np.maximum(sums.weight, 1e-9)), shift

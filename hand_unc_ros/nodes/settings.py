@@ -1,0 +1,20 @@
+"""From the parameters of the `multiview` node to the settings of the estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hand_unc_ros.estimation.estimator import EstimatorSettings
+
+
+def estimator_settings(values: Mapping[str, Any]) -> EstimatorSettings:
+    """values: of all parameters of the table. Raises ConfigError."""
+    return EstimatorSettings(
+        front_end=values['front_end'], weights=values['weights'], finder_weights=values['finder_weights'],
+        covariance_head=values['covariance_head'], calibration=values['covariance_calibration'],
+        device=values['device'], precision=values['precision'], acceleration=values['acceleration'],
+        threads=values['threads'], handedness=values['handedness'], hand_model=values['hand_model'],
+        triangulation=values['triangulation'], refinement=values['refinement'], min_views=values['min_views'],
+        filter=values['filter.enabled'], view_health=values['view_health.enabled'],
+        down_weight=values['view_health.down_weight'])
