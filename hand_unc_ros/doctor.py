@@ -73,6 +73,7 @@ _EXTRAS = (
     ('lightning', 'lightning', 'training (hand-unc train)', "pip install 'hand_unc_ros[train]'"),
     ('onnxruntime', 'onnxruntime', 'ONNX files (hand-unc export)', "pip install 'hand_unc_ros[export]'"),
     ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
+    ('matplotlib', 'matplotlib', 'plots in reports (hand-unc evaluate)', "pip install 'hand_unc_ros[report]'"),
     ('mediapipe', 'mediapipe', '2D joints in real images (another front end)', 'make setup-mediapipe'),
 )
 _ROS_EXTRAS = (

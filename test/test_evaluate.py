@@ -12,8 +12,9 @@ from hand_unc_ros.cli import main
 from hand_unc_ros.data.samples import Sample
 from hand_unc_ros.data.synthetic.sets import describe_set, make_set
 from hand_unc_ros.errors import ConfigError, DatasetError
+from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.evaluation import metrics
-from hand_unc_ros.evaluation.benchmark import Answers, evaluate, open_source, scores
+from hand_unc_ros.evaluation.benchmark import Answers, covariance_scores, evaluate, open_source, scores
 from hand_unc_ros.hand.joints import FINGERTIPS
 
 torch.set_num_threads(1)
@@ -36,8 +37,9 @@ def made_up(count=20, views=4):
     error = rng.uniform(0.5, 3, (count, views, 21))
     error[:, -1, 0] = np.nan
     gate = np.full((count, views, 21), 1 / views)
+    covariance = np.broadcast_to(0.003 ** 2 * np.eye(63), (count, 63, 63))
     return Answers(joints, target + [0, 0.009, 0], target, surface + [0, 0, 0.004], surface, gate, 0.5 * error, error,
-                   np.full(count, views))
+                   np.full(count, views), covariance)
 
 
 def test_a_row_by_hand():
@@ -59,6 +61,19 @@ def test_a_row_by_hand():
     np.testing.assert_allclose(row['view_error_px'], [np.nanmean(answers.error_px[:, view]) for view in range(4)])
 
 
+def test_the_covariance_of_a_row_by_hand():
+    answers = made_up()
+    plain = covariance_scores(answers, None)
+    # 16 joints at 6 mm and 5 at 12 mm, with σ = 3 mm and the floor of 0.5 mm.
+    nees = (16 * 36 + 5 * 144) / 21 / (9 + 0.25) / 3
+    assert plain['nees_per_dof'] == pytest.approx(nees, rel=1e-6)
+    # 36/9.25 lies inside the 90 % ellipsoid of χ²₃ (6.25), 144/9.25 outside of that of 99 % (11.3).
+    assert plain['coverage'] == pytest.approx({'50': 0, '68': 0, '90': 16 / 21, '95': 16 / 21, '99': 16 / 21})
+    assert plain['coverage95'] == plain['coverage']['95']
+    doubled = covariance_scores(answers, CovarianceMap('scalar', {4: 4.0}))
+    assert doubled['nees_per_dof'] == pytest.approx(nees * 9.25 / 36.25, rel=1e-6)
+
+
 def test_the_hard_tenth_is_the_references():
     answers = made_up()
     worse = answers.error_px.copy()
@@ -78,8 +93,11 @@ def test_the_command_on_a_set(folder, tmp_path, capsys):
     assert row['views'] == 4 and row['samples'] == 2 and row['not_observable'] == 0
     # Half of the four deliver, and the average gate spreads over those alone.
     assert row['ln_views'] == pytest.approx(math.log(2)) and row['gate_entropy'] == pytest.approx(math.log(2), abs=1e-5)
-    for key in ('mpjpe_mm', 'pa_mpjpe_mm', 'mpvpe_mm', 'auc_j', 'pearson'):
+    for key in ('mpjpe_mm', 'pa_mpjpe_mm', 'mpvpe_mm', 'auc_j', 'pearson', 'ausc', 'ause', 'nees_per_dof',
+                'energy_score_mm'):
         assert np.isfinite(row[key])
+    assert set(row['coverage']) == {'50', '68', '90', '95', '99'}
+    assert 'propagated from the variances of the views, no map' in row['protocol']
     for word in ('gate average', 'triangulation vanilla', 'missing', 'Procrustes', '0–20 mm', 'float32',
                  f'error of {weights.name}'):
         assert word in row['protocol']

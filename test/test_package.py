@@ -156,7 +156,7 @@ def test_doctor_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch,
     report = json.loads(capsys.readouterr().out)
     assert report['ready'] is False
     missing = {check['name']: check for check in report['checks'] if check['state'] == 'missing'}
-    assert {'torch', 'ROS 2', 'messages', 'viser', 'mediapipe', 'launch_ros'} <= set(missing)
+    assert {'torch', 'ROS 2', 'messages', 'viser', 'matplotlib', 'mediapipe', 'launch_ros'} <= set(missing)
     assert all(check['remedy'] and check['purpose'] for check in missing.values())
 
 
