@@ -237,6 +237,22 @@ def test_a_joint_that_was_not_triangulated_stays_invalid():
     assert np.isfinite(result.covariance[rows][:, rows]).all() and np.isnan(result.covariance[~rows]).all()
 
 
+def test_where_crops_are_cut_does_not_depend_on_what_a_head_says():
+    """One that is far too sure of the joints, as on images unlike those it was trained on, must not lose the hand."""
+    def sure(joints, covariance, used):
+        return replace(Correction()(joints, covariance, used), covariance=1e-10 * np.eye(63))
+
+    def plain(joints, covariance, used):
+        return Correction()(joints, covariance, used)
+
+    expected, found = (estimator_of(refine=refine, surface=SURFACE) for refine in (plain, sure))
+    for number in range(3):
+        first, second = (one.process(frames(RIG, number)) for one in (expected, found))
+        assert np.trace(second.covariance) < 0.5 * np.trace(first.covariance)
+    later = START_NS + 4 * PERIOD_NS
+    np.testing.assert_array_equal(found.follower.predict(later), expected.follower.predict(later))
+
+
 def test_without_an_answer_the_fused_joints_are_given():
     plain = estimator_of()
     estimator = estimator_of(refine=lambda joints, covariance, used: None, surface=SURFACE)

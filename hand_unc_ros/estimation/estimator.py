@@ -180,6 +180,9 @@ class HandEstimator:
         self.calibration = calibration
         self.refine = refine
         self.surface = surface
+        # What comes next is where the crops will be cut. It follows what the views themselves say: a head that is wrong
+        # on images unlike those it was trained on must not lose the hand.
+        self.follower = ConstantVelocityFilter()
         self.smoother = ConstantVelocityFilter()
         self.last_views: ViewEstimate | None = None
         self.health: ViewHealth | None = None
@@ -191,6 +194,7 @@ class HandEstimator:
     def reset(self) -> None:
         """Forget the hand, as after a jump in time."""
         self.front_end.reset()
+        self.follower.reset()
         self.smoother.reset()
         self._seen_ns = None
         self._fit = None
@@ -210,7 +214,7 @@ class HandEstimator:
         if len(frames.views) < self.settings.min_views:
             return NoHand(frames.stamp_ns, f'{len(frames.views)} of {len(frames.expected)} cameras came in time,'
                           f' {self.settings.min_views} are needed: depth is not observable')
-        predicted = self.smoother.predict(frames.stamp_ns) if self._seen_ns is not None else None
+        predicted = self.follower.predict(frames.stamp_ns) if self._seen_ns is not None else None
         if predicted is not None and not np.isfinite(predicted[[WRIST, MIDDLE_MCP]]).all():
             predicted = None
         estimate = self.front_end.estimate(frames.views, predicted)
@@ -271,9 +275,11 @@ class HandEstimator:
         if refined is not None:
             # A joint that was not triangulated has no covariance, so it stays invalid.
             joints = np.where(valid[:, None], refined.joints, np.nan)
-        filtered = self.smoother.update(frames.stamp_ns, joints, covariance)
+        propagated = block_diagonal(fused.covariance) + FLOOR ** 2 * np.eye(63)
+        self.follower.update(frames.stamp_ns, joints, propagated)
         velocity = None
         if self.settings.filter:
+            filtered = self.smoother.update(frames.stamp_ns, joints, covariance)
             joints, velocity = filtered.joints, filtered.velocity
             covariance = filtered.covariance
             if self.calibration is not None:
