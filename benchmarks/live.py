@@ -2,9 +2,9 @@
 
 One process, synthetic scenes rendered beforehand, the hand being followed. `bare` is JumpHand.forward on the same
 number of crops that lie ready as a tensor; `live` is everything from images to a published estimate's numbers, of a rig
-that says how well it is calibrated; `plain` is the same without covariance head, map, calibration uncertainty and the watch
-over the cameras. Runs of all three alternate, so that what else the machine does meets them alike. Peak memory is that of
-the process, in a process of its own for each number of views.
+that says how well it is calibrated; `plain` is the same without covariance head, map, calibration uncertainty and the
+watch over the cameras. Runs of all three alternate, so that what else the machine does meets them alike. Peak memory
+is that of the process, in a process of its own for each number of views.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hand_unc_ros import __version__
-from hand_unc_ros.errors import HandUncError
+from hand_unc_ros.errors import ConfigError, HandUncError
 
 # Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
 SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
@@ -113,14 +113,36 @@ def _play_arguments(parser: argparse.ArgumentParser) -> None:
                         help='publish a topic under another name; may be repeated')
     parser.add_argument('--start', type=float, default=0.0, metavar='S', help='seconds into the bag')
     parser.add_argument('--duration', type=_positive, metavar='S', help='seconds of the bag to play')
+    parser.add_argument('--inputs', action='store_true',
+                        help='only images, CameraInfo and TF, for an estimator to see them again')
     parser.add_argument('--wait', type=_positive, metavar='S',
                         help='wait up to S seconds until every image topic has a subscriber')
+    parser.add_argument('--subscribers', type=int, default=1, metavar='N', help='that --wait waits for (default 1)')
 
 
 def _play(args: argparse.Namespace) -> None:
     from hand_unc_ros.nodes.bag_player import play
     play(args.bag, rate=args.rate, loop=args.loop, clock=args.clock, remap=dict(args.remap),
-         start_s=args.start, duration_s=args.duration, wait_for_subscribers_s=args.wait)
+         start_s=args.start, duration_s=args.duration, inputs=args.inputs, wait_for_subscribers_s=args.wait,
+         subscribers=args.subscribers)
+
+
+def _record_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='bag to write')
+    parser.add_argument('--params', type=Path, metavar='FILE', help="the estimator's ROS parameters: cameras, topics")
+    parser.add_argument('--rig', type=Path, metavar='FILE', help='calibration whose cameras are recorded')
+    parser.add_argument('--namespace', help="of the estimator (default: that of --params, or hand)")
+    parser.add_argument('--topic', action='append', default=[], metavar='NAME',
+                        help='record that topic as well; may be repeated')
+    parser.add_argument('--no-images', action='store_true', help='leave out the images')
+    parser.add_argument('--max-size', type=_positive, metavar='MB', help='begin another file at about that size')
+    parser.add_argument('--duration', type=_positive, metavar='S', help='stop after S seconds (default: Ctrl-C)')
+    parser.add_argument('--use-sim-time', action='store_true', help='take the time from /clock, as for a replay')
+
+
+def _record(args: argparse.Namespace) -> int:
+    from hand_unc_ros.nodes.bag_recorder import record_command
+    return record_command(args)
 
 
 def _info_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,28 +178,103 @@ def _train(args: argparse.Namespace) -> None:
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--model', type=Path, required=True, metavar='FILE',
-                        help='weights of a JumpHand (.safetensors)')
-    parser.add_argument('--data', required=True, metavar='D',
-                        help='a folder made by `hand-unc synth`, or dataset:root[:split], e.g. dexycb:/data/dex-ycb')
-    parser.add_argument('--option', type=_option, action='append', default=[], metavar='NAME=VALUE', dest='options',
-                        help="of the dataset's reader, e.g. mano_model=mano_right.npz for vertices; may be repeated")
-    parser.add_argument('--views', type=_counts, default=[2, 4, 8], metavar='N,N,…',
-                        help='numbers of views, the first of each sample (default 2,4,8)')
-    parser.add_argument('--triangulation', default='', help="instead of the model's own")
-    parser.add_argument('--gate', default='', help="instead of the model's own")
-    parser.add_argument('--reference', type=Path, metavar='FILE',
-                        help='the model whose 2D error says which tenth of the samples is hard (default: --model)')
-    parser.add_argument('--auc-mm', type=_positive, default=20.0, metavar='MM', help='range of the AUC (default 20)')
+    sets = parser.add_argument_group('a network on a set of samples')
+    sets.add_argument('--model', type=Path, metavar='FILE', help='weights of a JumpHand (.safetensors)')
+    sets.add_argument('--data', metavar='D',
+                      help='a folder made by `hand-unc synth`, or dataset:root[:split], e.g. dexycb:/data/dex-ycb')
+    sets.add_argument('--option', type=_option, action='append', default=[], metavar='NAME=VALUE', dest='options',
+                      help="of the dataset's reader, e.g. mano_model=mano_right.npz for vertices; may be repeated")
+    sets.add_argument('--views', type=_counts, default=[2, 4, 8], metavar='N,N,…',
+                      help='numbers of views, the first of each sample (default 2,4,8)')
+    sets.add_argument('--triangulation', default='', help="instead of the model's own")
+    sets.add_argument('--gate', default='', help="instead of the model's own")
+    sets.add_argument('--reference', type=Path, metavar='FILE',
+                      help='the model whose 2D error says which tenth of the samples is hard (default: --model)')
+    sets.add_argument('--covariance-head', default='', metavar='FILE',
+                      help='none: go without (default: what lies beside the weights)')
+    sets.add_argument('--calibration', default='', metavar='FILE',
+                      help='covariance map; none: go without (default: what lies beside the weights)')
+    sets.add_argument('--auc-mm', type=_positive, default=20.0, metavar='MM', help='range of the AUC (default 20)')
+    bags = parser.add_argument_group('the whole pipeline on a recording')
+    _bag_arguments(bags)
+    bags.add_argument('--estimates', default='', metavar='TOPIC',
+                      help='recorded estimates to evaluate (default: those in the bag, if any, unless an option says '
+                           'how its images are to be read); none: run the pipeline on the images')
+    bags.add_argument('--report', type=Path, metavar='F.html', help='write a page with plots')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16 or float16')
-    parser.add_argument('--json', type=Path, metavar='F', help='write the rows as JSON')
+    parser.add_argument('--json', type=Path, metavar='F', help='write the numbers as JSON')
+
+
+def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -> None:
+    parser.add_argument('--bag', type=Path, metavar='DIR', required=required, help='recording (rosbag2)')
+    parser.add_argument('--truth', default='', metavar='TOPIC|FILE',
+                        help='where the joints really were: a topic of the bag (HandJointsWithCovariance, PoseArray), '
+                             'or a .npz or .csv file')
+    parser.add_argument('--params', type=Path, metavar='FILE', help="the estimator's ROS parameters (YAML)")
+    parser.add_argument('--rig', type=Path, metavar='FILE',
+                        help="calibration (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
+                             'CameraInfo and /tf_static)')
+    parser.add_argument('--front-end', choices=('network', 'mediapipe'), help='what finds the 2D joints')
+    parser.add_argument('--weights', metavar='FILE', help='of the network (default: those of the package)')
+    parser.add_argument('--handedness', choices=('right', 'left'), help='which hand is looked for (default right)')
+
+
+def _bag_settings(args: argparse.Namespace) -> Any:
+    # First of all: importing from nodes/ sets the threads of BLAS, before NumPy is loaded.
+    from hand_unc_ros.nodes.offline import bag_settings
+    changes = {name: value for name in ('front_end', 'weights', 'handedness') if (value := getattr(args, name))}
+    changes |= {name: value for name in ('device', 'precision') if (value := getattr(args, name)) != 'auto'}
+    return bag_settings(args.params, args.rig, changes)
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    _check_what_to_evaluate(args)
+    if args.bag is not None:
+        settings = _bag_settings(args)
+        from hand_unc_ros.evaluation.report import run as run_bag
+        # Who says how the images are to be read wants them to be read.
+        images = not args.estimates and (args.front_end or args.weights or args.handedness)
+        run_bag(args.bag, settings, estimates='none' if images else args.estimates, truth=args.truth,
+                report=args.report, output=args.json)
+        return
     from hand_unc_ros.evaluation.benchmark import run
     run(args.model, args.data, args.views, gate=args.gate, triangulation=args.triangulation, reference=args.reference,
-        auc_mm=args.auc_mm, device=args.device, precision=args.precision, options=dict(args.options), output=args.json)
+        covariance_head=args.covariance_head, calibration=args.calibration, auc_mm=args.auc_mm, device=args.device,
+        precision=args.precision, options=dict(args.options), output=args.json)
+
+
+def _check_what_to_evaluate(args: argparse.Namespace) -> None:
+    """Raise ConfigError unless it is either a recording or a network on a set."""
+    if args.bag is None and (args.model is None or args.data is None):
+        raise ConfigError('what is to be evaluated? Give --bag DIR for a recording, or --model FILE and --data D for a '
+                          'network on a set of samples')
+    of_sets = {'--model': args.model, '--data': args.data, '--option': args.options, '--gate': args.gate,
+               '--triangulation': args.triangulation, '--reference': args.reference,
+               '--covariance-head': args.covariance_head, '--calibration': args.calibration}
+    of_bags = {'--truth': args.truth, '--report': args.report, '--params': args.params, '--rig': args.rig,
+               '--estimates': args.estimates, '--front-end': args.front_end, '--weights': args.weights,
+               '--handedness': args.handedness}
+    wrong = [name for name, value in (of_bags if args.bag is None else of_sets).items() if value]
+    if wrong:
+        raise ConfigError(f'{wrong[0]} does not go with {"--model and --data" if args.bag is None else "--bag"}; '
+                          'leave one of them out')
+
+
+def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    _bag_arguments(parser, required=True)
+    parser.add_argument('--kind', choices=('scalar', 'joint', 'isotonic'), default='scalar',
+                        help='one factor, one for each joint, or one that depends on the predicted σ; each for every '
+                             'number of views (default scalar)')
+    parser.add_argument('-o', '--output', type=Path, required=True, metavar='FILE', help='map to write (JSON)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16 or float16')
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    settings = _bag_settings(args)
+    from hand_unc_ros.evaluation.calibrate import run
+    run(args.bag, settings, args.output, kind=args.kind, truth=args.truth)
 
 
 def _export_arguments(parser: argparse.ArgumentParser) -> None:
@@ -221,10 +318,15 @@ COMMANDS = (
     Command('run', 'start the nodes that a parameter file describes', _run_arguments, _run, ros=True),
     Command('view', 'the browser view of a running estimator', _view_arguments, _view, ros=True),
     Command('bag from-videos', 'calibrated videos to a bag', _from_videos_arguments, _from_videos),
+    Command('bag record', "a rig's images and the estimates to a bag, until Ctrl-C", _record_arguments, _record,
+            ros=True),
     Command('bag play', 'publish a bag on ROS topics', _play_arguments, _play, ros=True),
     Command('bag info', 'what a bag holds', _info_arguments, _info),
     Command('train', 'train a network, or go on with a training that was interrupted', _train_arguments, _train),
-    Command('evaluate', 'measure a network on a set of samples', _evaluate_arguments, _evaluate),
+    Command('evaluate', 'measure a network on a set of samples, or the whole pipeline on a recording',
+            _evaluate_arguments, _evaluate),
+    Command('calibrate-covariance', 'fit the covariance to a rig, from a recording on it', _calibrate_arguments,
+            _calibrate),
     Command('export', 'a network as ONNX files, compared with torch before they are written', _export_arguments,
             _export),
     Command('synth', 'write a set of synthetic samples to disk', _synth_arguments, _synth),

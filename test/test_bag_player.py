@@ -115,8 +115,8 @@ def test_played_messages_are_those_recorded_at_their_recorded_pace(bag, listen):
             else:
                 np.testing.assert_array_equal(message.k, original.k)
                 np.testing.assert_array_equal(message.d, original.d)
-    # Never faster than 11 periods of 25 ms. Counted from the start of playing: a busy machine may take the first messages
-    # late, but none early.
+    # Never faster than 11 periods of 25 ms. Counted from the start of playing: a busy machine may take the first
+    # messages late, but none early.
     assert listener.arrivals['/left/image_raw/compressed'][-1] - began > (FRAMES - 1) / FPS / 2
 
 

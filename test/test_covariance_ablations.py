@@ -11,7 +11,8 @@ PROTOCOL = dict(steps=250, batch=64, width=32, peak_lr=5e-3)
 
 
 def made_up(name, count, seed):
-    """Crops whose error has a spread that the features tell: σ of hand n is exp(f₀) decimetres, common to its joints."""
+    """Crops whose error has a spread that the features tell: σ of hand n is exp(f₀) decimetres, common to its
+    joints."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(count, 6, generator=generator)
     mean = features @ torch.randn(6, 63, generator=torch.Generator().manual_seed(1)) * 0.3

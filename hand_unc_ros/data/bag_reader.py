@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
 
 from hand_unc_ros.data.unfinished_bag import UnfinishedReader
 from hand_unc_ros.errors import RecordingError
@@ -150,6 +152,12 @@ class Bag:
         """(connection, log time ns, CDR bytes) in order of time, start_ns ≤ time < stop_ns."""
         with _reading(self.path):
             yield from self._reader.messages(connections or (), start_ns, stop_ns)
+
+    def decoded(self, connections: list[Connection], store: Typestore) -> Iterator[tuple[Connection, int, Any]]:
+        """(connection, log time ns, message) of connections whose types the store knows, in order of time."""
+        with _reading(self.path):
+            for connection, log_ns, data in self.messages(connections) if connections else ():
+                yield connection, log_ns, store.deserialize_cdr(data, connection.msgtype)
 
 
 @contextmanager

@@ -178,7 +178,8 @@ def errors_of(network: JumpHand, head: JointCovariance | None, source: SampleSou
     the samples of which at least two of the first `count` views deliver the hand."""
     usable = [index for index in range(len(source)) if sum(_shows_hand(source[index])[:count]) >= 2]
     if not usable:
-        return np.zeros((0, JOINT_COUNT, 3)), np.zeros((0, 3 * JOINT_COUNT, 3 * JOINT_COUNT)), np.zeros((0, JOINT_COUNT))
+        size = 3 * JOINT_COUNT
+        return np.zeros((0, JOINT_COUNT, 3)), np.zeros((0, size, size)), np.zeros((0, JOINT_COUNT))
     answers = look(network, source, usable, count, head=head)
     errors = answers.joints.astype(np.float64) - answers.target
     return errors, answers.covariance, _views(answers)

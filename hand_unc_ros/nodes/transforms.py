@@ -6,8 +6,8 @@ import numpy as np
 from rclpy.node import Node
 from rclpy.time import Time
 
+from hand_unc_ros.data.camera_messages import pose_matrix
 from hand_unc_ros.errors import CalibrationError, ConfigError
-from hand_unc_ros.nodes.calibration import pose_matrix
 
 
 class TransformSource:

@@ -12,11 +12,12 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
+from hand_unc_ros.data.image_messages import decode_compressed
 from hand_unc_ros.data.rigs import load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh
 from hand_unc_ros.nodes.calibration import Calibrations
-from hand_unc_ros.nodes.images import decode_compressed, decode_image
+from hand_unc_ros.nodes.images import decode_image
 from hand_unc_ros.nodes.inputs import CameraInput, image_topics, info_topic
 from hand_unc_ros.nodes.messages import hand_from_message, mesh_from_message
 from hand_unc_ros.nodes.parameters import TABLE, Parameter, check_together, declare, unknown_names

@@ -1,0 +1,87 @@
+"""The cameras that ROS messages describe: sensor_msgs/CameraInfo for K and D, static transforms for the poses.
+
+Messages of rclpy and of rosbags alike: only their fields are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from hand_unc_ros.errors import CalibrationError, ImageFormatError
+from hand_unc_ros.geometry.cameras import Camera, CameraRig
+
+
+def camera_from_info(name: str, info: Any, world_from_camera: np.ndarray) -> Camera:
+    """The camera of a sensor_msgs/CameraInfo at a (4, 4) pose, for the image as it is published.
+
+    K and D are used (those of the raw image); binning and the region of interest are taken into account. An
+    empty D means no distortion.  Raises CalibrationError, naming the camera and the remedy.
+    """
+    K = np.array(info.k, dtype=np.float64).reshape(3, 3)
+    D = np.array(info.d, dtype=np.float64)
+    model = info.distortion_model if D.size else 'none'
+    roi = info.roi
+    width, height = (roi.width or info.width), (roi.height or info.height)
+    bin_x, bin_y = info.binning_x or 1, info.binning_y or 1
+    for axis, offset, binning in ((0, roi.x_offset, bin_x), (1, roi.y_offset, bin_y)):
+        # Centres of pixels are at whole numbers, so that an edge lies half a pixel before its centre.
+        K[axis, 2] = (K[axis, 2] - offset + 0.5) / binning - 0.5
+        K[axis, :2] /= binning
+    return Camera(name, int(width // bin_x), int(height // bin_y), K, model, D, world_from_camera)
+
+
+def pose_matrix(translation: Any, rotation: Any) -> np.ndarray:
+    """(4, 4) of a geometry_msgs translation and quaternion; raises CalibrationError when that is none."""
+    x, y, z, w = rotation.x, rotation.y, rotation.z, rotation.w
+    norm = float(np.sqrt(x * x + y * y + z * z + w * w))
+    if not abs(norm - 1) < 1e-2:
+        raise CalibrationError(f'the quaternion ({x:g}, {y:g}, {z:g}, {w:g}) of the transform has '
+                               f'norm {norm:g}; it must be 1')
+    x, y, z, w = x / norm, y / norm, z / norm, w / norm
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w), translation.x],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w), translation.y],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y), translation.z],
+        [0, 0, 0, 1]])
+
+
+def check_size(camera: Camera, image: np.ndarray) -> None:
+    """Raise ImageFormatError when the image is not of the size that the camera was calibrated for."""
+    height, width = image.shape[:2]
+    if (width, height) != (camera.width, camera.height):
+        raise ImageFormatError(f'the image is {width}×{height} and the calibration of {camera.name} is for '
+                               f'{camera.width}×{camera.height}; calibrate at the size that is streamed')
+
+
+def rig_from_messages(infos: Mapping[str, Any], transforms: Iterable[Any], world_frame: str) -> CameraRig:
+    """The rig of one CameraInfo for each camera and of geometry_msgs/TransformStamped from the world to their frames.
+
+    Raises CalibrationError, naming the camera, where its pose in `world_frame` cannot be had.
+    """
+    parents = {stamped.child_frame_id.strip('/'): (stamped.header.frame_id.strip('/'), stamped.transform)
+               for stamped in transforms}
+    cameras = []
+    for name, info in infos.items():
+        frame = info.header.frame_id.strip('/')
+        chain, pose = _to_root(frame, parents)
+        above, world = _to_root(world_frame.strip('/'), parents)
+        if chain != above:
+            raise CalibrationError(f'camera {name!r}: no static transforms lead from {world_frame!r} to its frame '
+                                   f'{frame!r}; give the calibration as a rig file')
+        cameras.append(camera_from_info(name, info, np.linalg.inv(world) @ pose))
+    return CameraRig(cameras)
+
+
+def _to_root(frame: str, parents: Mapping[str, tuple[str, Any]]) -> tuple[str, np.ndarray]:
+    """The frame at the top of the tree, and the pose (4, 4) of `frame` in it."""
+    pose, seen = np.eye(4), {frame}
+    while frame in parents:
+        frame, transform = parents[frame]
+        pose = pose_matrix(transform.translation, transform.rotation) @ pose
+        if frame in seen:
+            raise CalibrationError(f'the static transforms go round in a circle at frame {frame!r}')
+        seen.add(frame)
+    return frame, pose

@@ -1,0 +1,355 @@
+"""A recorded bag through the live pipeline, without ROS: the same images give the same sets and the same hands.
+
+The synchroniser is driven by the times at which messages were logged, as it is live by the times at which they come.
+Unlike the live node nothing is skipped: every set is worked on, however long that takes.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rosbags.interfaces import Connection
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_typestore
+from tqdm import tqdm
+
+from hand_unc_ros.data.bag_reader import IMAGE_TYPES, INFO_TYPE, Bag
+from hand_unc_ros.data.camera_messages import check_size, rig_from_messages
+from hand_unc_ros.data.image_messages import decode_compressed, decode_image
+from hand_unc_ros.data.rigs import load_rig, load_topics
+from hand_unc_ros.errors import ConfigError, ImageFormatError, RecordingError
+from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
+from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, ViewEstimate
+from hand_unc_ros.geometry.cameras import CameraRig
+
+TF_STATIC_TYPE = 'tf2_msgs/msg/TFMessage'
+# A recording is no live system: its clocks may be decades apart, and stamps are not held against the log's times.
+_NO_FUTURE_S = 4e9
+_COMPRESSED = '/compressed'
+# What a damaged image message makes its readers raise.
+_UNREADABLE = (ImageFormatError, SerdeError, ValueError, IndexError, struct.error)
+# A delay beyond this is no delay: stamp and log were made by different clocks.
+LONGEST_DELAY_S = 60.0
+
+
+@dataclass(frozen=True)
+class BagSettings:
+    """What the user can choose.
+
+    rig: calibration file; None takes rig.yaml in the bag's folder, else CameraInfo and /tf_static in the bag.
+    cameras: those to use; empty for all that have images.  image_topic: where they are, {camera} stands for the name.
+    world_frame: of the poses in /tf_static.  period_s: of the cameras, 0 to take it from the stamps.  tolerance_s,
+    deadline_s: as the node's, 0 for half a period and one period.
+    """
+
+    estimator: EstimatorSettings = EstimatorSettings()
+    rig: Path | None = None
+    cameras: tuple[str, ...] = ()
+    image_topic: str = '/{camera}/image_raw'
+    world_frame: str = 'world'
+    period_s: float = 0.0
+    tolerance_s: float = 0.0
+    deadline_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """rig: the cameras of a recording.  source: where their calibration is from, in words.  topics: camera → topic
+    that a rig file names for it."""
+
+    rig: CameraRig
+    source: str
+    topics: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class CameraTraffic:
+    """Messages of one camera. span_s: from its first to its last stamp.  missing: messages that the gaps between its
+    stamps have room for.  longest_gap_s: between two stamps.  delay_ms: median of log time less stamp, NaN
+    where these are by different clocks.  used: how many
+    took part in a set, and drops: reason → how many did not; None where the recorded estimates do not tell."""
+
+    received: int
+    span_s: float
+    missing: int
+    longest_gap_s: float
+    delay_ms: float
+    used: int | None = None
+    drops: Counter[str] | None = None
+
+
+@dataclass
+class Estimates:
+    """What the sets of a recording gave: N hands, in the order of their sets.
+
+    cameras: V names.  rig: theirs, None where it is not known.  stamps_ns: (N,).  tracks: (N,) ids.  joints:
+    (N, 21, 3) metres, world, NaN where invalid.  covariances: (N, 63, 63) m².  joints_px, variance_px2:
+    (N, V, 21, 2), NaN where a view has no joint.  boxes_px: (N, V, 4), as in ViewEstimate.  sets: those that gave no
+    hand as well; None where that was not recorded.  reasons: why sets gave none.  calibrated: whether a map was applied
+    to the covariances.  frame_id: their world.  latency_ms: (N,) from capture to log, None where it was not recorded.
+    processing_ms: of each set, by this machine's clock, None for recorded estimates.  correlated: whether
+    what is between the joints is known; else it is 0.
+    """
+
+    cameras: tuple[str, ...]
+    rig: CameraRig | None
+    stamps_ns: np.ndarray
+    tracks: np.ndarray
+    joints: np.ndarray
+    covariances: np.ndarray
+    joints_px: np.ndarray
+    variance_px2: np.ndarray
+    boxes_px: np.ndarray
+    sets: int | None
+    reasons: Counter[str]
+    calibrated: bool
+    frame_id: str
+    traffic: dict[str, CameraTraffic]
+    period_s: float
+    latency_ms: np.ndarray | None = None
+    processing_ms: np.ndarray | None = None
+    correlated: bool = True
+
+    def view_estimate(self, index: int) -> ViewEstimate:
+        """What all V views said of one hand; nothing is valid in one that said nothing."""
+        px, variance = self.joints_px[index], self.variance_px2[index]
+        valid = (np.isfinite(px) & np.isfinite(variance)).all(-1)
+        return ViewEstimate(self.cameras, px, variance, valid, valid.any(1).astype(float), self.boxes_px[index])
+
+
+def header_stamp_ns(data: bytes) -> int:
+    """The stamp of a message that begins with a std_msgs/Header, from its CDR bytes.
+
+    Raises RecordingError for one that is too short.
+    """
+    if len(data) < 12:
+        raise RecordingError(f'a message of {len(data)} bytes is cut off; copy the bag again from where it was '
+                             'recorded')
+    seconds, nanoseconds = struct.unpack_from('<iI' if data[1] & 1 else '>iI', data, 4)
+    return seconds * 1_000_000_000 + nanoseconds
+
+
+def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
+    """The rig of a recording: of the file that was given, of rig.yaml beside it, or of its own messages.
+
+    Raises RecordingError where there is none, CalibrationError for one that cannot be used.
+    """
+    beside = (bag.path if bag.path.is_dir() else bag.path.parent) / 'rig.yaml'
+    path = settings.rig or (beside if beside.is_file() else None)
+    if path is not None:
+        return Calibrated(load_rig(path), str(path), load_topics(path))
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    wanted = [connection for connection in bag.connections if connection.msgtype == INFO_TYPE
+              or (connection.topic.endswith('/tf_static') and connection.msgtype == TF_STATIC_TYPE)]
+    infos: dict[str, Any] = {}
+    transforms: list[Any] = []
+    for connection, _, message in bag.decoded(wanted, store):
+        if connection.msgtype == TF_STATIC_TYPE:
+            transforms += message.transforms
+        else:
+            infos.setdefault(connection.topic, message)
+    if not infos or not transforms:
+        lacks = ' and '.join(name for name, held in (('CameraInfo', infos), ('/tf_static', transforms)) if not held)
+        raise RecordingError(f'bag {bag.path} does not say how its cameras are calibrated: it has no rig.yaml beside '
+                             f'it and no {lacks} in it; give the calibration with --rig FILE')
+    named = {topic.rsplit('/', 1)[0].strip('/'): info for topic, info in sorted(infos.items())}
+    return Calibrated(rig_from_messages(named, transforms, settings.world_frame),
+                      'CameraInfo and /tf_static in the bag')
+
+
+def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict[str, str]:
+    """The image topic of each camera that has one in the bag, in the order of the cameras.
+
+    Raises RecordingError where fewer than two have one, or where it is not clear which one it is.
+    """
+    types = {connection.topic: connection.msgtype for connection in bag.connections
+             if connection.msgtype in IMAGE_TYPES}
+    found = {}
+    for camera in settings.cameras or calibrated.rig.names:
+        named = [topic for topic in (calibrated.topics.get(camera), settings.image_topic.replace('{camera}', camera))
+                 if topic]
+        exact = [topic + end for topic in named for end in ('', _COMPRESSED) if topic + end in types]
+        # A camera in some namespace: its whole name as a part of the topic's path.
+        likely = sorted(topic for topic in types if f'/{camera}/' in topic)
+        bases = {topic.removesuffix(_COMPRESSED) for topic in likely}
+        if not exact and len(bases) > 1:
+            raise RecordingError(f'bag {bag.path} has several image topics for camera {camera!r}: {", ".join(likely)}; '
+                                 "say which in the rig file (`topic:`) or as image_topic in --params")
+        if exact or likely:
+            found[camera] = (exact or likely)[0]
+    if len(found) < 2:
+        raise RecordingError(
+            f'bag {bag.path} has images of {len(found)} of the cameras '
+            f'{", ".join(settings.cameras or calibrated.rig.names)}, two are needed; its image topics are '
+            f'{", ".join(sorted(types)) or "none"}. Name the cameras of the rig file as the topics do, or give '
+            'each its `topic:` there')
+    return found
+
+
+def camera_traffic(stamps_ns: Sequence[int], log_ns: Sequence[int]) -> CameraTraffic:
+    """What the stamps of a camera's messages, and when they were logged, say of its flow."""
+    stamps, delays = np.asarray(stamps_ns, np.int64), np.asarray(log_ns, np.int64) - np.asarray(stamps_ns, np.int64)
+    steps = np.diff(np.unique(stamps)) / 1e9
+    period = float(np.median(steps)) if len(steps) else 0.0
+    missing = int(np.maximum(np.round(steps / period) - 1, 0).sum()) if period else 0
+    return CameraTraffic(len(stamps), float(steps.sum()), missing, float(steps.max(initial=0.0)),
+                         float(np.median(known_delays_ms(delays))) if len(delays) else float('nan'))
+
+
+def known_delays_ms(delays_ns: np.ndarray) -> np.ndarray:
+    """Delays in ms, NaN all of them where stamps and log are by different clocks, as in a recorded replay."""
+    delays = np.asarray(delays_ns) / 1e6
+    return delays if abs(np.median(delays)) < 1e3 * LONGEST_DELAY_S else np.full(len(delays), np.nan)
+
+
+def stamps_by_topic(bag: Bag, connections: Sequence[Connection]) -> dict[str, tuple[list[int], list[int]]]:
+    """Topic → stamps and log times, ns, of messages that begin with a header."""
+    times: dict[str, tuple[list[int], list[int]]] = defaultdict(lambda: ([], []))
+    for connection, log_ns, data in bag.messages(list(connections)) if connections else ():
+        stamps, logged = times[connection.topic]
+        stamps.append(header_stamp_ns(data))
+        logged.append(log_ns)
+    return times
+
+
+class Replay:
+    """The sets of a bag's images and what an estimator makes of them; to be iterated over once.
+
+    Gives (FrameSet, HandEstimate | NoHand) for every set.  traffic: of each camera; its `used` and `drops` are known
+    when all sets have been given.  processing_ms: of each set so far.
+    """
+
+    def __init__(self, bag: Bag, calibrated: Calibrated, settings: BagSettings, estimator: HandEstimator) -> None:
+        self.bag = bag
+        self.estimator = estimator
+        topics = find_images(bag, calibrated, settings)
+        if settings.estimator.min_views > len(topics):
+            raise ConfigError(f'min_views is {settings.estimator.min_views}, and bag {bag.path} has images of only '
+                              f'{len(topics)} cameras')
+        self.rig = calibrated.rig.subset(list(topics))
+        self._camera_of = {topic: camera for camera, topic in topics.items()}
+        self._connections = [connection for connection in bag.connections if connection.topic in self._camera_of]
+        times = stamps_by_topic(bag, self._connections)
+        self.traffic = {camera: camera_traffic(*times[topic]) for camera, topic in topics.items()}
+        self._total = sum(traffic.received for traffic in self.traffic.values())
+        if not self._total:
+            raise RecordingError(f'bag {bag.path} has no image on {", ".join(self._camera_of)}')
+        steps = [traffic.span_s / (traffic.received - 1 + traffic.missing) for traffic in self.traffic.values()
+                 if traffic.received > 1]
+        self.period_s = settings.period_s or (float(np.median(steps)) if steps else 0.0) or 1.0
+        self.synchroniser = Synchroniser(
+            tuple(topics), period_s=self.period_s, deadline_s=settings.deadline_s or self.period_s,
+            tolerance_s=settings.tolerance_s or self.period_s / 2, min_views=settings.estimator.min_views,
+            future_s=_NO_FUTURE_S)
+        self._store = get_typestore(Stores.ROS2_HUMBLE)
+        self._undecodable: Counter[str] = Counter()
+        self._resets = 0
+        self.faults: dict[str, str] = {}
+        self.processing_ms: list[float] = []
+
+    def __iter__(self) -> Iterator[tuple[FrameSet, HandEstimate | NoHand]]:
+        self.estimator.reset()
+        for matched in self._matched():
+            started = time.perf_counter()
+            if self.synchroniser.statistics.resets != self._resets:
+                self._resets = self.synchroniser.statistics.resets
+                self.estimator.reset()
+            views = self._decoded(matched)
+            frames = FrameSet(matched.stamp_ns, views, self.rig.names)
+            estimate = self.estimator.process(frames)
+            self.processing_ms.append(1e3 * (time.perf_counter() - started))
+            yield frames, estimate
+        for camera, statistics in self.synchroniser.statistics.cameras.items():
+            bad = self._undecodable[camera]
+            drops = Counter({reason: count for reason, count in statistics.drops.items() if count})
+            if bad:
+                drops['undecodable'] = bad
+            self.traffic[camera].used = statistics.used - bad
+            self.traffic[camera].drops = drops
+
+    def _matched(self) -> Iterator[MatchedSet]:
+        now_ns = 1
+        messages = self.bag.messages(self._connections)
+        for connection, log_ns, data in tqdm(messages, total=self._total, unit='image', desc='images', disable=None,
+                                             leave=False):
+            # A deadline between two messages passes before the second one comes.
+            while (due_ns := self.synchroniser.next_deadline_ns) is not None and due_ns < log_ns:
+                yield from self.synchroniser.poll(due_ns)
+            now_ns = max(log_ns, 1)
+            self.synchroniser.add(self._camera_of[connection.topic], header_stamp_ns(data), (connection.msgtype, data),
+                                  now_ns)
+            yield from self.synchroniser.poll(now_ns)
+        while (due_ns := self.synchroniser.next_deadline_ns) is not None:
+            yield from self.synchroniser.poll(max(due_ns, now_ns))
+
+    def _decoded(self, matched: MatchedSet) -> dict[str, View]:
+        views = {}
+        for camera, (stamp_ns, (kind, data)) in matched.items.items():
+            try:
+                message = self._store.deserialize_cdr(data, kind)
+                image = decode_compressed(message) if 'Compressed' in kind else decode_image(message)
+                check_size(self.rig[camera], image)
+            except _UNREADABLE as error:
+                self._undecodable[camera] += 1
+                self.faults.setdefault(camera, str(error))
+                continue
+            views[camera] = View(self.rig[camera], image, stamp_ns)
+        return views
+
+
+class Collector:
+    """Gathers the hands of a replay. 33 kB for each of them, most of it the full covariance."""
+
+    def __init__(self, cameras: tuple[str, ...]) -> None:
+        self.cameras = cameras
+        self.sets = 0
+        self.reasons: Counter[str] = Counter()
+        self._told: dict[str, str] = {}
+        self.hands: list[tuple] = []
+        self.calibrated = False
+
+    def add(self, estimator: HandEstimator, estimate: HandEstimate | NoHand) -> None:
+        """Take what the estimator has just returned."""
+        self.sets += 1
+        if isinstance(estimate, NoHand):
+            # Told once with its numbers, counted whatever they are.
+            self.reasons[self._told.setdefault(without_numbers(estimate.reason), estimate.reason)] += 1
+            return
+        views = estimator.last_views
+        px, variance = np.full((2, len(self.cameras), 21, 2), np.nan)
+        boxes = np.full((len(self.cameras), 4), np.nan)
+        rows = [self.cameras.index(name) for name in views.cameras]
+        seen = views.valid[..., None]
+        px[rows], variance[rows] = np.where(seen, views.joints_px, np.nan), np.where(seen, views.variance_px2, np.nan)
+        boxes[rows] = views.boxes_px
+        self.calibrated = estimate.covariance_calibrated
+        joints = np.where(estimate.valid[:, None], estimate.joints, np.nan)
+        self.hands.append((estimate.stamp_ns, estimate.track_id, joints, estimate.covariance, px, variance, boxes))
+
+    def estimates(self, replay: Replay, settings: BagSettings) -> Estimates:
+        """Everything that was gathered from the replay. Raises RecordingError where no set gave a hand."""
+        if not self.hands:
+            why = '; '.join(f'{count}: {reason}' for reason, count in self.reasons.most_common(4))
+            drops = '; '.join(f'{camera}: {", ".join(f"{n} {reason}" for reason, n in traffic.drops.items()) or "none"}'
+                              for camera, traffic in replay.traffic.items())
+            faults = ''.join(f'; {camera}: {fault}' for camera, fault in replay.faults.items())
+            raise RecordingError(f'no hand was found in bag {replay.bag.path}: {self.sets} sets ({why}); images '
+                                 f'dropped before: {drops}{faults}. Check the calibration, the handedness and the '
+                                 'front end')
+        stamps, tracks, *arrays = (np.array(part) for part in zip(*self.hands))
+        return Estimates(self.cameras, replay.rig, stamps, tracks, *arrays, sets=self.sets, reasons=self.reasons,
+                         calibrated=self.calibrated, frame_id=settings.world_frame, traffic=replay.traffic,
+                         period_s=replay.period_s, processing_ms=np.array(replay.processing_ms))
+
+
+def without_numbers(reason: str) -> str:
+    """A reason without its numbers, so that those that differ in nothing else can be counted."""
+    return ' '.join(word.lstrip('0123456789.') for word in reason.split(' '))

@@ -1,0 +1,175 @@
+"""`hand-unc calibrate-covariance`: the covariance map of a rig from a recording on it, by the truth or by its views.
+
+With truth, errors of the joints are what the factors are fitted to, for every number of views from two to all.
+
+Without, each view is left out in turn and its 2D joints are compared with what the others say of them (left_out.py).
+The model is one factor on the variances of all views, the left-out one's included, for each number of other views, so
+that a rig of V cameras gives factors up to V − 1, and the last is taken for V. This repairs what makes views disagree:
+too small variances, blur, clocks and calibration that are off. It cannot repair what all views get wrong alike, errors
+that point the same way in several views make the factor too small, and the left-out view's own variance is a large part
+of what is compared. So it is a lower bound, and the map in use, or 1 without one, is never made smaller by it: that
+takes the truth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hand_unc_ros.data.bag_reader import open_bag
+from hand_unc_ros.errors import ConfigError, RecordingError
+from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, Curve, fit_map
+from hand_unc_ros.estimation.estimator import HandEstimator, build_estimator, files_of
+from hand_unc_ros.estimation.types import FrameSet, NoHand
+from hand_unc_ros.evaluation.bag import BagSettings, Replay, find_calibration, find_images
+from hand_unc_ros.evaluation.bag_evaluation import bag_fingerprint
+from hand_unc_ros.evaluation.left_out import SIZES, answer, check, subsets
+from hand_unc_ros.evaluation.truth import Truth, load_truth
+from hand_unc_ros.networks.weights import fingerprint
+
+# Below so many errors the 95 % quantile of one number of views is a guess.
+FEWEST_ERRORS = 1000
+# At which factors that depend on the predicted σ are compared, metres.
+TYPICAL_SIGMA = 0.003
+LEFT_OUT = 'leave-one-view-out: one factor on the variances of all views'
+
+
+def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'scalar',
+              truth: str = '') -> tuple[CovarianceMap, dict[str, Any]]:
+    """Run the pipeline on the images of a bag, without any map, and fit one of covariance_map.KINDS.
+
+    Returns the map and notes on how it was fitted.  Raises HandUncError with the remedy.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f'covariance map {kind!r} is unknown; choose one of {", ".join(KINDS)}')
+    in_use = files_of(settings.estimator).get('calibration')
+    # What is fitted is what the map will be put on: the estimate as it is before map and filter.
+    settings = replace(settings, estimator=replace(settings.estimator, calibration='none', filter=False))
+    files = files_of(settings.estimator)
+    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    hands = 0
+    with open_bag(path) as bag:
+        true = load_truth(truth, bag) if truth else None
+        calibrated = find_calibration(bag, settings)
+        cameras = tuple(find_images(bag, calibrated, settings))
+        if true is None and len(cameras) < 3:
+            raise RecordingError(f'bag {path} has {len(cameras)} cameras with images: to leave one out, three are '
+                                 'needed; give the true joints with --truth')
+        if true is not None and true.frame_id and true.frame_id.strip('/') != settings.world_frame.strip('/'):
+            raise RecordingError(f'the truth ({true.source}) is in frame {true.frame_id!r} and the rig in '
+                                 f'{settings.world_frame!r}; give the truth in the world frame of the rig')
+        estimator = build_estimator(settings.estimator, cameras)
+        try:
+            replay = Replay(bag, calibrated, settings, estimator)
+            rigs: dict[tuple[str, ...], Any] = {}
+            for frames, estimate in replay:
+                if isinstance(estimate, NoHand):
+                    continue
+                hands += 1
+                names = estimator.last_views.cameras
+                rig = rigs.setdefault(names, replay.rig.subset(list(names)))
+                parts += _of_views(estimator, rig, settings) if true is None else _of_truth(
+                    estimator, rig, settings, frames, true)
+        finally:
+            estimator.close()
+    fitted = _fit(kind, parts, path, true is not None)
+    head = fingerprint(files['covariance_head']) if 'covariance_head' in files else ''
+    lowest: dict[int, float] = {}
+    if true is None:
+        before = CovarianceMap.load(in_use) if in_use is not None else None
+        lowest = {views: _typical(before, views) if before is not None and before.head == head else 1.0
+                  for views in fitted.views}
+    asked = {str(views): round(_typical(fitted, views), 4) for views in fitted.views}
+    notes = {'probability': PROBABILITY, 'fitted_to': LEFT_OUT if true is None else f'truth ({Path(truth).name})',
+             'bag': path.name, 'bag_sha256': bag_fingerprint(path), 'hands': hands,
+             'errors': {str(views): count for views, count in _counts(parts).items()}, 'asked_for': asked,
+             'not_below': {str(views): round(factor, 4) for views, factor in lowest.items()},
+             'weights_sha256': {name: fingerprint(file) for name, file in files.items()}}
+    return replace(_at_least(fitted, lowest), head=head), notes
+
+
+def _of_views(estimator: HandEstimator, rig: Any, settings: BagSettings) -> list[tuple]:
+    found = check(estimator.last_views, rig, settings.estimator.triangulation, estimator.refine,
+                  (*SIZES, len(rig) - 1))
+    return [] if found is None else [(found.as_errors(), found.covariance, found.views)]
+
+
+def _of_truth(estimator: HandEstimator, rig: Any, settings: BagSettings, frames: FrameSet,
+              true: Truth) -> list[tuple]:
+    joints = true.at(np.array([frames.stamp_ns]))[0]
+    if not np.isfinite(joints).any():
+        return []
+    views = estimator.last_views
+    answers = [answer(views, rig, chosen, settings.estimator.triangulation, estimator.refine)
+               for chosen in subsets(views)]
+    return [(found.joints[None] - joints, found.covariance[None], found.views[None]) for found in answers]
+
+
+def _fit(kind: str, parts: Sequence[tuple], path: Path, with_truth: bool) -> CovarianceMap:
+    counts = _counts(parts)
+    if not counts:
+        raise RecordingError(f'bag {path} gave nothing to fit a covariance map to: ' + (
+            'no hand was found at a time at which the truth is known' if with_truth
+            else 'no hand was seen by three views at once'))
+    enough = [views for views, count in counts.items() if count >= FEWEST_ERRORS]
+    if not enough:
+        raise RecordingError(f'bag {path} gave only {max(counts.values())} errors of joints, {FEWEST_ERRORS} are '
+                             'needed; record the hand for longer, in many poses')
+    errors, covariances, views = (np.concatenate(arrays) for arrays in zip(*parts))
+    # A number of views that is rare here is left to those beside it.
+    return fit_map(kind, errors, covariances, np.where(np.isin(views, enough), views, 0))
+
+
+def _counts(parts: Sequence[tuple]) -> dict[int, int]:
+    """Number of views → known errors."""
+    if not parts:
+        return {}
+    known = np.concatenate([views[np.isfinite(errors).all(-1) & (views > 0)] for errors, _, views in parts])
+    return {int(views): int(count) for views, count in zip(*np.unique(known, return_counts=True))}
+
+
+def run(bag: Path, settings: BagSettings, output: Path, *, kind: str = 'scalar', truth: str = '') -> CovarianceMap:
+    """The command: fit, write the map to `output`, and say what it is worth."""
+    if not output.absolute().parent.is_dir():
+        raise ConfigError(f'there is no folder {output.parent} to write {output.name} into; make it first')
+    fitted, notes = calibrate(bag, settings, kind, truth)
+    fitted.save(output, **notes)
+    print(f'{output}: {kind}, from {notes["hands"]} hands, by {notes["fitted_to"]}')
+    for views, entry in sorted(fitted.views.items()):
+        line = f'{views} views: {_told(entry)} on the covariance ({notes["errors"][str(views)]} errors of joints)'
+        asked, lowest = notes['asked_for'][str(views)], notes['not_below'].get(str(views), 0.0)
+        if asked < lowest:
+            line += (f'; the views ask for {asked:.3g}, but only the truth can show that less than {lowest:.3g} is '
+                     'enough')
+        print(line)
+    if not truth:
+        print('What all views get wrong alike is not in these factors: they are lower bounds.')
+    print(f'In the parameters: covariance_calibration: {output}')
+    return fitted
+
+
+def _at_least(calibration: CovarianceMap, lowest: Mapping[int, float]) -> CovarianceMap:
+    """The map with no factor below the lowest for its number of views."""
+    def raised(entry: float | tuple[float, ...] | Curve, least: float) -> float | tuple[float, ...] | Curve:
+        if isinstance(entry, Curve):
+            return Curve(entry.sigma_m, tuple(max(factor, least) for factor in entry.factor))
+        return tuple(max(factor, least) for factor in entry) if isinstance(entry, tuple) else max(entry, least)
+
+    return replace(calibration, views={views: raised(entry, lowest.get(views, 0.0))
+                                       for views, entry in calibration.views.items()})
+
+
+def _typical(calibration: CovarianceMap, views: int) -> float:
+    """Its factor for a number of views, mean over the joints, where σ is TYPICAL_SIGMA."""
+    return float(calibration.factors(np.full(21, views), np.full(21, TYPICAL_SIGMA)).mean())
+
+
+def _told(entry: Any) -> str:
+    factors = np.atleast_1d(entry) if not hasattr(entry, 'factor') else np.array(entry.factor)
+    if len(factors) == 1:
+        return f'factor {factors[0]:.3g}'
+    return f'factors {factors.min():.3g} to {factors.max():.3g}'
