@@ -142,7 +142,7 @@ def test_evaluation_reports_what_the_noise_makes_of_it():
     # Four cameras of 0.7 m · 3 px / 520 px = 4 mm each, half of it for their mean, in three directions.
     assert 2.0 < found['mpjpe_mm'] < 6.0 and found['median_mm'] < found['mpjpe_mm'] * 1.1
     # 420 joints: 0.95 ± 0.011, NEES 1 ± 0.04; the robust step costs a little.
-    assert found['coverage95'] == pytest.approx(0.95, abs=0.045) and found['nees_per_dof'] == pytest.approx(
+    assert found['coverage']['95'] == pytest.approx(0.95, abs=0.045) and found['nees_per_dof'] == pytest.approx(
         1, abs=0.2
     )
     run_scene(estimator_of(front), Pictures(RIG, moving), 6, cameras=('cam0', 'cam1'), into=collected, skip=2)
