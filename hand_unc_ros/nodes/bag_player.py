@@ -26,6 +26,9 @@ from hand_unc_ros.errors import ConfigError, RecordingError
 CLOCK_PERIOD_NS = 10_000_000
 _DEFAULT_DEPTH = 10
 _POLL_S = 0.02
+# A publisher may know its subscriber before the subscriber knows the publisher; what a best-effort publisher sends
+# in between is lost without a trace, and DDS offers no way to ask.
+_SETTLE_S = 0.5
 _ACKNOWLEDGE_S = 2.0
 
 
@@ -151,6 +154,7 @@ class _Player:
                     f'{who} subscribed to {missing[0].topic_name} within {timeout_s:g} s; start the node '
                     'first, and check its camera names, namespace and ROS_DOMAIN_ID')
             time.sleep(_POLL_S)
+        time.sleep(_SETTLE_S)
 
     def play_once(self, begin_ns: int, last_ns: int, bar: tqdm) -> None:
         """One pass over [begin_ns, last_ns]; the next pass follows one frame period after it."""
