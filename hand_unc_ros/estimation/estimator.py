@@ -260,37 +260,41 @@ class HandEstimator:
                     ' depth is not observable')
         return implausibility(fused, estimate)
 
+    def _joined(self, frames: FrameSet, estimate: ViewEstimate, fused: Fused, refined: Refinement | None
+                ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+        """What is published: joints (21, 3), NaN where unknown, their velocity if filtered, and the covariance (63, 63)
+        of all that it joins: views or head, map, filter, floor and calibration of the cameras."""
+        joints, covariance = fused.joints, block_diagonal(fused.covariance)
+        propagated = covariance + FLOOR ** 2 * np.eye(63)
+        views = np.isfinite(fused.reprojection_px).sum(axis=0)
+        if refined is not None:
+            # A joint that was not triangulated has no covariance, so it stays invalid.
+            joints = np.where(fused.valid[:, None], refined.joints, np.nan)
+            if refined.covariance is not None:
+                covariance = refined.covariance
+        self.follower.update(frames.stamp_ns, joints, propagated)
+        if self.calibration is not None:
+            covariance = self.calibration.apply(covariance, views)
+        velocity = None
+        if self.settings.filter:
+            filtered = self.smoother.update(frames.stamp_ns, joints, covariance)
+            joints, velocity, covariance = filtered.joints, filtered.velocity, filtered.covariance
+            if self.calibration is not None:
+                covariance = self.calibration.apply_filtered(covariance, views)
+        # These errors stay as they are from frame to frame, so that no filter lessens them.
+        covariance = covariance + FLOOR ** 2 * np.eye(63)
+        unsure = calibration_covariance(fused.joints, fused.covariance, self._rigs.of(frames.views),
+                                        np.isfinite(fused.reprojection_px), estimate.variance_px2, joints)
+        return joints, velocity, covariance if unsure is None else covariance + unsure
+
     def _finish(self, frames: FrameSet, estimate: ViewEstimate, fused: Fused, refined: Refinement | None,
                 stage_ms: dict[str, float]) -> HandEstimate:
         started = time.perf_counter()
         if self._seen_ns is None:
             self.track_id += 1
         self._seen_ns = frames.stamp_ns
-        views = np.isfinite(fused.reprojection_px).sum(axis=0)
-        learned = None if refined is None else refined.covariance
-        covariance = block_diagonal(fused.covariance) if learned is None else learned
-        if self.calibration is not None:
-            covariance = self.calibration.apply(covariance, views)
-        joints, valid = fused.joints, fused.valid
-        if refined is not None:
-            # A joint that was not triangulated has no covariance, so it stays invalid.
-            joints = np.where(valid[:, None], refined.joints, np.nan)
-        propagated = block_diagonal(fused.covariance) + FLOOR ** 2 * np.eye(63)
-        self.follower.update(frames.stamp_ns, joints, propagated)
-        velocity = None
-        if self.settings.filter:
-            filtered = self.smoother.update(frames.stamp_ns, joints, covariance)
-            joints, velocity = filtered.joints, filtered.velocity
-            covariance = filtered.covariance
-            if self.calibration is not None:
-                covariance = self.calibration.apply_filtered(covariance, views)
-            valid = np.isfinite(joints).all(axis=1)
-        # These errors stay as they are from frame to frame, so that no filter lessens them.
-        covariance = covariance + FLOOR ** 2 * np.eye(63)
-        uncalibrated = calibration_covariance(fused.joints, fused.covariance, self._rigs.of(frames.views),
-                                              np.isfinite(fused.reprojection_px), estimate.variance_px2, joints)
-        if uncalibrated is not None:
-            covariance = covariance + uncalibrated
+        joints, velocity, covariance = self._joined(frames, estimate, fused, refined)
+        valid = np.isfinite(joints).all(axis=1)
         rows = [frames.expected.index(name) for name in estimate.cameras]
         count = len(frames.expected)
         weights, residuals = np.zeros((count, 21)), np.full((count, 21), np.nan)
