@@ -141,8 +141,8 @@ def main() -> None:
         fitted = fit(settings, arguments.kind, list(collected.values()), seeds, arguments)
         lost = sum(len(part.errors) - len(part.of_hands()[0]) for part in collected.values())
         scenes = (f'{len(seeds)} synthetic scenes (seeds from {FIT_SEEDS[0]}) with {arguments.clutter} objects in '
-                  f'turn, {arguments.frames} sets each, views {arguments.views}; left out are {lost} sets in which something '
-                  'else was taken for the hand')
+                  f'turn, {arguments.frames} sets each, views {arguments.views}; left out are {lost} sets in which '
+                  'something else was taken for the hand')
         fitted.save(arguments.fit, data=[scenes, *(open_shards(folder).description for folder in arguments.sets)],
                     probability=PROBABILITY)
         print(fitted)
