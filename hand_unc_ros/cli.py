@@ -89,7 +89,7 @@ def _from_videos_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _from_videos(args: argparse.Namespace) -> None:
-    from hand_unc_ros.data.bags import DEFAULT_START_TIME_S, from_videos
+    from hand_unc_ros.data.bags.from_videos import DEFAULT_START_TIME_S, from_videos
     from hand_unc_ros.data.rigs import load_rig
     bag = from_videos(_videos_by_camera(args.videos), load_rig(args.rig), args.output, fps=args.fps,
                       start_time_s=args.start_time or DEFAULT_START_TIME_S, shift=dict(args.shift),
@@ -150,7 +150,7 @@ def _info_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(args: argparse.Namespace) -> None:
-    from hand_unc_ros.data.bag_reader import describe_bag, format_summary
+    from hand_unc_ros.data.bags.reader import describe_bag, format_summary
     print(format_summary(describe_bag(args.bag)))
 
 
@@ -232,7 +232,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     _check_what_to_evaluate(args)
     if args.bag is not None:
         settings = _bag_settings(args)
-        from hand_unc_ros.evaluation.report import run as run_bag
+        from hand_unc_ros.evaluation.recordings.report import run as run_bag
         # Who says how the images are to be read wants them to be read.
         images = not args.estimates and (args.front_end or args.weights or args.handedness)
         run_bag(args.bag, settings, estimates='none' if images else args.estimates, truth=args.truth,
@@ -273,7 +273,7 @@ def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _calibrate(args: argparse.Namespace) -> None:
     settings = _bag_settings(args)
-    from hand_unc_ros.evaluation.calibrate import run
+    from hand_unc_ros.evaluation.recordings.calibrate import run
     run(args.bag, settings, args.output, kind=args.kind, truth=args.truth)
 
 

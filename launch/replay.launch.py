@@ -25,7 +25,7 @@ from launch_ros.events.lifecycle import StateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
-from hand_unc_ros.data.bag_reader import INPUT_TYPES, open_bag
+from hand_unc_ros.data.bags.reader import INPUT_TYPES, open_bag
 from hand_unc_ros.resources import resource
 from launch import Action, Event, EventHandler, LaunchContext, LaunchDescription
 

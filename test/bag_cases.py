@@ -5,7 +5,7 @@ import numpy as np
 from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 
-from hand_unc_ros.data.bags import from_videos
+from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 
 WIDTH, HEIGHT, FPS, FRAMES = 64, 48, 20.0, 12

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
-from hand_unc_ros.data.bag_reader import open_bag
-from hand_unc_ros.data.bag_writer import BagWriter, Topic
+from hand_unc_ros.data.bags.reader import open_bag
+from hand_unc_ros.data.bags.writer import BagWriter, Topic
 
 STRING = 'std_msgs/msg/String'
 STRING_DEFINITION = 'string data\n'

@@ -11,8 +11,8 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from view_cases import PERIOD_NS, START_NS, see
 
-from hand_unc_ros.data.bags import METADATA_VERSION, TF_TYPE, camera_info, quaternion_xyzw
-from hand_unc_ros.data.recorded_hands import HAND_TYPE, POSES_TYPE, VIEW_TYPE
+from hand_unc_ros.data.bags.from_videos import METADATA_VERSION, TF_TYPE, camera_info, quaternion_xyzw
+from hand_unc_ros.data.bags.hands import HAND_TYPE, POSES_TYPE, VIEW_TYPE
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.estimation.fusion import fuse
 from hand_unc_ros.estimation.types import block_diagonal

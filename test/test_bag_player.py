@@ -11,8 +11,8 @@ import pytest
 from bag_cases import FPS, FRAMES, cut, make_bag, make_rig, make_videos, read_all, stamp_of
 from bag_record_cases import contents, write_strings
 
-from hand_unc_ros.data.bag_writer import Topic
-from hand_unc_ros.data.message_definitions import message_definition
+from hand_unc_ros.data.bags.writer import Topic
+from hand_unc_ros.data.bags.message_definitions import message_definition
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import ConfigError, RecordingError
 

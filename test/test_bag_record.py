@@ -26,8 +26,8 @@ from ros_system import Process, System, system  # noqa: E402
 from rosbags.highlevel import AnyReader  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from hand_unc_ros.data.bag_reader import open_bag  # noqa: E402
-from hand_unc_ros.data.bag_writer import Topic  # noqa: E402
+from hand_unc_ros.data.bags.reader import open_bag  # noqa: E402
+from hand_unc_ros.data.bags.writer import Topic  # noqa: E402
 from hand_unc_ros.data.rigs import load_rig, save_rig  # noqa: E402
 from hand_unc_ros.errors import ConfigError, RecordingError  # noqa: E402
 from hand_unc_ros.nodes.bag_player import message_class, play  # noqa: E402

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rosbags.highlevel import AnyReader
 
-from hand_unc_ros.data.bag_reader import describe_bag, open_bag
-from hand_unc_ros.data.bag_writer import BagWriter, Topic
-from hand_unc_ros.data.message_definitions import message_definition
+from hand_unc_ros.data.bags.reader import describe_bag, open_bag
+from hand_unc_ros.data.bags.writer import BagWriter, Topic
+from hand_unc_ros.data.bags.message_definitions import message_definition
 from hand_unc_ros.errors import RecordingError
 
 HERE = Path(__file__).parent

@@ -11,9 +11,9 @@ from bag_cases import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from hand_unc_ros.data import bags
-from hand_unc_ros.data.bag_reader import describe_bag, format_summary
-from hand_unc_ros.data.bags import from_videos
+from hand_unc_ros.data.bags import from_videos as bags
+from hand_unc_ros.data.bags.reader import describe_bag, format_summary
+from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.data.rigs import load_rig
 from hand_unc_ros.data.videos import probe_video, read_frames
 from hand_unc_ros.errors import RecordingError

@@ -23,10 +23,10 @@ from hand_unc_ros.errors import ConfigError, RecordingError
 from hand_unc_ros.estimation.covariance_map import CovarianceMap, fit_map
 from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
 from hand_unc_ros.estimation.types import Refinement, joint_blocks
-from hand_unc_ros.evaluation import calibrate as command
-from hand_unc_ros.evaluation.bag import BagSettings
-from hand_unc_ros.evaluation.calibrate import calibrate
-from hand_unc_ros.evaluation.left_out import SIZES, answer, check, subsets
+from hand_unc_ros.evaluation.recordings import calibrate as command
+from hand_unc_ros.evaluation.recordings.replay import BagSettings
+from hand_unc_ros.evaluation.recordings.calibrate import calibrate
+from hand_unc_ros.evaluation.recordings.left_out import SIZES, answer, check, subsets
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.joints import FINGERTIPS
 

@@ -29,14 +29,14 @@ from rig_cases import ring
 from view_cases import PERIOD_NS, START_NS, TruthFrontEnd, hand
 
 from hand_unc_ros.cli import main
-from hand_unc_ros.data.bag_reader import open_bag
-from hand_unc_ros.data.recorded_hands import HAND_TYPE
+from hand_unc_ros.data.bags.reader import open_bag
+from hand_unc_ros.data.bags.hands import HAND_TYPE
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import CalibrationError, ConfigError, RecordingError
 from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
-from hand_unc_ros.evaluation import bag_evaluation
-from hand_unc_ros.evaluation.bag import BagSettings, find_calibration, find_images, header_stamp_ns
-from hand_unc_ros.evaluation.bag_evaluation import evaluate_bag
+from hand_unc_ros.evaluation.recordings import evaluate as command
+from hand_unc_ros.evaluation.recordings.replay import BagSettings, find_calibration, find_images, header_stamp_ns
+from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.nodes.offline import bag_settings
 
@@ -184,8 +184,8 @@ def pipeline(monkeypatch):
     def build(settings, cameras):
         return HandEstimator(TruthFrontEnd(moving, noise=1.0), settings)
 
-    monkeypatch.setattr(bag_evaluation, 'build_estimator', build)
-    monkeypatch.setattr(bag_evaluation, 'files_of', lambda settings: {})
+    monkeypatch.setattr(command, 'build_estimator', build)
+    monkeypatch.setattr(command, 'files_of', lambda settings: {})
 
 
 def filmed(folder, lost=(), extra=(), calibration=True, count=FILMED):
@@ -271,7 +271,7 @@ def test_a_single_file_without_a_finished_index_is_read(pipeline, tmp_path):
 
 
 def test_no_hand_at_all_is_explained(monkeypatch, tmp_path):
-    monkeypatch.setattr(bag_evaluation, 'build_estimator', lambda settings, cameras: HandEstimator(
+    monkeypatch.setattr(command, 'build_estimator', lambda settings, cameras: HandEstimator(
         TruthFrontEnd(still, lost=RIG.names), settings))
     with pytest.raises(RecordingError, match='no hand was found.*8 sets.*8: 0 of 4 views show a hand'):
         evaluate_bag(filmed(tmp_path, count=8))

@@ -32,8 +32,8 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rig_cases import ring  # noqa: E402
 
-from hand_unc_ros.data.bag_reader import describe_bag  # noqa: E402
-from hand_unc_ros.data.bags import DEFAULT_START_TIME_S, from_videos  # noqa: E402
+from hand_unc_ros.data.bags.reader import describe_bag  # noqa: E402
+from hand_unc_ros.data.bags.from_videos import DEFAULT_START_TIME_S, from_videos  # noqa: E402
 from hand_unc_ros.data.rigs import load_rig, save_rig  # noqa: E402
 
 try:

@@ -19,8 +19,8 @@ import pytest
 import torch
 from rosbags.typesys import Stores, get_typestore
 
-from hand_unc_ros.data.bag_reader import describe_bag, open_bag
-from hand_unc_ros.data.bags import from_videos
+from hand_unc_ros.data.bags.reader import describe_bag, open_bag
+from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.data.rigs import load_rig, save_rig
 from hand_unc_ros.errors import MissingDependencyError
 from hand_unc_ros.estimation.mediapipe_front_end import MediapipeFrontEnd

@@ -12,8 +12,8 @@ from recording_cases import estimate_messages, truth_messages, write_bag
 from rig_cases import ring
 from view_cases import hand
 
-from hand_unc_ros.evaluation.bag_evaluation import evaluate_bag
-from hand_unc_ros.evaluation.report import headline, page, write_report
+from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
+from hand_unc_ros.evaluation.recordings.report import headline, page, write_report
 
 pytest.importorskip('matplotlib')
 

@@ -8,11 +8,11 @@ from recording_cases import estimate_messages, poses_message, truth_messages, wr
 from rig_cases import ring
 from view_cases import PERIOD_NS, START_NS, hand
 
-from hand_unc_ros.data.bag_reader import open_bag
-from hand_unc_ros.data.recorded_hands import POSES_TYPE
+from hand_unc_ros.data.bags.reader import open_bag
+from hand_unc_ros.data.bags.hands import POSES_TYPE
 from hand_unc_ros.errors import RecordingError
-from hand_unc_ros.evaluation.bag_evaluation import evaluate_bag
-from hand_unc_ros.evaluation.truth import load_truth
+from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
+from hand_unc_ros.evaluation.recordings.truth import load_truth
 
 RIG = ring((10, 100, 190, 280), radius=0.6, height=0.35)
 STILL = hand()

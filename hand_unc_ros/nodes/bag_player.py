@@ -20,7 +20,7 @@ from rosbags.interfaces import Connection, QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from hand_unc_ros.data.bag_reader import IMAGE_TYPES, INPUT_TYPES, Bag, open_bag
+from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INPUT_TYPES, Bag, open_bag
 from hand_unc_ros.errors import ConfigError, RecordingError
 
 CLOCK_PERIOD_NS = 10_000_000

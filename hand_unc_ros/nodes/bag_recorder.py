@@ -28,9 +28,9 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from hand_unc_ros import __version__
-from hand_unc_ros.data.bag_reader import IMAGE_TYPES
-from hand_unc_ros.data.bag_writer import BagWriter, Topic
-from hand_unc_ros.data.message_definitions import message_definition
+from hand_unc_ros.data.bags.message_definitions import message_definition
+from hand_unc_ros.data.bags.reader import IMAGE_TYPES
+from hand_unc_ros.data.bags.writer import BagWriter, Topic
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.nodes.bag_player import message_class

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.evaluation.bag import BagSettings
+from hand_unc_ros.evaluation.recordings.replay import BagSettings
 from hand_unc_ros.nodes.parameter_files import estimator_parameters
 from hand_unc_ros.nodes.parameters import TABLE, unknown_names
 from hand_unc_ros.nodes.settings import estimator_settings

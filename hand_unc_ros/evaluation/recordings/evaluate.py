@@ -13,17 +13,24 @@ import numpy as np
 import torch
 
 from hand_unc_ros import __version__
-from hand_unc_ros.data.bag_reader import Bag, open_bag, storage_files
+from hand_unc_ros.data.bags.reader import Bag, open_bag, storage_files
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.estimation.covariance_map import fit_factor
 from hand_unc_ros.estimation.estimator import build_estimator, files_of
 from hand_unc_ros.estimation.types import NoHand, joint_blocks
 from hand_unc_ros.evaluation import metrics, uncertainty
-from hand_unc_ros.evaluation import without_truth as alone
-from hand_unc_ros.evaluation.bag import BagSettings, Collector, Estimates, Replay, find_calibration, find_images
-from hand_unc_ros.evaluation.left_out import LeftOut, check
-from hand_unc_ros.evaluation.recorded_estimates import estimates_topic, read_estimates
-from hand_unc_ros.evaluation.truth import MATCHING, Truth, load_truth
+from hand_unc_ros.evaluation.recordings import without_truth as alone
+from hand_unc_ros.evaluation.recordings.estimates import estimates_topic, read_estimates
+from hand_unc_ros.evaluation.recordings.left_out import LeftOut, check
+from hand_unc_ros.evaluation.recordings.replay import (
+    BagSettings,
+    Collector,
+    Estimates,
+    Replay,
+    find_calibration,
+    find_images,
+)
+from hand_unc_ros.evaluation.recordings.truth import MATCHING, Truth, load_truth
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_NAMES
 from hand_unc_ros.networks.weights import fingerprint

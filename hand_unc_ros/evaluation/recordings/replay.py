@@ -20,7 +20,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
-from hand_unc_ros.data.bag_reader import IMAGE_TYPES, INFO_TYPE, Bag
+from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INFO_TYPE, Bag
 from hand_unc_ros.data.camera_messages import check_size, rig_from_messages
 from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics

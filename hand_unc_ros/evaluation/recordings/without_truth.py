@@ -14,7 +14,7 @@ from scipy.special import chdtr
 
 from hand_unc_ros.estimation.fusion import fuse, innovations
 from hand_unc_ros.estimation.types import joint_blocks
-from hand_unc_ros.evaluation.bag import Estimates
+from hand_unc_ros.evaluation.recordings.replay import Estimates
 from hand_unc_ros.evaluation.uncertainty import coverage
 from hand_unc_ros.geometry.gaussians import chi2_quantile
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, JOINT_NAMES

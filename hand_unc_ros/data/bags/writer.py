@@ -19,7 +19,7 @@ from mcap.writer import CompressionType, Writer
 from rosbags.interfaces import Qos
 
 from hand_unc_ros import __version__
-from hand_unc_ros.data.bags import METADATA_VERSION, disk_error
+from hand_unc_ros.data.bags.from_videos import METADATA_VERSION, disk_error
 from hand_unc_ros.errors import RecordingError
 
 _CHUNK_BYTES = 1_000_000

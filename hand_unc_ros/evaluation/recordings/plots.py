@@ -15,7 +15,7 @@ from hand_unc_ros.geometry.gaussians import chi2_quantile
 from hand_unc_ros.hand.joints import JOINT_NAMES
 
 if TYPE_CHECKING:
-    from hand_unc_ros.evaluation.bag_evaluation import Evaluation
+    from hand_unc_ros.evaluation.recordings.evaluate import Evaluation
 
 BIN_S = 0.5
 

@@ -10,8 +10,8 @@ from rosbags.interfaces import Connection, MessageDefinitionFormat
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from hand_unc_ros.data.bag_reader import Bag
-from hand_unc_ros.data.message_definitions import message_definition
+from hand_unc_ros.data.bags.message_definitions import message_definition
+from hand_unc_ros.data.bags.reader import Bag
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.hand.joints import JOINT_COUNT
 

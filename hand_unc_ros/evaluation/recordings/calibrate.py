@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from hand_unc_ros.data.bag_reader import open_bag
+from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.errors import ConfigError, RecordingError
 from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, Curve, fit_map
 from hand_unc_ros.estimation.estimator import HandEstimator, build_estimator, files_of
 from hand_unc_ros.estimation.types import FrameSet, NoHand
-from hand_unc_ros.evaluation.bag import BagSettings, Replay, find_calibration, find_images
-from hand_unc_ros.evaluation.bag_evaluation import bag_fingerprint
-from hand_unc_ros.evaluation.left_out import SIZES, answer, check, subsets
-from hand_unc_ros.evaluation.truth import Truth, load_truth
+from hand_unc_ros.evaluation.recordings.evaluate import bag_fingerprint
+from hand_unc_ros.evaluation.recordings.left_out import SIZES, answer, check, subsets
+from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
+from hand_unc_ros.evaluation.recordings.truth import Truth, load_truth
 from hand_unc_ros.networks.weights import fingerprint
 
 # Below so many errors the 95 % quantile of one number of views is a guess.

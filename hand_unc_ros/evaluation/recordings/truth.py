@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hand_unc_ros.data.bag_reader import Bag
-from hand_unc_ros.data.recorded_hands import HAND_TYPE, POSES_TYPE, hand_of, poses_of, read_messages, stamp_ns
+from hand_unc_ros.data.bags.hands import HAND_TYPE, POSES_TYPE, hand_of, poses_of, read_messages, stamp_ns
+from hand_unc_ros.data.bags.reader import Bag
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.hand.joints import JOINT_COUNT
 

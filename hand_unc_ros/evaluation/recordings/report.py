@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.evaluation import recording_plots as plots
-from hand_unc_ros.evaluation.bag import BagSettings
-from hand_unc_ros.evaluation.bag_evaluation import Evaluation, evaluate_bag
+from hand_unc_ros.evaluation.recordings import plots
+from hand_unc_ros.evaluation.recordings.evaluate import Evaluation, evaluate_bag
+from hand_unc_ros.evaluation.recordings.replay import BagSettings
 
 # A factor on σ between these needs no words.
 FITS = (0.9, 1.1)

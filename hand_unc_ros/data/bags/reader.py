@@ -15,7 +15,7 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from hand_unc_ros.data.unfinished_bag import UnfinishedReader
+from hand_unc_ros.data.bags.unfinished import UnfinishedReader
 from hand_unc_ros.errors import RecordingError
 
 INFO_TYPE = 'sensor_msgs/msg/CameraInfo'

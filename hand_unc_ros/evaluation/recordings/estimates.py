@@ -7,8 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hand_unc_ros.data.bag_reader import Bag
-from hand_unc_ros.data.recorded_hands import (
+from hand_unc_ros.data.bags.hands import (
     HAND_TYPE,
     VIEW_TYPE,
     RecordedHand,
@@ -18,8 +17,9 @@ from hand_unc_ros.data.recorded_hands import (
     topics_of_type,
     view_of,
 )
+from hand_unc_ros.data.bags.reader import Bag
 from hand_unc_ros.errors import CalibrationError, RecordingError
-from hand_unc_ros.evaluation.bag import (
+from hand_unc_ros.evaluation.recordings.replay import (
     BagSettings,
     Calibrated,
     CameraTraffic,
