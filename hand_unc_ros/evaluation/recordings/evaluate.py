@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +254,9 @@ def _identity(path: Path, settings: BagSettings, told: Estimates, files: Mapping
     if truth and Path(truth).is_file():
         hashes['truth'] = fingerprint(Path(truth))
     software = {'hand_unc_ros': __version__, 'torch': torch.__version__, 'numpy': np.__version__}
+    if not topic and settings.estimator.front_end == 'mediapipe':
+        # Its weights are inside the release.
+        software['mediapipe'] = version('mediapipe')
     return {'hashes': hashes, 'configuration': configuration, 'software': software}
 
 
