@@ -38,6 +38,8 @@ def _demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--headless', action='store_true', help='without the browser view')
     parser.add_argument('--duration', type=_positive, metavar='S', help='stop after S seconds')
     parser.add_argument('--report', type=Path, metavar='FILE', help='write measurements as JSON at the end')
+    parser.add_argument('--record', type=Path, metavar='DIR',
+                        help='record images, estimates and the truth to a bag, for `evaluate --bag`')
     parser.add_argument('--cameras', type=int, default=4, metavar='N', help='synthetic cameras (default 4)')
     parser.add_argument('--rate', type=_positive, default=15.0, metavar='HZ', help='frame rate (default 15)')
     parser.add_argument('--seed', type=int, default=0, help='of the synthetic scene (default 0)')

@@ -12,6 +12,8 @@ import pytest
 pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
 pytest.importorskip('smplx', reason='posing the hand needs the extra `hand`')
 
+from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag  # noqa: E402
+
 DEMO = (sys.executable, '-m', 'hand_unc_ros.cli', 'demo', '--headless')
 
 
@@ -34,10 +36,24 @@ def test_the_report_says_what_was_measured(ros_domain: int, tmp_path: Path):
     assert measured['coverage95'] > 0.7
 
 
+def test_what_was_recorded_can_be_evaluated_against_the_truth(ros_domain: int, tmp_path: Path):
+    recorded = tmp_path / 'bag'
+    arguments = ('--duration', '3', '--rate', '5', '--cameras', '2', '--seed', '3', '--record', recorded)
+    done = subprocess.run([*DEMO, *arguments], capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = evaluate_bag(recorded, truth='/hand/ground_truth').summary
+    assert summary['source'] == 'recorded on /hand/joints_with_covariance' and summary['covariance_calibrated']
+    # Five sets a second for three seconds at least, less what a busy machine renders too late.
+    assert summary['truth']['matched'] >= 8
+    assert all(camera['received'] >= summary['truth']['matched'] for camera in summary['cameras'].values())
+    assert 'was not recorded' not in summary['protocol']
+
+
 @pytest.mark.parametrize('arguments, words', [
     (('--cameras', '1'), '2 cameras'),
     (('--report', 'somewhere.json'), '--duration'),
     (('--duration', '1', '--report', 'no/such/folder/x.json'), 'folder'),
+    (('--record', '.'), 'there already'),
 ])
 def test_what_cannot_be_is_refused_at_once(ros_domain: int, arguments, words):
     done = subprocess.run([*DEMO, *arguments], capture_output=True, text=True, timeout=60)

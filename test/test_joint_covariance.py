@@ -168,6 +168,9 @@ def test_head_and_map_beside_the_weights_are_taken_together(weights, tmp_path, c
     fitted.save(tmp_path / 'mine.calibration.json')
     estimator = build_estimator(own, RIG.names)
     assert estimator.calibration == fitted and estimator.front_end.covariance_head is not None
+    assert 'the output of the filter' not in caplog.text
+    assert calibration_of(replace(own, filter=True)) == fitted
+    assert 'no factors for the output of the filter' in caplog.text
     # Without the head its map does not fit: left out where it only lies there, refused where it is asked for.
     plain = build_estimator(replace(own, covariance_head='none'), RIG.names)
     assert plain.calibration is None and plain.front_end.covariance_head is None

@@ -153,6 +153,10 @@ def calibration_of(settings: EstimatorSettings) -> CovarianceMap | None:
         return None
     fitted = CovarianceMap.load(files['calibration'])
     if fitted.head == (fingerprint(files['covariance_head']) if 'covariance_head' in files else ''):
+        if settings.filter and not fitted.filtered:
+            log.warning('%s has no factors for the output of the filter: with it on, the covariance is published as'
+                        ' not calibrated; fit a map by the truth (hand-unc calibrate-covariance --truth) or turn the'
+                        ' filter off', files['calibration'])
         return fitted
     reason = f'{files["calibration"]} was fitted with {"another" if fitted.head else "no"} covariance head'
     if settings.calibration:

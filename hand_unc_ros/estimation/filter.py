@@ -12,6 +12,8 @@ from hand_unc_ros.hand.joints import JOINT_COUNT
 ACCELERATION_DENSITY = 15.0
 # Prior spread of the velocity of a joint that has just been seen for the first time, m/s.
 INITIAL_SPEED = 1.0
+# Updates after which its output no longer rests on that prior.
+SETTLED = 4
 
 _SIZE = 3 * JOINT_COUNT
 # Share of each variance that is added before a covariance is inverted: above its rounding, below any noise.

@@ -18,6 +18,7 @@ from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
 from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, fit_factor, fit_map
 from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator, build_estimator, files_of
+from hand_unc_ros.estimation.filter import SETTLED
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, View, joint_blocks
 from hand_unc_ros.evaluation import uncertainty
 from hand_unc_ros.evaluation.benchmark import errors_of
@@ -34,8 +35,6 @@ RATE_HZ = 15.0
 # What is farther from the hand than this in the mean, metres, is another thing that two views took for it: no
 # covariance describes such an error, and it must not widen that of hands.
 NOT_THE_HAND = 0.1
-# Sets at the start of a scene that do not count for the filter's output.
-SETTLED = 4
 
 
 @dataclass

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import sys
 import tempfile
 import threading
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import rclpy
@@ -27,7 +29,7 @@ from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.model import STANDIN
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import stamp_from_message
-from hand_unc_ros.nodes.run import nodes_of, supervise
+from hand_unc_ros.nodes.run import Program, nodes_of, supervise
 
 NAMESPACE = '/hand'
 # Sets of the first seconds are not measured: processes start one after the other.
@@ -99,7 +101,7 @@ def _points(message: HandJointsWithCovariance) -> np.ndarray:
 def run_demo(args: Namespace) -> int:
     """Run until `args.duration` is over, Ctrl-C, or a node dies. Returns the exit status.
 
-    args: headless, duration (s or None), report (path or None), cameras, rate (Hz), seed, port.
+    args: headless, duration (s or None), report and record (paths or None), cameras, rate (Hz), seed, port.
     """
     if args.cameras < 2:
         raise ConfigError(f'--cameras is {args.cameras}; depth is observable from 2 cameras on')
@@ -107,6 +109,8 @@ def run_demo(args: Namespace) -> int:
         raise ConfigError(f'--report: there is no folder {args.report.absolute().parent}')
     if args.report is not None and not args.duration:
         raise ConfigError('--report needs --duration: a report is written at the end')
+    if args.record is not None and args.record.exists():
+        raise ConfigError(f'--record: {args.record} is there already; name a new folder')
     rclpy.init()
     collector = Collector()
     executor = SingleThreadedExecutor()
@@ -118,7 +122,10 @@ def run_demo(args: Namespace) -> int:
         with tempfile.TemporaryDirectory() as folder:
             params = _write_params(args, Path(folder))
             watch = _Watch(args, collector)
-            status = supervise(nodes_of(params), params, stop=watch.over)
+            programs: list[Program] = [*nodes_of(params)]
+            if args.record is not None:
+                programs.append(_Recorder(args.record))
+            status = supervise(programs, params, stop=watch.over)
             return status or watch.finish()
     finally:
         executor.shutdown()
@@ -130,11 +137,14 @@ def run_demo(args: Namespace) -> int:
 def _write_params(args: Namespace, folder: Path) -> Path:
     rig_file = folder / 'rig.yaml'
     save_rig(ring_of_cameras(args.cameras, seed=args.seed), rig_file)
-    common = {'rig.file': str(rig_file), 'sync.period': 1.0 / args.rate}
+    # Raw images would be a gigabyte in half a minute.
+    transport = {} if args.record is None else {'transport': 'compressed'}
+    common = {'rig.file': str(rig_file), 'sync.period': 1.0 / args.rate, **transport}
     nodes = {
-        'synthetic_rig': {'cameras': args.cameras, 'rate': float(args.rate), 'seed': args.seed},
+        'synthetic_rig': {'cameras': args.cameras, 'rate': float(args.rate), 'seed': args.seed, **transport},
         # On two cores the other one renders; a second thread here would only wait for it.
-        'multiview': common | {'hand_model': STANDIN, 'threads': 1 if (os.cpu_count() or 1) <= 2 else 0},
+        'multiview': common | {'hand_model': STANDIN, 'threads': 1 if (os.cpu_count() or 1) <= 2 else 0,
+                               'publish.full_covariance': args.record is not None},
     }
     if not args.headless:
         nodes['viewer'] = common | {'port': args.port}
@@ -142,6 +152,17 @@ def _write_params(args: Namespace, folder: Path) -> Path:
     params.write_text(yaml.safe_dump({f'{NAMESPACE}/{name}': {'ros__parameters': values}
                                       for name, values in nodes.items()}))
     return params
+
+
+class _Recorder(NamedTuple):
+    """`hand-unc bag record` of the demo, with the truth."""
+
+    output: Path
+    name: str = 'recorder'
+
+    def command(self, params: Path) -> list[str]:
+        return [sys.executable, '-m', 'hand_unc_ros.cli', 'bag', 'record', '-o', str(self.output),
+                '--params', str(params), '--topic', 'ground_truth']
 
 
 class _Watch:

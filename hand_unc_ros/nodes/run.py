@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import yaml
 
@@ -40,6 +40,15 @@ class NodeSpec(NamedTuple):
         module, *options = NODES[self.name]
         return [sys.executable, '-m', module, *options, '--ros-args', '--params-file', str(params),
                 '-r', f'__ns:={self.namespace}']
+
+
+class Program(Protocol):
+    """What `supervise` starts: its name, and its command line for a ROS parameter file."""
+
+    @property
+    def name(self) -> str: ...
+
+    def command(self, params: Path) -> list[str]: ...
 
 
 def nodes_of(params: Path) -> list[NodeSpec]:
@@ -73,11 +82,11 @@ def nodes_of(params: Path) -> list[NodeSpec]:
 
 
 class _Running:
-    """One node's process, started again when it dies, where that is wanted."""
+    """One program's process, started again when it dies, where that is wanted."""
 
-    def __init__(self, spec: NodeSpec, params: Path, respawn: bool) -> None:
-        self.spec = spec
-        self._command = spec.command(params)
+    def __init__(self, program: Program, params: Path, respawn: bool) -> None:
+        self.program = program
+        self._command = program.command(params)
         self._respawn = respawn
         self._start()
 
@@ -92,7 +101,7 @@ class _Running:
         if status is None:
             return False
         lived_s = time.monotonic() - self._started_s
-        print(f'hand-unc run: {self.spec.name} ended with status {status} after {lived_s:.0f} s',
+        print(f'hand-unc run: {self.program.name} ended with status {status} after {lived_s:.0f} s',
               file=sys.stderr)
         if not self._respawn or lived_s < _RESPAWN_MIN_LIFE_S:
             return True
@@ -101,9 +110,9 @@ class _Running:
         return False
 
 
-def supervise(specs: list[NodeSpec], params: Path, respawn: bool = False,
+def supervise(programs: Sequence[Program], params: Path, respawn: bool = False,
               stop: Callable[[], bool] = lambda: False) -> int:
-    """Run the nodes until Ctrl-C (status 0), until `stop()` holds (0), or until one dies (1).
+    """Run the programs until Ctrl-C (status 0), until `stop()` holds (0), or until one dies (1).
 
     The others are then interrupted too, and killed when they do not end within ten seconds.
     """
@@ -119,15 +128,15 @@ def supervise(specs: list[NodeSpec], params: Path, respawn: bool = False,
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for spec in specs:
-            running.append(_Running(spec, params, respawn))
+        for program in programs:
+            running.append(_Running(program, params, respawn))
         while not interrupted and not stop():
-            if any([node.dead() for node in running]):
+            if any([each.dead() for each in running]):
                 return 1
             time.sleep(_POLL_S)
         return 0
     finally:
-        _end([node.process for node in running])
+        _end([each.process for each in running])
         for number, handler in before.items():
             signal.signal(number, handler)
 

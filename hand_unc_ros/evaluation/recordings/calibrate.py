@@ -9,6 +9,9 @@ too small variances, blur, clocks and calibration that are off. It cannot repair
 that point the same way in several views make the factor too small, and the left-out view's own variance is a large part
 of what is compared. So it is a lower bound, and the map in use, or 1 without one, is never made smaller by it: that
 takes the truth.
+
+The output of the temporal filter has factors of its own, by the truth alone, from a second run with the map and the
+filter on; without it those of the map in use are kept.
 """
 
 from __future__ import annotations
@@ -22,9 +25,10 @@ import numpy as np
 
 from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.errors import ConfigError, RecordingError
-from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, Curve, fit_map
+from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, Curve, fit_factor, fit_map
 from hand_unc_ros.estimation.estimator import HandEstimator, build_estimator, files_of
-from hand_unc_ros.estimation.types import FrameSet, NoHand
+from hand_unc_ros.estimation.filter import SETTLED
+from hand_unc_ros.estimation.types import FrameSet, NoHand, joint_blocks
 from hand_unc_ros.evaluation.recordings.evaluate import bag_fingerprint
 from hand_unc_ros.evaluation.recordings.left_out import SIZES, answer, check, subsets
 from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
@@ -50,8 +54,7 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
     # What is fitted is what the map will be put on: the estimate as it is before map and filter.
     settings = replace(settings, estimator=replace(settings.estimator, calibration='none', filter=False))
     files = files_of(settings.estimator)
-    parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
-    hands = 0
+    head = fingerprint(files['covariance_head']) if 'covariance_head' in files else ''
     with open_bag(path) as bag:
         true = load_truth(truth, bag) if truth else None
         calibrated = find_calibration(bag, settings)
@@ -64,32 +67,66 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
                                  f'{settings.world_frame!r}; give the truth in the world frame of the rig')
         estimator = build_estimator(settings.estimator, cameras)
         try:
-            replay = Replay(bag, calibrated, settings, estimator)
-            rigs: dict[tuple[str, ...], Any] = {}
-            for frames, estimate in replay:
-                if isinstance(estimate, NoHand):
-                    continue
-                hands += 1
-                names = estimator.last_views.cameras
-                rig = rigs.setdefault(names, replay.rig.subset(list(names)))
-                parts += _of_views(estimator, rig, settings) if true is None else _of_truth(
-                    estimator, rig, settings, frames, true)
+            parts, hands = _collected(Replay(bag, calibrated, settings, estimator), settings, true)
+            fitted = replace(_fit(kind, parts, path, true is not None), head=head)
+            if true is not None:
+                smooth = HandEstimator(estimator.front_end, replace(settings.estimator, filter=True), fitted,
+                                       estimator.refine)
+                fitted = replace(fitted, filtered=_filter_factors(Replay(bag, calibrated, settings, smooth), true))
         finally:
             estimator.close()
-    fitted = _fit(kind, parts, path, true is not None)
-    head = fingerprint(files['covariance_head']) if 'covariance_head' in files else ''
     lowest: dict[int, float] = {}
     if true is None:
-        before = CovarianceMap.load(in_use) if in_use is not None else None
-        lowest = {views: _typical(before, views) if before is not None and before.head == head else 1.0
-                  for views in fitted.views}
+        before = None if in_use is None else CovarianceMap.load(in_use)
+        if before is not None and before.head != head:
+            before = None
+        lowest = {views: _typical(before, views) if before is not None else 1.0 for views in fitted.views}
+        fitted = replace(fitted, filtered={} if before is None else before.filtered)
     asked = {str(views): round(_typical(fitted, views), 4) for views in fitted.views}
     notes = {'probability': PROBABILITY, 'fitted_to': LEFT_OUT if true is None else f'truth ({Path(truth).name})',
              'bag': path.name, 'bag_sha256': bag_fingerprint(path), 'hands': hands,
              'errors': {str(views): count for views, count in _counts(parts).items()}, 'asked_for': asked,
              'not_below': {str(views): round(factor, 4) for views, factor in lowest.items()},
              'weights_sha256': {name: fingerprint(file) for name, file in files.items()}}
-    return replace(_at_least(fitted, lowest), head=head), notes
+    return _at_least(fitted, lowest), notes
+
+
+def _collected(replay: Replay, settings: BagSettings, true: Truth | None) -> tuple[list[tuple], int]:
+    """Errors, their covariances and numbers of views, as `fit_map` takes them, in parts; and the number of hands."""
+    parts: list[tuple] = []
+    hands = 0
+    rigs: dict[tuple[str, ...], Any] = {}
+    for frames, estimate in replay:
+        if isinstance(estimate, NoHand):
+            continue
+        hands += 1
+        names = replay.estimator.last_views.cameras
+        rig = rigs.setdefault(names, replay.rig.subset(list(names)))
+        parts += (_of_views(replay.estimator, rig, settings) if true is None
+                  else _of_truth(replay.estimator, rig, settings, frames, true))
+    return parts, hands
+
+
+def _filter_factors(replay: Replay, true: Truth) -> dict[int, float]:
+    """Number of views → factor on the output of the filter that `replay` has on, where there are enough errors."""
+    parts: list[tuple] = []
+    track, age = 0, 0
+    for frames, estimate in replay:
+        if isinstance(estimate, NoHand):
+            continue
+        track, age = estimate.track_id, age + 1 if estimate.track_id == track else 0
+        if age < SETTLED:
+            continue
+        error = estimate.joints - true.at(np.array([frames.stamp_ns]))[0]
+        views = np.isfinite(estimate.reprojection_px).sum(0)
+        parts.append((error[None], joint_blocks(estimate.covariance)[None], views[None]))
+    enough = [views for views, count in _counts(parts).items() if count >= FEWEST_ERRORS]
+    if not enough:
+        return {}
+    errors, covariances, views = (np.concatenate(arrays) for arrays in zip(*parts))
+    known = np.isfinite(errors).all(-1)
+    return {number: fit_factor(errors[known & (views == number)], covariances[known & (views == number)])
+            for number in enough}
 
 
 def _of_views(estimator: HandEstimator, rig: Any, settings: BagSettings) -> list[tuple]:
@@ -146,6 +183,10 @@ def run(bag: Path, settings: BagSettings, output: Path, *, kind: str = 'scalar',
             line += (f'; the views ask for {asked:.3g}, but only the truth can show that less than {lowest:.3g} is '
                      'enough')
         print(line)
+    for views, factor in sorted(fitted.filtered.items()):
+        print(f'{views} views: factor {factor:.3g} more with the temporal filter on')
+    if not fitted.filtered:
+        print('None for the output of the temporal filter: with it on, the covariance counts as not calibrated.')
     if not truth:
         print('What all views get wrong alike is not in these factors: they are lower bounds.')
     print(f'In the parameters: covariance_calibration: {output}')

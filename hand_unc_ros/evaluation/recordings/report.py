@@ -178,7 +178,8 @@ PLOTS = (
      'is too small. Behind: what chance alone would give.'),
     (plots.sparsification, 'Does it know which joints are bad?', 'Mean error of the joints that are kept, most certain '
      'first. The best order sorts by the error itself.'),
-    (plots.correlation, 'Errors that go together', 'Correlation between joints, predicted and found.'),
+    (plots.correlation, 'Errors that go together', 'Correlation between joints, predicted and found. A recording holds '
+     'predicted ones only of a node with publish.full_covariance.'),
 )
 
 
