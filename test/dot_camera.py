@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import json
-import signal
 import sys
 import threading
 import time
@@ -20,6 +19,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from hand_unc_ros.nodes.stop_signals import StopSignals
 
 SETTINGS = {
     'shift_s': 0.0,          # added to every stamp: a seek in a recording
@@ -35,9 +36,7 @@ def main() -> None:
     pixels = np.load(image_path)
     calibration = yaml.safe_load(open(rig_path))['cameras'][name]
     settings = dict(SETTINGS)
-    # A KeyboardInterrupt that is raised inside a destructor is swallowed, and the camera would go on for ever.
-    stopping = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stopping.set())
+    signals = StopSignals()
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node(f'{name}_driver', start_parameter_services=False)
     publishers = {}
@@ -64,7 +63,8 @@ def main() -> None:
     data = array.array('B', pixels.tobytes())
     period_ns = round(1e9 / float(rate))
     frame = time.time_ns() // period_ns + 1
-    while not stopping.wait(max(0.0, (frame * period_ns - time.time_ns()) / 1e9)):
+    while not signals.came:
+        time.sleep(max(0.0, (frame * period_ns - time.time_ns()) / 1e9))
         mode = settings['stamps']
         stamp = frame * period_ns + round(settings['shift_s'] * 1e9)
         stamps = {'normal': [stamp], 'zero': [0], 'future': [stamp + 10 * 10 ** 9],

@@ -8,12 +8,9 @@ missing.
 from __future__ import annotations
 
 import queue
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +32,7 @@ from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.nodes.bag_player import message_class
 from hand_unc_ros.nodes.recorded_topics import Selection, select
+from hand_unc_ros.nodes.stop_signals import StopSignals
 
 # Messages that may wait for this process, which takes them one by one.
 _IMAGE_DEPTH, _DEPTH = 50, 500
@@ -260,7 +258,8 @@ def record(output: str | Path, selection: Selection, *, max_size_mb: float = 0.0
         save_rig(selection.rig, writer.path / 'rig.yaml', selection.image_topics)
     writing = _Writing(writer)
     context = rclpy.Context()
-    with _until_signal() as stopping:
+    signals = StopSignals()
+    try:
         rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
         node = Node('bag_recorder', context=context, start_parameter_services=False,
                     parameter_overrides=[Parameter('use_sim_time', value=use_sim_time)])
@@ -270,35 +269,25 @@ def record(output: str | Path, selection: Selection, *, max_size_mb: float = 0.0
         recorder = _Recorder(node, selection, writing)
         try:
             _tell(f'recording to {writer.path}; end with Ctrl-C')
-            _spin(executor, recorder, writing, writer, stopping, duration_s)
+            _spin(executor, recorder, writing, writer, signals, duration_s)
             _drain(executor, recorder)
         finally:
             executor.shutdown()
             node.destroy_node()
             context.try_shutdown()
             writing.stop()
+    finally:
+        signals.restore()
     return _conclude(recorder, writing, writer)
 
 
-@contextmanager
-def _until_signal() -> Iterator[threading.Event]:
-    stopping = threading.Event()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda *_: stopping.set()) for number in numbers}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _spin(executor: SingleThreadedExecutor, recorder: _Recorder, writing: _Writing, writer: BagWriter,
-          stopping: threading.Event, duration_s: float | None) -> None:
+          signals: StopSignals, duration_s: float | None) -> None:
     begin_s = discovered_s = time.monotonic()
     discovery_s, missing_s, progress_s = begin_s, begin_s + _MISSING_AFTER_S, begin_s
     terminal = sys.stderr.isatty()
     progress_s += _PROGRESS_S if terminal else _PROGRESS_LINE_S
-    while not stopping.is_set() and writing.error is None:
+    while not signals.came and writing.error is None:
         now_s = time.monotonic()
         if not recorder.counts:
             discovered_s = now_s

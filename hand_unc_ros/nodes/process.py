@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
 from collections.abc import Callable, Sequence
 
 import rclpy
@@ -14,6 +12,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from hand_unc_ros.errors import HandUncError
 from hand_unc_ros.nodes.shared_memory import use_large_shared_memory
+from hand_unc_ros.nodes.stop_signals import StopSignals
 
 _SIGNAL_CHECK_S = 0.2
 
@@ -25,9 +24,8 @@ def run_node(name: str, make: Callable[[], Node | None], argv: Sequence[str]) ->
     printed. rclpy's own signal handler would invalidate the context under threads that still publish; here the
     node is destroyed first.
     """
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    # Kept to the end of the process: a second Ctrl-C must not cut the clean end short.
+    stop = StopSignals()
     use_large_shared_memory()
     rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
@@ -37,7 +35,7 @@ def run_node(name: str, make: Callable[[], Node | None], argv: Sequence[str]) ->
         if node is None:
             return 1
         executor.add_node(node)
-        while not stopping.is_set():
+        while not stop.came:
             executor.spin_once(timeout_sec=_SIGNAL_CHECK_S)
     except HandUncError as error:
         print(f'{name}: {error}', file=sys.stderr)

@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import yaml
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.nodes.shared_memory import remove_dead_segments, use_large_shared_memory
+from hand_unc_ros.nodes.stop_signals import StopSignals
 
 # Nodes that can be started, and what goes before the ROS arguments.
 NODES: dict[str, tuple[str, ...]] = {
@@ -120,25 +121,18 @@ def supervise(programs: Sequence[Program], params: Path, respawn: bool = False,
     # What nodes left behind that were killed in an earlier run.
     remove_dead_segments()
     running: list[_Running] = []
-    interrupted = False
-
-    def interrupt(*_: Any) -> None:
-        nonlocal interrupted
-        interrupted = True
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = StopSignals()
     try:
         for program in programs:
             running.append(_Running(program, params, respawn))
-        while not interrupted and not stop():
+        while not signals.came and not stop():
             if any([each.dead() for each in running]):
                 return 1
             time.sleep(_POLL_S)
         return 0
     finally:
         _end([each.process for each in running])
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signals.restore()
 
 
 def _end(processes: list[subprocess.Popen]) -> None:
