@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.errors import CalibrationError, MissingDependencyError
 from hand_unc_ros.geometry.cameras import DISTORTION_MODELS, CalibrationUncertainty, Camera, CameraRig
@@ -277,7 +278,7 @@ def _own_pose(table: _Table) -> np.ndarray:
     norm = np.linalg.norm(quaternion)
     if abs(norm - 1) > _ROUNDING:
         raise parts.fail('quaternion_xyzw', f'has norm {norm:.4g}; give a unit quaternion, x y z w')
-    pose[:3, :3] = _quaternion_matrix(quaternion / norm)
+    pose[:3, :3] = Rotation.from_quat(quaternion).as_matrix()
     return pose
 
 
@@ -356,7 +357,8 @@ def _toml_camera(table: _Table, name: str, scale: float) -> Camera:
         D = np.append(D, 0.0)
     remedy = 'finish the extrinsic calibration of this camera, or leave it out'
     rotation = table.numbers('rotation', remedy, (3,), (3, 1), (3, 3))
-    rotation = _rodrigues(rotation.ravel()) if rotation.size == 3 else table.rotation('rotation', rotation)
+    rotation = (Rotation.from_rotvec(rotation.ravel()).as_matrix() if rotation.size == 3
+                else table.rotation('rotation', rotation))
     camera_from_world = np.eye(4)
     camera_from_world[:3, :3] = rotation
     camera_from_world[:3, 3] = scale * table.numbers('translation', remedy, (3,), (3, 1)).ravel()
@@ -387,17 +389,3 @@ def _inverse(transform: np.ndarray) -> np.ndarray:
     inverse[:3, :3] = transform[:3, :3].T
     inverse[:3, 3] = -inverse[:3, :3] @ transform[:3, 3]
     return inverse
-
-
-def _rodrigues(vector: np.ndarray) -> np.ndarray:
-    """Rotation matrix of an axis-angle vector (3,)."""
-    angle = float(np.linalg.norm(vector))
-    half = vector / angle * np.sin(angle / 2) if angle > 0 else vector
-    return _quaternion_matrix(np.append(half, np.cos(angle / 2)))
-
-
-def _quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
-    """Rotation matrix of a unit quaternion x y z w."""
-    v, w = quaternion[:3], quaternion[3]
-    cross = np.array([[0, -v[2], v[1]], [v[2], 0, -v[0]], [-v[1], v[0], 0]])
-    return (w * w - v @ v) * np.eye(3) + 2 * np.outer(v, v) + 2 * w * cross

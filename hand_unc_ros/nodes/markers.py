@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 from builtin_interfaces.msg import Duration
 from geometry_msgs.msg import Point
+from scipy.spatial.transform import Rotation
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from hand_unc_ros.estimation.types import HandEstimate, joint_blocks
 from hand_unc_ros.geometry.gaussians import ellipsoid_axes
-from hand_unc_ros.hand.joints import BONES, JOINT_COUNT
+from hand_unc_ros.hand.joints import BONES
 from hand_unc_ros.nodes.messages import stamp_to_message
 from hand_unc_ros.viewer.colours import BONE, COLOUR_LIMIT_MM, SKIN, uncertainty_colours
 
@@ -73,13 +74,12 @@ def _ellipsoids(estimate: HandEstimate, template: _Template) -> list[Marker]:
     radii, axes = ellipsoid_axes(joint_blocks(estimate.covariance), PROBABILITY)
     colours = uncertainty_colours(1000 * radii[:, 0], COLOUR_LIMIT_MM)
     markers = []
-    for joint in range(JOINT_COUNT):
-        if not estimate.valid[joint]:
-            continue
+    turns = Rotation.from_matrix(axes[estimate.valid]).as_quat().tolist()
+    for joint, turn in zip(np.flatnonzero(estimate.valid).tolist(), turns):
         marker = template.marker('ellipsoids', joint, Marker.SPHERE)
         position, orientation = marker.pose.position, marker.pose.orientation
         position.x, position.y, position.z = estimate.joints[joint].tolist()
-        orientation.x, orientation.y, orientation.z, orientation.w = _quaternion(axes[joint])
+        orientation.x, orientation.y, orientation.z, orientation.w = turn
         # A marker's scale is the diameter.
         marker.scale.x, marker.scale.y, marker.scale.z = (
             2 * np.maximum(radii[joint], _SMALLEST_RADIUS_M)).tolist()
@@ -96,17 +96,3 @@ def _mesh(estimate: HandEstimate, triangles: np.ndarray, template: _Template) ->
     corners = _points(estimate.vertices)
     marker.points = [corners[vertex] for vertex in np.asarray(triangles).reshape(-1).tolist()]
     return marker
-
-
-def _quaternion(rotation: np.ndarray) -> tuple[float, float, float, float]:
-    """x, y, z, w of a rotation matrix (3, 3), by the largest eigenvector of Bar-Itzhack's K (2000).
-
-    The eigenvector is stable for every rotation, half turns included.
-    """
-    (a, b, c), (d, e, f), (g, h, i) = rotation.tolist()
-    k = np.array([[a - e - i, d + b, g + c, h - f],
-                  [d + b, e - a - i, h + f, c - g],
-                  [g + c, h + f, i - a - e, d - b],
-                  [h - f, c - g, d - b, a + e + i]])
-    x, y, z, w = np.linalg.eigh(k)[1][:, -1].tolist()
-    return x, y, z, w

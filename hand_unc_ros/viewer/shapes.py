@@ -1,4 +1,4 @@
-"""Meshes and transforms of what is drawn of a hand: ellipsoids, joints and bones. NumPy only."""
+"""Meshes and transforms of what is drawn of a hand: ellipsoids, joints and bones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.estimation.types import joint_blocks
 from hand_unc_ros.geometry.gaussians import ellipsoid_axes
@@ -107,7 +108,7 @@ def ellipsoids(
     shown = valid & np.isfinite(joints).all(axis=-1) & np.isfinite(blocks).all(axis=(-1, -2))
     radii, rotation = ellipsoid_axes(np.where(shown[:, None, None], blocks, np.eye(3)), probability)
     scales = np.where(shown[:, None], np.clip(radii, HIDDEN_SCALE, MAX_RADIUS_M), HIDDEN_SCALE)
-    return Instances(_finite(joints, shown), quaternions(np.asarray(rotation)), scales, shown)
+    return Instances(_finite(joints, shown), quaternions(rotation), scales, shown)
 
 
 def joint_spheres(joints: np.ndarray, valid: np.ndarray, radii: np.ndarray) -> Instances:
@@ -150,22 +151,5 @@ def _from_z_axis(direction: np.ndarray) -> np.ndarray:
 
 
 def quaternions(rotation: np.ndarray) -> np.ndarray:
-    """Rotation matrices (..., 3, 3) to unit quaternions (..., 4), w first and not negative.
-
-    The largest of the four components is found first, so none is divided by a small number
-    (Shepperd, "Quaternion from rotation matrix", 1978).
-    """
-    m = np.asarray(rotation, dtype=float)
-    diagonal = np.diagonal(m, axis1=-2, axis2=-1)
-    trace = diagonal.sum(axis=-1, keepdims=True)
-    # Rows of 4 q qᵀ, each q scaled by four times one of its components.
-    outer = np.empty(m.shape[:-2] + (4, 4))
-    squares = np.concatenate([1.0 + trace, 1.0 + 2.0 * diagonal - trace], axis=-1)
-    outer[..., range(4), range(4)] = squares
-    for k, (i, j) in enumerate(((1, 2), (2, 0), (0, 1)), start=1):
-        outer[..., 0, k] = outer[..., k, 0] = m[..., j, i] - m[..., i, j]
-        a, b = i + 1, j + 1
-        outer[..., a, b] = outer[..., b, a] = m[..., j, i] + m[..., i, j]
-    best = np.take_along_axis(outer, squares.argmax(axis=-1)[..., None, None], axis=-2)[..., 0, :]
-    best = np.where(best[..., :1] < 0, -best, best)
-    return best / np.linalg.norm(best, axis=-1, keepdims=True)
+    """Rotation matrices (3, 3) or (N, 3, 3) to unit quaternions (..., 4), w first and not negative."""
+    return np.roll(Rotation.from_matrix(rotation).as_quat(canonical=True), 1, axis=-1)
