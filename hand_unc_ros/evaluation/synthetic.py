@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -96,14 +97,14 @@ def run_scene(estimator: HandEstimator, scene: Scene, frames: int, cameras: tupl
 
 
 def run_seeds(estimator: HandEstimator, seeds: range, frames: int, views: int, cameras: int = 4,
-              clutter: Sequence[int] = (1,), skip: int = 0) -> Errors:
+              clutter: Sequence[int] = (1,), skip: int = 0, **ring: Any) -> Errors:
     """Scenes of many seeds, each with its own rig, hand, motion, light and objects; `views` of its cameras deliver.
-    clutter: numbers of objects that the scenes have in turn."""
+    clutter: numbers of objects that the scenes have in turn.  ring: what else `ring_of_cameras` takes."""
     collected = Errors()
     model = load_hand_model(None)
     for place, seed in enumerate(tqdm(seeds, desc=f'{views} views', leave=False)):
         settings = SceneSettings(clutter=clutter[place % len(clutter)])
-        scene = Scene(model, ring_of_cameras(cameras, seed=seed), seed, settings)
+        scene = Scene(model, ring_of_cameras(cameras, seed=seed, **ring), seed, settings)
         run_scene(estimator, scene, frames, scene.rig.names[:views], collected, skip)
     return collected
 
@@ -116,6 +117,9 @@ def main() -> None:
     parser.add_argument('--scenes', type=int, default=24)
     parser.add_argument('--views', type=int, nargs='+', default=[2, 3, 4])
     parser.add_argument('--cameras', type=int, default=4, help='cameras of each rig')
+    parser.add_argument('--size', type=int, nargs=2, default=[640, 480], metavar=('W', 'H'), help='of the images')
+    parser.add_argument('--radius', type=float, default=0.6, help='of the ring of cameras, metres')
+    parser.add_argument('--focal', type=float, default=560.0, help='focal length, pixels')
     parser.add_argument('--clutter', type=int, nargs='+', default=[1], help='objects near the hand, in turn')
     parser.add_argument('--triangulation', default='refined')
     parser.add_argument('--filter', action='store_true', help='smooth over time')
@@ -134,7 +138,7 @@ def main() -> None:
     collected = {}
     for views in arguments.views:
         collected[views] = run_seeds(build_estimator(settings, ()), seeds, arguments.frames, views,
-                                     max(arguments.cameras, views), arguments.clutter)
+                                     max(arguments.cameras, views), arguments.clutter, **_ring(arguments))
         print(json.dumps({'views': views} | _rounded(collected[views].summary())), flush=True)
     if arguments.fit:
         fitted = fit(settings, arguments.kind, list(collected.values()), seeds, arguments)
@@ -166,11 +170,15 @@ def fit(settings: EstimatorSettings, kind: str, collected: list[Errors], seeds: 
         estimator.calibration = fitted
         # The filter needs some sets to settle.
         again = run_seeds(estimator, seeds, arguments.frames, count, max(arguments.cameras, count), arguments.clutter,
-                          skip=SETTLED)
+                          skip=SETTLED, **_ring(arguments))
         errors, covariances, _ = again.of_hands()
         known = np.isfinite(errors).all(axis=2)
         filtered[count] = fit_factor(errors[known], joint_blocks(covariances)[known])
     return replace(fitted, filtered=filtered)
+
+
+def _ring(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {'size': tuple(arguments.size), 'radius': arguments.radius, 'focal_px': arguments.focal}
 
 
 def _rounded(value: object) -> object:
