@@ -25,7 +25,7 @@ def run_node(name: str, make: Callable[[], Node | None], argv: Sequence[str]) ->
     node is destroyed first.
     """
     # Kept to the end of the process: a second Ctrl-C must not cut the clean end short.
-    stop = StopSignals()
+    signals = StopSignals()
     use_large_shared_memory()
     rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor()
@@ -35,7 +35,7 @@ def run_node(name: str, make: Callable[[], Node | None], argv: Sequence[str]) ->
         if node is None:
             return 1
         executor.add_node(node)
-        while not stop.came:
+        while not signals.came:
             executor.spin_once(timeout_sec=_SIGNAL_CHECK_S)
     except HandUncError as error:
         print(f'{name}: {error}', file=sys.stderr)

@@ -4,14 +4,10 @@ A bag written here holds, per camera, `/<camera>/image_raw/compressed`
 (sensor_msgs/CompressedImage, JPEG) and `/<camera>/camera_info` (sensor_msgs/CameraInfo), and once
 `/tf_static` with the pose of each camera's optical frame in `world`. Beside the recording lies
 `rig.yaml`, the same calibration for readers without TF.
-
-The metadata is of rosbag2 version 8: later versions keep QoS profiles in a form that ROS 2 Humble
-refuses to parse, while every later distribution reads version 8.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import tempfile
@@ -34,16 +30,17 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
+from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
+from hand_unc_ros.data.bags.reader import INFO_TYPE, TF_TYPE
+from hand_unc_ros.data.bags.writer import METADATA_VERSION, disk_error
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.data.videos import VideoInfo, probe_video, read_frames
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 
 IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
-INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
-TF_TYPE = 'tf2_msgs/msg/TFMessage'
 WORLD_FRAME = 'world'
 
 # Videos carry no capture time. A fixed start keeps conversions reproducible, and lies in the past,
@@ -51,7 +48,6 @@ WORLD_FRAME = 'world'
 DEFAULT_START_TIME_S = 1_577_836_800.0
 DEFAULT_JPEG_QUALITY = 95  # what image_transport uses
 
-METADATA_VERSION = 8
 _FOREVER = QosTime(9223372036, 854775807)  # rmw's infinite duration
 
 
@@ -190,19 +186,6 @@ def _check_lengths(infos: Mapping[str, VideoInfo]) -> None:
             'cut them to the same frames, or give --trim to end with the shortest')
 
 
-def disk_error(output: Path, error: OSError) -> RecordingError:
-    """The error for a bag that cannot be written, with a remedy by its cause."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        remedy = 'free some space or choose another disk'
-    elif error.errno == errno.EFBIG:
-        remedy = 'the largest size of a file is reached there (`ulimit -f`, or the kind of disk); split it by size'
-    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        remedy = 'choose a folder that you may write to'
-    else:
-        remedy = 'choose another place'
-    return RecordingError(f'cannot write the bag {output}: {error.strerror or error}; {remedy}')
-
-
 def _write(bag: Path, infos: Mapping[str, VideoInfo], rig: CameraRig, rate: float, start_ns: int,
            shift: Mapping[str, int], trim: bool, jpeg_quality: int, progress: bool | None) -> None:
     store = get_typestore(Stores.ROS2_HUMBLE)
@@ -300,25 +283,10 @@ def _tf_message(rig: CameraRig, stamp_ns: int, store: Any) -> Any:
     transforms = []
     for camera in rig.cameras:
         x, y, z = (float(value) for value in camera.world_from_camera[:3, 3])
-        qx, qy, qz, qw = quaternion_xyzw(camera.world_from_camera[:3, :3])
+        qx, qy, qz, qw = Rotation.from_matrix(camera.world_from_camera[:3, :3]).as_quat(canonical=True).tolist()
         transforms.append(types['geometry_msgs/msg/TransformStamped'](
             header=_header(types, stamp_ns, WORLD_FRAME), child_frame_id=optical_frame(camera.name),
             transform=types['geometry_msgs/msg/Transform'](
                 translation=types['geometry_msgs/msg/Vector3'](x=x, y=y, z=z),
                 rotation=types['geometry_msgs/msg/Quaternion'](x=qx, y=qy, z=qz, w=qw))))
     return types[TF_TYPE](transforms=transforms)
-
-
-def quaternion_xyzw(rotation: np.ndarray) -> tuple[float, float, float, float]:
-    """Unit quaternion of a rotation matrix (3, 3): the eigenvector of Bar-Itzhack's K matrix (2000)."""
-    r = rotation
-    symmetric = np.array([
-        [r[0, 0] - r[1, 1] - r[2, 2], r[0, 1] + r[1, 0], r[0, 2] + r[2, 0], r[2, 1] - r[1, 2]],
-        [r[0, 1] + r[1, 0], r[1, 1] - r[0, 0] - r[2, 2], r[1, 2] + r[2, 1], r[0, 2] - r[2, 0]],
-        [r[0, 2] + r[2, 0], r[1, 2] + r[2, 1], r[2, 2] - r[0, 0] - r[1, 1], r[1, 0] - r[0, 1]],
-        [r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1], r[0, 0] + r[1, 1] + r[2, 2]],
-    ])
-    quaternion = np.linalg.eigh(symmetric)[1][:, -1]
-    if quaternion[3] < 0:
-        quaternion = -quaternion
-    return tuple(float(value) for value in quaternion)

@@ -20,7 +20,8 @@ from hand_unc_ros.errors import RecordingError
 
 INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 IMAGE_TYPES = ('sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/Image')
-INPUT_TYPES = (*IMAGE_TYPES, INFO_TYPE, 'tf2_msgs/msg/TFMessage')
+TF_TYPE = 'tf2_msgs/msg/TFMessage'
+INPUT_TYPES = (*IMAGE_TYPES, INFO_TYPE, TF_TYPE)
 _STORAGE_SUFFIXES = ('.mcap', '.db3')
 
 

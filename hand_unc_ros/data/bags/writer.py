@@ -7,6 +7,7 @@ a folder without it is a recording that was not ended properly.
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,9 +20,10 @@ from mcap.writer import CompressionType, Writer
 from rosbags.interfaces import Qos
 
 from hand_unc_ros import __version__
-from hand_unc_ros.data.bags.from_videos import METADATA_VERSION, disk_error
 from hand_unc_ros.errors import RecordingError
 
+# Of rosbag2. Later ones keep QoS profiles in a form that ROS 2 Humble refuses to parse, and all that came after read 8.
+METADATA_VERSION = 8
 _CHUNK_BYTES = 1_000_000
 _MESSAGE_OVERHEAD = 31  # opcode, length, channel, sequence and two times
 # Latched messages are repeated in every file. Some publishers send theirs again and again with a new stamp.
@@ -254,6 +256,19 @@ class BagWriter:
         partial = self.path / '.metadata.yaml.partial'
         partial.write_text(text, encoding='utf-8')
         partial.rename(self.path / 'metadata.yaml')
+
+
+def disk_error(output: Path, error: OSError) -> RecordingError:
+    """The error for a bag that cannot be written, with a remedy by its cause."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        remedy = 'free some space or choose another disk'
+    elif error.errno == errno.EFBIG:
+        remedy = 'the largest size of a file is reached there (`ulimit -f`, or the kind of disk); split it by size'
+    elif error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        remedy = 'choose a folder that you may write to'
+    else:
+        remedy = 'choose another place'
+    return RecordingError(f'cannot write the bag {output}: {error.strerror or error}; {remedy}')
 
 
 def _qos_text(profiles: tuple[Qos, ...]) -> str:

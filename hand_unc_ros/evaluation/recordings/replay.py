@@ -20,7 +20,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
-from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INFO_TYPE, Bag
+from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INFO_TYPE, TF_TYPE, Bag
 from hand_unc_ros.data.camera_messages import check_size, rig_from_messages
 from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
@@ -30,7 +30,6 @@ from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, ViewEstimate
 from hand_unc_ros.geometry.cameras import CameraRig
 
-TF_STATIC_TYPE = 'tf2_msgs/msg/TFMessage'
 # A recording is no live system: its clocks may be decades apart, and stamps are not held against the log's times.
 _NO_FUTURE_S = 4e9
 _COMPRESSED = '/compressed'
@@ -148,11 +147,11 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
         return Calibrated(load_rig(path), str(path), load_topics(path))
     store = get_typestore(Stores.ROS2_HUMBLE)
     wanted = [connection for connection in bag.connections if connection.msgtype == INFO_TYPE
-              or (connection.topic.endswith('/tf_static') and connection.msgtype == TF_STATIC_TYPE)]
+              or (connection.topic.endswith('/tf_static') and connection.msgtype == TF_TYPE)]
     infos: dict[str, Any] = {}
     transforms: list[Any] = []
     for connection, _, message in bag.decoded(wanted, store):
-        if connection.msgtype == TF_STATIC_TYPE:
+        if connection.msgtype == TF_TYPE:
             transforms += message.transforms
         else:
             infos.setdefault(connection.topic, message)
