@@ -223,7 +223,6 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
 
 
 def _bag_settings(args: argparse.Namespace) -> Any:
-    # First of all: importing from nodes/ sets the threads of BLAS, before NumPy is loaded.
     from hand_unc_ros.nodes.offline import bag_settings
     changes = {name: value for name in ('front_end', 'weights', 'handedness') if (value := getattr(args, name))}
     changes |= {name: value for name in ('device', 'precision') if (value := getattr(args, name)) != 'auto'}
@@ -401,7 +400,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         if args.command.ros:
-            from hand_unc_ros.nodes.shared_memory import use_large_shared_memory
+            from hand_unc_ros.processes.shared_memory import use_large_shared_memory
             use_large_shared_memory()
         return args.command.run(args) or 0
     except HandUncError as error:

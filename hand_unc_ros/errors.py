@@ -5,6 +5,15 @@ class HandUncError(Exception):
     """Base of every error shown to the user without a traceback."""
 
 
+def exit_status(error: BaseException | None) -> int:
+    """What a program ends with: 0 done, 1 something failed, 2 a mistake that is explained, 130 Ctrl-C."""
+    if error is None:
+        return 0
+    if isinstance(error, KeyboardInterrupt):
+        return 130
+    return 2 if isinstance(error, HandUncError) else 1
+
+
 class CalibrationError(HandUncError):
     """A camera calibration or rig file that cannot be used."""
 

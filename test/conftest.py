@@ -41,7 +41,7 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]
     """
     pytest.importorskip('rclpy', reason='no ROS 2 here')
     pytest.importorskip('hand_unc_ros.msg', reason='the messages are not built')
-    from hand_unc_ros.nodes.shared_memory import PROFILE_VARIABLE
+    from hand_unc_ros.processes.shared_memory import PROFILE_VARIABLE
     from hand_unc_ros.resources import resource
 
     domain, lock = _claim_domain()

@@ -20,7 +20,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from hand_unc_ros.nodes.stop_signals import StopSignals
+from hand_unc_ros.processes.exit_deadline import LEAVE_S
+from hand_unc_ros.processes.stop_signals import StopSignals
 
 SETTINGS = {
     'shift_s': 0.0,          # added to every stamp: a seek in a recording
@@ -36,7 +37,7 @@ def main() -> None:
     pixels = np.load(image_path)
     calibration = yaml.safe_load(open(rig_path))['cameras'][name]
     settings = dict(SETTINGS)
-    signals = StopSignals()
+    signals = StopSignals(LEAVE_S)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = Node(f'{name}_driver', start_parameter_services=False)
     publishers = {}

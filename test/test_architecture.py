@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'hand_unc_ros'
 
 # What each room may import besides itself and the standard errors. `cli` and `doctor` are the roof.
 MAY_IMPORT = {
+    'processes': set(),
     'geometry': set(),
     'hand': {'geometry'},
     'networks': {'hand', 'geometry'},
@@ -19,9 +20,9 @@ MAY_IMPORT = {
     'training': {'data', 'estimation', 'networks', 'hand', 'geometry'},
     'evaluation': {'training', 'data', 'estimation', 'networks', 'hand', 'geometry'},
     'viewer': {'estimation', 'hand', 'geometry'},
-    'nodes': {'viewer', 'estimation', 'data', 'evaluation', 'networks', 'hand', 'geometry'},
+    'nodes': {'processes', 'viewer', 'estimation', 'data', 'evaluation', 'networks', 'hand', 'geometry'},
 }
-EVERYWHERE = {'errors', 'resources', '__version__'}
+EVERYWHERE = {'errors', 'resources', 'threads', '__version__'}
 ROOF = {'cli', 'doctor'}
 # Modules of a ROS installation: only nodes/ may know them.
 ROS_MODULES = {'rclpy', 'launch', 'launch_ros', 'tf2_ros', 'cv_bridge', 'message_filters',

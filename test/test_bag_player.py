@@ -56,9 +56,10 @@ class Listener:
         return condition()
 
     def close(self):
+        from ros_system import take_down
+
         self.executor.shutdown()
-        self.node.destroy_node()
-        self.context.try_shutdown()
+        take_down(self.context, self.node)
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy  # noqa: E402
 from rig_cases import ring  # noqa: E402
-from ros_system import Process, System, system  # noqa: E402
+from ros_system import Process, System, system, take_down  # noqa: E402
 from rosbags.highlevel import AnyReader  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
@@ -279,8 +279,7 @@ def node(ros_domain):
     executor.add_node(node)
     yield node
     executor.shutdown()
-    node.destroy_node()
-    context.try_shutdown()
+    take_down(context, node)
 
 
 def test_what_is_lost_is_counted_by_publisher(node):

@@ -31,6 +31,7 @@ from network_cases import save_tiny  # noqa: E402
 from rclpy.executors import SingleThreadedExecutor  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 from rig_cases import ring  # noqa: E402
+from ros_system import take_down  # noqa: E402
 
 from hand_unc_ros.data.bags.reader import describe_bag  # noqa: E402
 from hand_unc_ros.data.bags.from_videos import DEFAULT_START_TIME_S, from_videos  # noqa: E402
@@ -57,8 +58,7 @@ class Client:
 
     def close(self) -> None:
         self._executor.shutdown()
-        self.node.destroy_node()
-        self._context.try_shutdown()
+        take_down(self._context, self.node)
 
     def until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S

@@ -7,7 +7,6 @@ makes wrist–middle knuckle 0.095 m, an assumption that no number in pixels dep
 """
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -28,6 +27,7 @@ from hand_unc_ros.estimation.types import View
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection, triangulate_dlt
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST
+from hand_unc_ros.processes.supervise import end_processes
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
 FOLDER = RECORDINGS / 'handpose3d'
@@ -212,9 +212,10 @@ class Output:
         return done
 
     def close(self):
+        from ros_system import take_down
+
         self.executor.shutdown()
-        self.node.destroy_node()
-        self.context.try_shutdown()
+        take_down(self.context, self.node)
 
 
 @pytest.fixture
@@ -245,12 +246,7 @@ def running_node(recording, ros_domain, tmp_path):
         yield output
         assert process.poll() is None, told()
     finally:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        end_processes({'multiview': process})
         output.close()
         log.close()
 

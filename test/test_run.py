@@ -11,6 +11,8 @@ import yaml
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.nodes import run
 from hand_unc_ros.nodes.parameters import TABLE
+from hand_unc_ros.processes import supervise as supervision
+from hand_unc_ros.processes.supervise import supervise
 from hand_unc_ros.resources import resource
 
 HERE = Path(__file__).parent
@@ -76,22 +78,22 @@ def fake_nodes(monkeypatch, tmp_path: Path, **sources: str) -> list[run.NodeSpec
 def test_a_node_that_dies_takes_the_others_along(monkeypatch, tmp_path: Path, capfd):
     specs = fake_nodes(monkeypatch, tmp_path, short='sys.exit(3)', long='time.sleep(600)')
     begin = time.monotonic()
-    assert run.supervise(specs, tmp_path) == 1
+    assert supervise(specs, tmp_path) == 1
     assert time.monotonic() - begin < 60
     assert 'short ended with status 3' in capfd.readouterr().err
 
 
 def test_a_node_that_dies_is_started_again_when_asked_for(monkeypatch, tmp_path: Path):
-    monkeypatch.setattr(run, '_RESPAWN_MIN_LIFE_S', 0.0)
+    monkeypatch.setattr(supervision, '_RESPAWN_MIN_LIFE_S', 0.0)
     specs = fake_nodes(monkeypatch, tmp_path, short='sys.exit(3)')
     log = tmp_path / 'short.log'
-    assert run.supervise(specs, tmp_path, respawn=True,
+    assert supervise(specs, tmp_path, respawn=True,
                          stop=lambda: log.exists() and log.read_text().count('started') >= 3) == 0
 
 
 def test_a_node_that_dies_at_once_is_not_started_in_a_circle(monkeypatch, tmp_path: Path):
     specs = fake_nodes(monkeypatch, tmp_path, short='sys.exit(3)')
-    assert run.supervise(specs, tmp_path, respawn=True) == 1
+    assert supervise(specs, tmp_path, respawn=True) == 1
     assert (tmp_path / 'short.log').read_text().count('started') == 1
 
 
@@ -109,10 +111,10 @@ def test_the_node_runs_from_a_parameter_file(monkeypatch, tmp_path: Path, ros_do
             running.listener.until(lambda: len(running.listener.hands) >= 5, 'hands')
             return True
 
-        assert run.supervise(run.nodes_of(params), params, stop=seen) == 0
+        assert supervise(run.nodes_of(params), params, stop=seen) == 0
 
 
 def test_a_bad_parameter_ends_the_run_with_its_reason(monkeypatch, tmp_path: Path, ros_domain: int, capfd):
     params = write(tmp_path, '/hand/multiview: {ros__parameters: {sync: {period: -1.0}}}')
-    assert run.supervise(run.nodes_of(params), params) == 1
+    assert supervise(run.nodes_of(params), params) == 1
     assert 'sync.period is -1.0; it must be from 0.001 to 10 s' in capfd.readouterr().err

@@ -6,7 +6,7 @@ import fcntl
 import re
 from pathlib import Path
 
-from hand_unc_ros.nodes.shared_memory import remove_dead_segments
+from hand_unc_ros.processes.shared_memory import remove_dead_segments
 
 
 def make(folder: Path, name: str) -> Path:

@@ -9,12 +9,12 @@ import sys
 
 import pytest
 
-from hand_unc_ros.nodes.stop_signals import StopSignals
+from hand_unc_ros.processes.stop_signals import StopSignals
 
 # Asks as often as it can, so that a signal comes at any point of the asking.
 ROUNDS = 50
 ASKING = f"""
-from hand_unc_ros.nodes.stop_signals import StopSignals
+from hand_unc_ros.processes.stop_signals import StopSignals
 for _ in range({ROUNDS}):
     signals = StopSignals()
     print('asking', flush=True)

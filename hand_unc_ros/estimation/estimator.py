@@ -35,6 +35,7 @@ from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.model import STANDIN
 from hand_unc_ros.networks.weights import fingerprint
 from hand_unc_ros.resources import resource
+from hand_unc_ros.threads import live_threads
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +66,7 @@ class EstimatorSettings:
     MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the network's own.
     triangulation: one of fusion.METHODS.  refinement: let the network's decoder correct the fused joints.  min_views:
     fewest views for a hand.  filter: smooth joints over time. acceleration: one of network_front_end.ACCELERATIONS.
-    threads: of torch on the CPU, 0 for its own choice. view_health: watch whether the cameras still are where their
+    threads: of torch on the CPU, 0 for half of the cores. view_health: watch whether the cameras still are where their
     calibration says.  down_weight: let a camera that is found to have moved count less.
     """
 
@@ -99,8 +100,7 @@ class EstimatorSettings:
 
 def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> HandEstimator:
     """Load weights and set up the pipeline for the named cameras. Raises HandUncError with the remedy."""
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or live_threads())
     refine, surface, files = None, None, files_of(settings)
     head = files.get('covariance_head')
     if settings.front_end == 'mediapipe':

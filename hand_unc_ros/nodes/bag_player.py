@@ -10,18 +10,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import rclpy
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Connection, QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INPUT_TYPES, Bag, open_bag
 from hand_unc_ros.errors import ConfigError, RecordingError
+from hand_unc_ros.nodes.process import node_of_its_own
 
 CLOCK_PERIOD_NS = 10_000_000
 _DEFAULT_DEPTH = 10
@@ -80,12 +79,8 @@ def play(
                 f'start {start_s} s is after the end of the bag ({bag.duration_ns / 1e9:.3f} s)')
         if duration_s is not None:
             last_ns = min(last_ns, begin_ns + round(duration_s * 1e9))
-        context = rclpy.Context()
-        # Without rclpy's own handlers, Ctrl-C is Python's KeyboardInterrupt and unwinds through here.
-        rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
-        node: Node | None = None
-        try:
-            node = Node('bag_player', context=context, start_parameter_services=False)
+        with node_of_its_own(lambda context: Node('bag_player', context=context,
+                                                  start_parameter_services=False)) as node:
             player = _Player(node, bag, rate, clock, dict(remap or {}), inputs)
             if wait_for_subscribers_s is not None:
                 player.wait_for_subscribers(wait_for_subscribers_s, subscribers)
@@ -97,11 +92,7 @@ def play(
                     if not loop:
                         break
             player.acknowledge()
-            return player.playback
-        finally:
-            if node is not None:
-                node.destroy_node()
-            context.try_shutdown()
+    return player.playback
 
 
 class _Player:

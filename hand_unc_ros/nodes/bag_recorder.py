@@ -15,12 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.signals import SignalHandlerOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
@@ -31,8 +29,9 @@ from hand_unc_ros.data.bags.writer import BagWriter, Topic
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.nodes.bag_player import message_class
+from hand_unc_ros.nodes.process import node_of_its_own
 from hand_unc_ros.nodes.recorded_topics import Selection, select
-from hand_unc_ros.nodes.stop_signals import StopSignals
+from hand_unc_ros.processes.stop_signals import StopSignals
 
 # Messages that may wait for this process, which takes them one by one.
 _IMAGE_DEPTH, _DEPTH = 50, 500
@@ -257,28 +256,25 @@ def record(output: str | Path, selection: Selection, *, max_size_mb: float = 0.0
     if selection.rig is not None:
         save_rig(selection.rig, writer.path / 'rig.yaml', selection.image_topics)
     writing = _Writing(writer)
-    context = rclpy.Context()
     signals = StopSignals()
     try:
-        rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
-        node = Node('bag_recorder', context=context, start_parameter_services=False,
-                    parameter_overrides=[Parameter('use_sim_time', value=use_sim_time)])
-        executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        writing.start()
-        recorder = _Recorder(node, selection, writing)
-        try:
-            _tell(f'recording to {writer.path}; end with Ctrl-C')
-            _spin(executor, recorder, writing, writer, signals, duration_s)
-            _drain(executor, recorder)
-        finally:
-            executor.shutdown()
-            node.destroy_node()
-            context.try_shutdown()
-            writing.stop()
+        with node_of_its_own(lambda context: Node(
+                'bag_recorder', context=context, start_parameter_services=False,
+                parameter_overrides=[Parameter('use_sim_time', value=use_sim_time)])) as node:
+            executor = SingleThreadedExecutor(context=node.context)
+            executor.add_node(node)
+            writing.start()
+            recorder = _Recorder(node, selection, writing)
+            try:
+                _tell(f'recording to {writer.path}; end with Ctrl-C')
+                _spin(executor, recorder, writing, writer, signals, duration_s)
+                _drain(executor, recorder)
+            finally:
+                executor.shutdown()
+                writing.stop()
+            return _conclude(recorder, writing, writer)
     finally:
         signals.restore()
-    return _conclude(recorder, writing, writer)
 
 
 def _spin(executor: SingleThreadedExecutor, recorder: _Recorder, writing: _Writing, writer: BagWriter,

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import rclpy
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -29,7 +29,9 @@ from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.model import STANDIN
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import stamp_from_message
-from hand_unc_ros.nodes.run import Program, nodes_of, supervise
+from hand_unc_ros.nodes.process import node_of_its_own
+from hand_unc_ros.nodes.run import nodes_of
+from hand_unc_ros.processes.supervise import Program, supervise
 
 NAMESPACE = '/hand'
 # Sets of the first seconds are not measured: processes start one after the other.
@@ -43,8 +45,8 @@ DRAIN_S = 1.0
 class Collector(Node):
     """Pairs estimates with the truth by their stamps. All times are this machine's, nanoseconds."""
 
-    def __init__(self) -> None:
-        super().__init__('demo_collector')
+    def __init__(self, context: Context) -> None:
+        super().__init__('demo_collector', context=context)
         self.truths: dict[int, np.ndarray] = {}
         self.estimates: dict[int, tuple[HandJointsWithCovariance, int]] = {}
         self.stage_ms: dict[str, list[float]] = {}
@@ -111,27 +113,23 @@ def run_demo(args: Namespace) -> int:
         raise ConfigError('--report needs --duration: a report is written at the end')
     if args.record is not None and args.record.exists():
         raise ConfigError(f'--record: {args.record} is there already; name a new folder')
-    rclpy.init()
-    collector = Collector()
-    executor = SingleThreadedExecutor()
-    executor.add_node(collector)
-    # In a thread of its own, so that arrival times are those of the messages.
-    spinner = threading.Thread(target=executor.spin, daemon=True)
-    spinner.start()
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            params = _write_params(args, Path(folder))
+    with node_of_its_own(Collector) as collector, tempfile.TemporaryDirectory() as folder:
+        params = _write_params(args, Path(folder))
+        programs: list[Program] = [*nodes_of(params)]
+        if args.record is not None:
+            programs.append(_Recorder(args.record))
+        executor = SingleThreadedExecutor(context=collector.context)
+        executor.add_node(collector)
+        # In a thread of its own, so that arrival times are those of the messages.
+        spinner = threading.Thread(target=executor.spin, daemon=True)
+        spinner.start()
+        try:
             watch = _Watch(args, collector)
-            programs: list[Program] = [*nodes_of(params)]
-            if args.record is not None:
-                programs.append(_Recorder(args.record))
             status = supervise(programs, params, stop=watch.over)
             return status or watch.finish()
-    finally:
-        executor.shutdown()
-        rclpy.try_shutdown()
-        spinner.join()
-        collector.destroy_node()
+        finally:
+            executor.shutdown()
+            spinner.join(timeout=0.5)
 
 
 def _write_params(args: Namespace, folder: Path) -> Path:
@@ -142,9 +140,7 @@ def _write_params(args: Namespace, folder: Path) -> Path:
     common = {'rig.file': str(rig_file), 'sync.period': 1.0 / args.rate, **transport}
     nodes = {
         'synthetic_rig': {'cameras': args.cameras, 'rate': float(args.rate), 'seed': args.seed, **transport},
-        # On two cores the other one renders; a second thread here would only wait for it.
-        'multiview': common | {'hand_model': STANDIN, 'threads': 1 if (os.cpu_count() or 1) <= 2 else 0,
-                               'publish.full_covariance': args.record is not None},
+        'multiview': common | {'hand_model': STANDIN, 'publish.full_covariance': args.record is not None},
     }
     if not args.headless:
         nodes['viewer'] = common | {'port': args.port}

@@ -118,7 +118,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=('none', 'compile', 'cuda_graph')),
     Parameter(
         'threads', 0,
-        'Threads of PyTorch on the CPU. 0: its own choice.',
+        'Threads of PyTorch on the CPU. 0: half of the cores, which leaves the others to cameras, middleware and viewer.',
         low=0, high=256),
     Parameter(
         'handedness', 'right',

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import yaml
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.nodes.shared_memory import remove_dead_segments, use_large_shared_memory
-from hand_unc_ros.nodes.stop_signals import StopSignals
+from hand_unc_ros.processes.supervise import supervise
 
 # Nodes that can be started, and what goes before the ROS arguments.
 NODES: dict[str, tuple[str, ...]] = {
@@ -25,10 +20,6 @@ NODES: dict[str, tuple[str, ...]] = {
 }
 # Where a section `/**/multiview`, which fits any namespace, has its node started: as the launch files do.
 DEFAULT_NAMESPACE = '/hand'
-_POLL_S = 0.1
-_GRACE_S = 10.0
-# A node that dies sooner than this after its start would only be started in a circle.
-_RESPAWN_MIN_LIFE_S = 5.0
 
 
 class NodeSpec(NamedTuple):
@@ -41,15 +32,6 @@ class NodeSpec(NamedTuple):
         module, *options = NODES[self.name]
         return [sys.executable, '-m', module, *options, '--ros-args', '--params-file', str(params),
                 '-r', f'__ns:={self.namespace}']
-
-
-class Program(Protocol):
-    """What `supervise` starts: its name, and its command line for a ROS parameter file."""
-
-    @property
-    def name(self) -> str: ...
-
-    def command(self, params: Path) -> list[str]: ...
 
 
 def nodes_of(params: Path) -> list[NodeSpec]:
@@ -80,72 +62,6 @@ def nodes_of(params: Path) -> list[NodeSpec]:
     if not specs:
         raise ConfigError(f'{params} names no node; give it a section such as /hand/multiview')
     return specs
-
-
-class _Running:
-    """One program's process, started again when it dies, where that is wanted."""
-
-    def __init__(self, program: Program, params: Path, respawn: bool) -> None:
-        self.program = program
-        self._command = program.command(params)
-        self._respawn = respawn
-        self._start()
-
-    def _start(self) -> None:
-        self._started_s = time.monotonic()
-        # In a session of its own, so that Ctrl-C reaches it once, through us.
-        self.process = subprocess.Popen(self._command, start_new_session=True)
-
-    def dead(self) -> bool:
-        """Whether it has ended for good; one that is to be started again is started here."""
-        status = self.process.poll()
-        if status is None:
-            return False
-        lived_s = time.monotonic() - self._started_s
-        print(f'hand-unc run: {self.program.name} ended with status {status} after {lived_s:.0f} s',
-              file=sys.stderr)
-        if not self._respawn or lived_s < _RESPAWN_MIN_LIFE_S:
-            return True
-        remove_dead_segments()
-        self._start()
-        return False
-
-
-def supervise(programs: Sequence[Program], params: Path, respawn: bool = False,
-              stop: Callable[[], bool] = lambda: False) -> int:
-    """Run the programs until Ctrl-C (status 0), until `stop()` holds (0), or until one dies (1).
-
-    The others are then interrupted too, and killed when they do not end within ten seconds.
-    """
-    use_large_shared_memory()
-    # What nodes left behind that were killed in an earlier run.
-    remove_dead_segments()
-    running: list[_Running] = []
-    signals = StopSignals()
-    try:
-        for program in programs:
-            running.append(_Running(program, params, respawn))
-        while not signals.came and not stop():
-            if any([each.dead() for each in running]):
-                return 1
-            time.sleep(_POLL_S)
-        return 0
-    finally:
-        _end([each.process for each in running])
-        signals.restore()
-
-
-def _end(processes: list[subprocess.Popen]) -> None:
-    for process in processes:
-        if process.poll() is None:
-            process.send_signal(signal.SIGINT)
-    deadline_s = time.monotonic() + _GRACE_S
-    for process in processes:
-        try:
-            process.wait(max(0.0, deadline_s - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
 
 
 def run_nodes(args: argparse.Namespace) -> int:

@@ -87,7 +87,7 @@ class SyntheticRig(Node):
 
     def destroy_node(self) -> None:
         self._stopping.set()
-        self._thread.join(timeout=5.0)
+        self._thread.join(timeout=1.0)
         super().destroy_node()
 
     def _broadcast_poses(self, rig) -> None:

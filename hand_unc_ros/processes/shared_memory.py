@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from hand_unc_ros.resources import resource
@@ -13,6 +15,8 @@ PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 
 _FOLDER = Path('/dev/shm')
 _PREFIX, _LOCK_SUFFIX = 'fastdds_', '_el'
+# A participant's own segment; those of ports are shared with other processes.
+_OWN_LOCK = re.compile(r'fastdds_[0-9a-f]{16}_el')
 # A process that is just starting has made its lock file and may not have locked it yet.
 _MIN_AGE_S = 10.0
 
@@ -50,3 +54,25 @@ def remove_dead_segments(folder: Path = _FOLDER, min_age_s: float = _MIN_AGE_S) 
             # Locked by its living owner, somebody else's, or removed meanwhile.
             continue
     return freed
+
+
+def own_segments() -> set[Path]:
+    """The segments that participants of this process have made."""
+    found = set()
+    for descriptor in Path('/proc/self/fd').iterdir():
+        try:
+            lock = Path(os.readlink(descriptor))
+        except OSError:
+            # Closed meanwhile.
+            continue
+        if lock.parent == _FOLDER and _OWN_LOCK.fullmatch(lock.name):
+            found.add(lock.with_name(lock.name.removesuffix(_LOCK_SUFFIX)))
+    return found
+
+
+def unlink_segments(segments: Iterable[Path]) -> None:
+    """Remove segments of this process, so that leaving at once leaves nothing behind. Whoever has opened one keeps it;
+    nobody opens it any more, so the process must have nothing left to publish."""
+    for segment in segments:
+        segment.unlink(missing_ok=True)
+        segment.with_name(segment.name + _LOCK_SUFFIX).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""How programs start, end and share a machine. Knows nothing of ROS."""
