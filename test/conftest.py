@@ -7,6 +7,7 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,3 +52,14 @@ def ros_domain(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[int]
     monkeypatch.setenv(PROFILE_VARIABLE, str(resource('config/fastdds.xml')))
     yield domain
     lock.close()
+
+
+def pytest_make_parametrize_id(config: pytest.Config, val: Any, argname: str) -> str | None:
+    """Bytes by their length: pickles hold addresses, and all processes of a test run must agree on the names."""
+    return f'{argname}-{len(val)}-bytes' if isinstance(val, bytes) else None
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """The skipped ones are listed with their reasons by pytest itself (-ra); those that were not asked for are not."""
+    if config.getoption('markexpr') == 'not slow':
+        terminalreporter.write_line('Tests marked slow were left out: `make test-slow` runs them as well.')
