@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from hand_unc_ros import __version__
 from hand_unc_ros.errors import ConfigError, HandUncError
+from hand_unc_ros.methods.landmarks.commands import get, get_arguments
 
 # Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
 SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
@@ -311,7 +312,8 @@ def _synth(args: argparse.Namespace) -> None:
     print(make_set(args.out, content, args.workers).description)
 
 
-GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model'}
+GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model',
+          'models': 'networks that do not come with the package'}
 COMMANDS = (
     Command('doctor', 'what is present, and what to do about what is missing', _doctor_arguments, _doctor),
     Command('demo', 'synthetic cameras, the live estimator and the browser view', _demo_arguments, _demo,
@@ -331,6 +333,7 @@ COMMANDS = (
     Command('export', 'a network as ONNX files, compared with torch before they are written', _export_arguments,
             _export),
     Command('synth', 'write a set of synthetic samples to disk', _synth_arguments, _synth),
+    Command('models get', "fetch a network into the user's model folder", get_arguments, get),
     Command('mano convert', "your MANO .pkl to a file that is safe to load", _convert_arguments, _convert),
 )
 

@@ -17,13 +17,11 @@ import torch
 from torch import nn
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
+from hand_unc_ros.methods.landmarks.stored_models import HAND_FILE, PALM_FILE, landmark_folder
 from hand_unc_ros.networks.blaze_hand import HandLandmarkNet, PalmNet
 from hand_unc_ros.networks.tflite_import import TfliteGraph, read_tflite
 from hand_unc_ros.networks.weights import save_network
-from hand_unc_ros.resources import user_models
 
-FOLDER = 'landmarks'
-HAND_FILE, PALM_FILE = 'hand_landmark_full.safetensors', 'palm_detection_full.safetensors'
 REQUIREMENT = 'mediapipe==0.10.21'
 # One of the wheels of that release, for any machine.
 PLATFORM = ('--platform', 'manylinux_2_28_x86_64', '--python-version', '3.11', '--implementation', 'cp')
@@ -46,21 +44,15 @@ Zhang et al., "MediaPipe Hands: On-device Real-time Hand Tracking", 2020.
 """
 
 
-def landmark_models() -> tuple[Path, Path] | None:
-    """The stored landmark network and palm detector, None where they were not fetched."""
-    files = tuple(user_models() / FOLDER / name for name in (HAND_FILE, PALM_FILE))
-    return files if all(file.is_file() for file in files) else None
-
-
 def get_models(wheel: Path | None = None, folder: Path | None = None) -> Path:
     """Convert the networks of a wheel of mediapipe 0.10.21, downloaded by pip without one. Returns their folder.
 
     folder: where to write (default: `landmarks` in the user's model folder).
     Raises MissingDependencyError when the download fails, ConfigError for a wheel with other networks.
     """
-    folder = folder or user_models() / FOLDER
+    folder = folder or landmark_folder()
     with tempfile.TemporaryDirectory() as download:
-        members = _members(wheel or _downloaded(Path(download)))
+        members = wheel_members(wheel or download(Path(download)))
     networks = [(name, _converted(network(), read_tflite(members[member]), name))
                 for name, network, member, _ in MODELS]
     folder.mkdir(parents=True, exist_ok=True)
@@ -75,9 +67,10 @@ def get_models(wheel: Path | None = None, folder: Path | None = None) -> Path:
     return folder
 
 
-def _downloaded(folder: Path) -> Path:
-    command = [sys.executable, '-m', 'pip', '--disable-pip-version-check', 'download', '--quiet', '--no-deps',
-               '--only-binary=:all:', *PLATFORM, '--dest', str(folder), REQUIREMENT]
+def download(folder: Path) -> Path:
+    """The wheel, by pip, into a folder. Raises MissingDependencyError saying what to do without a network."""
+    command = [sys.executable, '-m', 'pip', '--disable-pip-version-check', 'download', '--quiet', '--retries', '1',
+               '--timeout', '20', '--no-deps', '--only-binary=:all:', *PLATFORM, '--dest', str(folder), REQUIREMENT]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         reason = (done.stderr.strip().splitlines() or [''])[-1]
@@ -86,13 +79,13 @@ def _downloaded(folder: Path) -> Path:
     wheels = list(folder.glob('mediapipe-*.whl'))
     if not wheels:
         raise MissingDependencyError(
-            f'pip could not download {REQUIREMENT} ({reason}). On a machine with a network: `pip {" ".join(command[4:9])}'
-            f' {" ".join(PLATFORM)} {REQUIREMENT}`, then here: `hand-unc models get landmarks --wheel FILE`; or copy the'
-            f" folder {user_models() / FOLDER} from a machine that has it")
+            f'pip could not download {REQUIREMENT} ({reason}). On a machine with a network: `pip download --no-deps'
+            f' --only-binary=:all: {" ".join(PLATFORM)} {REQUIREMENT}`, then here: `hand-unc models get landmarks --wheel'
+            f' FILE`; or copy the folder {landmark_folder()} from a machine that has it')
     return wheels[0]
 
 
-def _members(wheel: Path) -> dict[str, bytes]:
+def wheel_members(wheel: Path) -> dict[str, bytes]:
     """The networks and the licence, by their names in the wheel; the networks' SHA-256 checked."""
     try:
         with zipfile.ZipFile(wheel) as archive:
