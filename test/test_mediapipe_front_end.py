@@ -11,10 +11,11 @@ import pytest
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
 from hand_unc_ros.estimation import mediapipe_front_end
-from hand_unc_ros.estimation.mediapipe_front_end import SIGMA_FRACTION, MediapipeFrontEnd, landmark_variance
+from hand_unc_ros.estimation.mediapipe_front_end import MediapipeFrontEnd
 from hand_unc_ros.estimation.types import View
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
+from hand_unc_ros.methods.landmarks.noise_model import SIGMA_FRACTION, landmark_variance
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
 VIDEO = RECORDINGS / 'handpose3d' / 'cam0_test.mp4'

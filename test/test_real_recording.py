@@ -21,12 +21,13 @@ from rosbags.typesys import Stores, get_typestore
 from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.data.rigs import load_rig, save_rig
-from hand_unc_ros.errors import MissingDependencyError
-from hand_unc_ros.estimation.mediapipe_front_end import MediapipeFrontEnd
-from hand_unc_ros.estimation.types import View
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection, triangulate_dlt
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST
+from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
+from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
+from hand_unc_ros.methods.landmarks.stored_models import landmark_models
+from hand_unc_ros.methods.landmarks.tracker import HandTracker
 from hand_unc_ros.processes.supervise import end_processes
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
@@ -78,25 +79,24 @@ def recording(tmp_path_factory):
 @pytest.fixture(scope='module')
 def detections(recording):
     """Per camera, 2D joints (378, 21, 2) px and variances (378, 21, 2) px² of the images in the bag."""
+    models = landmark_models()
+    if models is None:
+        pytest.skip('the landmark networks are missing (hand-unc models get landmarks)')
     rig_file, bag_path = recording
     rig = load_rig(rig_file)
     store = get_typestore(Stores.ROS2_HUMBLE)
     joints = {name: np.full((FRAMES, JOINT_COUNT, 2), np.nan) for name in CAMERAS}
     variance = {name: joints[name].copy() for name in CAMERAS}
     count = dict.fromkeys(CAMERAS, 0)
-    try:
-        front_end = MediapipeFrontEnd(CAMERAS)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
-    with front_end, open_bag(bag_path) as bag:
+    tracker = HandTracker(LandmarkNetworks(*models))
+    with open_bag(bag_path) as bag:
         images = [connection for connection in bag.connections if connection.topic.endswith('/compressed')]
-        for connection, stamp_ns, data in bag.messages(images):
+        for connection, _, data in bag.messages(images):
             name = connection.topic.split('/')[1]
             message = store.deserialize_cdr(data, connection.msgtype)
             image = cv2.cvtColor(cv2.imdecode(np.asarray(message.data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-            estimate = front_end.estimate({name: View(rig[name], image, stamp_ns)})
-            joints[name][count[name]] = estimate.joints_px[0]
-            variance[name][count[name]] = estimate.variance_px2[0]
+            for hand in tracker.update({name: (rig[name], image)})[name]:
+                joints[name][count[name]], variance[name][count[name]] = landmark_gaussians(hand.joints_px, SIZE, SIZE)
             count[name] += 1
     assert count == dict.fromkeys(CAMERAS, FRAMES)
     return rig, joints, variance
@@ -141,18 +141,21 @@ def test_the_bag_holds_the_recording(recording):
 
 def test_the_views_agree_on_the_hand(detections, record_property):
     points, error, mahalanobis2 = fuse(*detections)
-    found = np.isfinite(points).all(axis=-1).sum(axis=1) >= JOINT_COUNT // 2
+    joints = np.isfinite(points).all(axis=-1).sum(axis=1)
     median, tail = np.nanmedian(error), np.nanpercentile(error, 90)
     bones = bone_variation(points)
     palm = np.nanmedian(np.linalg.norm(points[:, MIDDLE_MCP] - points[:, WRIST], axis=-1))
     # Two views leave one residual of a joint's four coordinates free.
     inside = np.mean(np.nansum(mahalanobis2, axis=0)[np.isfinite(points).all(axis=-1)] < 1.96 ** 2)
-    for name, value in (('frames', int(found.sum())), ('median_px', median), ('p90_px', tail),
+    for name, value in (('frames', int((joints > 0).sum())), ('half_of_the_joints', int((joints >= JOINT_COUNT / 2).sum())),
+                        ('median_px', median), ('p90_px', tail),
                         ('palm_m', palm), ('bone_variation', np.median(bones)), ('inside_95', inside)):
         record_property(name, value)
         print(f'{name}: {value:.4g}')
-    assert found.sum() >= 0.95 * FRAMES
-    assert median <= 2.0
+    assert (joints > 0).sum() >= SEEN_BY_BOTH
+    assert (joints >= JOINT_COUNT / 2).sum() >= SEEN_BY_BOTH - 2, 'at the ends half a hand is inside cam0'
+    assert median <= 1.5
+    assert tail <= 4.9
     assert palm == pytest.approx(PALM_M, rel=0.05), 'METRES_PER_SQUARE is the fit of this very number'
     # The noise model was fitted to hold 95 % of these residuals; robust weights move points a little.
     assert 0.90 <= inside <= 0.98

@@ -1,7 +1,7 @@
 """2D joints from MediaPipe Hands: a front end for real images that needs no training of ours.
 
 MediaPipe gives landmarks but no uncertainty per landmark, so variances come from a noise model
-(`SIGMA_FRACTION`): a standard deviation per kind of joint, as a fraction of the hand's extent in
+(`noise_model.py`): a standard deviation per kind of joint, as a fraction of the hand's extent in
 the image. What leaves here is the same `ViewEstimate` that a network front end gives.
 
 MediaPipe: Zhang et al., "MediaPipe Hands: On-device Real-time Hand Tracking", 2020.
@@ -18,22 +18,7 @@ from hand_unc_ros.errors import ConfigError, MissingDependencyError
 from hand_unc_ros.estimation.types import View, ViewEstimate
 from hand_unc_ros.hand.crops import box_around
 from hand_unc_ros.hand.joints import JOINT_COUNT, to_public
-
-# Standard deviation of one image coordinate of a landmark, as a fraction of the side of the square
-# around the hand (`box_around(joints, expansion=1)`); base → tip of the thumb and of a finger.
-#
-# Derived from the handpose3d recording (TemugeB/handpose3d, MIT; 360 frames in which two calibrated
-# cameras both see the right hand; complexity 1, tracking). Each joint was triangulated by least squares
-# on reprojection; two views leave one residual degree of freedom, so with equal relative noise in both
-# views q = sqrt(Σ_views |residual|² / extent²) is |N(0, σ)|, and σ = (95 % quantile of q) / 1.96,
-# because the package promises 95 % ellipsoids. Index … little were averaged. Limits: only the error
-# across epipolar lines shows in such residuals, and it is taken as isotropic; calibration and
-# synchronisation errors are in it; a bias common to both views is not; one subject, one recording.
-SIGMA_FRACTION_WRIST = 0.024
-SIGMA_FRACTION_THUMB = (0.024, 0.035, 0.034, 0.033)
-SIGMA_FRACTION_FINGER = (0.018, 0.020, 0.027, 0.033)
-SIGMA_FRACTION = np.array((SIGMA_FRACTION_WRIST, *SIGMA_FRACTION_THUMB, *(SIGMA_FRACTION_FINGER * 4)))
-SIGMA_FRACTION.flags.writeable = False
+from hand_unc_ros.methods.landmarks.noise_model import landmark_variance
 
 # A hand that MediaPipe calls the other one with more than 98 % is the other one.
 _MIN_HANDEDNESS = 0.02
@@ -50,13 +35,6 @@ def _hands_class() -> Any:
     except (ImportError, AttributeError) as error:
         raise MissingDependencyError(f'{_INSTALL} ({error})') from error
     return Hands
-
-
-def landmark_variance(joints_px: np.ndarray) -> np.ndarray:
-    """Variances (..., 21, 2) px² of landmarks (..., 21, 2) px by the noise model above."""
-    extent = box_around(joints_px, expansion=1.0)[..., 2]
-    sigma = SIGMA_FRACTION * extent[..., None]
-    return np.repeat((sigma ** 2)[..., None], 2, axis=-1)
 
 
 class MediapipeFrontEnd:
