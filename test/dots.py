@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from hand_unc_ros.estimation.fusion import innovations
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, ViewEstimate
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 from hand_unc_ros.estimation.view_health import ViewHealth
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import propagate_covariance, triangulate_dlt
@@ -74,7 +75,7 @@ class DotEstimator:
 
     def __init__(self, min_views: int = 2) -> None:
         self._min_views = min_views
-        self.last_views: ViewEstimate | None = None
+        self.last_views: ViewGaussians | None = None
         self.health: ViewHealth | None = None
         self.resets = 0
 
@@ -103,7 +104,7 @@ class DotEstimator:
         residuals = np.full((len(names), 21), np.nan)
         residuals[used] = (rig.project(fit.points)[0] - px).norm(dim=-1).numpy()
         rows = len(views)
-        self.last_views = ViewEstimate(tuple(view.camera.name for view in views), px.numpy(),
+        self.last_views = ViewGaussians(tuple(view.camera.name for view in views), px.numpy(),
                                        np.full((rows, 21, 2), SIGMA_PX ** 2), valid.numpy(), np.ones(rows),
                                        np.full((rows, 4), np.nan))
         if self.health is None:

@@ -7,7 +7,7 @@ from rig_cases import ring
 from view_cases import START_NS
 
 from hand_unc_ros.estimation.network_front_end import NetworkFrontEnd
-from hand_unc_ros.estimation.types import View
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, pixels_to_cells

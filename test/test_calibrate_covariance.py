@@ -22,7 +22,8 @@ from hand_unc_ros.cli import main
 from hand_unc_ros.errors import ConfigError, RecordingError
 from hand_unc_ros.estimation.covariance_map import CovarianceMap, fit_map
 from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
-from hand_unc_ros.estimation.types import Refinement, joint_blocks
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
+from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.evaluation.recordings import calibrate as command
 from hand_unc_ros.evaluation.recordings.replay import BagSettings
 from hand_unc_ros.evaluation.recordings.calibrate import calibrate

@@ -14,7 +14,9 @@ from view_cases import START_NS, TruthFrontEnd, frames, hand
 
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
 from hand_unc_ros.estimation.fusion import METHODS, fuse
-from hand_unc_ros.estimation.types import NoHand, Refinement, block_diagonal
+from hand_unc_ros.estimation.types import NoHand
+from hand_unc_ros.hand.covariance_blocks import block_diagonal
+from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd

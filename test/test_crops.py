@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rig_cases import LENSES
 from view_cases import REST, hand
 
-from hand_unc_ros.estimation.cropping import fit_frame
+from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.crops import (
     BOX_EXPANSION,

@@ -16,7 +16,9 @@ from hand_unc_ros.estimation.estimator import (
     HandEstimator,
 )
 from hand_unc_ros.estimation.fusion import fuse
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, joint_blocks
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd, mahalanobis_squared
 from hand_unc_ros.hand.fitting import load_hand_fitter

@@ -38,7 +38,7 @@ from hand_unc_ros.evaluation.recordings import evaluate as command
 from hand_unc_ros.evaluation.recordings.replay import BagSettings, find_calibration, find_images, header_stamp_ns
 from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.nodes.offline import bag_settings
+from hand_unc_ros.settings.recordings import bag_settings
 
 RIG = ring((10, 100, 190, 280), radius=0.6, height=0.35)
 STILL = hand()

@@ -12,7 +12,7 @@ import pytest
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
 from hand_unc_ros.estimation import mediapipe_front_end
 from hand_unc_ros.estimation.mediapipe_front_end import SIGMA_FRACTION, MediapipeFrontEnd, landmark_variance
-from hand_unc_ros.estimation.types import View
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
 

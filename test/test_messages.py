@@ -15,7 +15,9 @@ pytest.importorskip('hand_unc_ros.msg', reason='needs the built messages')
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from visualization_msgs.msg import Marker  # noqa: E402
 
-from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate, joint_blocks  # noqa: E402
+from hand_unc_ros.estimation.types import HandEstimate  # noqa: E402
+from hand_unc_ros.hand.covariance_blocks import joint_blocks  # noqa: E402
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians  # noqa: E402
 from hand_unc_ros.geometry.gaussians import chi2_quantile  # noqa: E402
 from hand_unc_ros.hand.fitting import load_hand_fitter  # noqa: E402
 from hand_unc_ros.hand.standin import build_standin  # noqa: E402

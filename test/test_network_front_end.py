@@ -28,7 +28,7 @@ from hand_unc_ros.estimation.network_front_end import (
     choose_device,
     choose_precision,
 )
-from hand_unc_ros.estimation.types import View
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DNet
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder
 from hand_unc_ros.networks.jump_hand import save_jump_hand

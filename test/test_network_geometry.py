@@ -22,7 +22,7 @@ from torch import nn
 from view_cases import START_NS, hand
 
 from hand_unc_ros.estimation.network_front_end import BORDER_PX
-from hand_unc_ros.estimation.types import View
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.hand.crops import image_from_crop, transform
 from hand_unc_ros.networks.hand_finder import Finder
 

@@ -15,7 +15,7 @@ from dots import DotEstimator, dot_rig, draw  # noqa: E402
 from hand_unc_ros.errors import ImageFormatError  # noqa: E402
 from hand_unc_ros.estimation.synchroniser import Synchroniser  # noqa: E402
 from hand_unc_ros.estimation.types import HandEstimate  # noqa: E402
-from hand_unc_ros.nodes.calibration import Calibrations  # noqa: E402
+from hand_unc_ros.data.camera_calibrations import CameraCalibrations  # noqa: E402
 from hand_unc_ros.nodes.diagnostics import CameraHealth  # noqa: E402
 from hand_unc_ros.nodes.pipeline import Pipeline  # noqa: E402
 
@@ -33,7 +33,7 @@ class Setup:
         self.out, self.failed, self.decoded = [], [], []
         self.told = threading.Condition()
         self.health = {name: CameraHealth(f'/{name}', 'raw') for name in rig.names}
-        self.calibrations = Calibrations(rig.names, rig, info_used=False, pose_used=False)
+        self.calibrations = CameraCalibrations(rig.names, rig, info_used=False, pose_used=False)
         self.estimator = estimator or DotEstimator()
         self.pipeline = Pipeline(
             Synchroniser(rig.names, period_s=PERIOD / 1e9, tolerance_s=0.01, deadline_s=PERIOD / 1e9),

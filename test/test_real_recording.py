@@ -23,7 +23,7 @@ from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.data.rigs import load_rig, save_rig
 from hand_unc_ros.errors import MissingDependencyError
 from hand_unc_ros.estimation.mediapipe_front_end import MediapipeFrontEnd
-from hand_unc_ros.estimation.types import View
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection, triangulate_dlt
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST

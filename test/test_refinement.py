@@ -12,7 +12,9 @@ from test_estimator import RIG, STILL, estimator_of, still
 from view_cases import PERIOD_NS, START_NS, TruthFrontEnd, frames, hand, see
 
 from hand_unc_ros.estimation.fusion import fuse
-from hand_unc_ros.estimation.types import FrameSet, NoHand, Refinement, View
+from hand_unc_ros.estimation.types import FrameSet, NoHand
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.hand.fitting import load_hand_fitter
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from hand_unc_ros.estimation.types import joint_blocks
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.evaluation.metrics import pearson
 from hand_unc_ros.evaluation.uncertainty import (
     NOMINAL, ause_stereo, calibration_error, coordinate_correlation, coverage, energy_score,

@@ -13,7 +13,8 @@ from view_noise import NetworkNoise, waving
 
 from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
 from hand_unc_ros.estimation.fusion import fuse, innovations
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, View
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.estimation.view_health import GROUPS, SCALES, ViewHealth
 from hand_unc_ros.geometry.cameras import CameraRig
 

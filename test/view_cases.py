@@ -4,7 +4,9 @@ import numpy as np
 import torch
 from hand_cases import regressed
 
-from hand_unc_ros.estimation.types import FrameSet, View, ViewEstimate
+from hand_unc_ros.estimation.types import FrameSet
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 from hand_unc_ros.hand.crops import box_around
 from hand_unc_ros.hand.joints import FINGERS
 from hand_unc_ros.hand.standin import build_standin
@@ -62,7 +64,7 @@ def see(rig, joints, sigma_px=1.0, noise=0.0, seed=0, hidden=()):
         valid[view, slice(None) if joint is None else joint] = False
     px[~valid] = np.nan
     variance[~valid] = np.nan
-    return ViewEstimate(rig.names, px, variance, valid, np.where(valid.any(1), 0.9, 0.0), boxes)
+    return ViewGaussians(rig.names, px, variance, valid, np.where(valid.any(1), 0.9, 0.0), boxes)
 
 
 class TruthFrontEnd:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hand_unc_ros.estimation.types import joint_blocks
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.geometry.gaussians import ellipsoid_axes
 from hand_unc_ros.hand.joints import BONES
 
