@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from hand_unc_ros.estimation.fusion import innovations
+from hand_unc_ros.estimation.innovations import innovations
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand
 from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 from hand_unc_ros.estimation.view_health import ViewHealth

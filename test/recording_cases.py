@@ -17,7 +17,7 @@ from hand_unc_ros.data.bags.hands import HAND_TYPE, POSES_TYPE, VIEW_TYPE
 from hand_unc_ros.data.bags.reader import TF_TYPE
 from hand_unc_ros.data.bags.writer import METADATA_VERSION
 from hand_unc_ros.data.rigs import save_rig
-from hand_unc_ros.estimation.fusion import fuse
+from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 
 torch.set_num_threads(1)

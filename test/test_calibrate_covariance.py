@@ -16,7 +16,7 @@ from recording_cases import (
     write_bag,
 )
 from rig_cases import ring
-from view_cases import TruthFrontEnd, frames, hand, see
+from view_cases import TruthMethod, frames, hand, see
 
 from hand_unc_ros.cli import main
 from hand_unc_ros.errors import ConfigError, RecordingError
@@ -141,7 +141,7 @@ def pipeline(monkeypatch):
     def build(settings, cameras):
         asked['settings'] = settings
         seen = STILL + [asked['bias'], 0, 0]
-        return HandEstimator(TruthFrontEnd(lambda t: seen, noise=asked['noise'], alter=asked['alter']), settings)
+        return HandEstimator(TruthMethod(lambda t: seen, noise=asked['noise'], alter=asked['alter']), settings)
 
     monkeypatch.setattr(command, 'build_estimator', build)
     monkeypatch.setattr(command, 'files_of', lambda settings: {})
@@ -230,8 +230,8 @@ def test_the_output_of_the_filter_has_factors_of_its_own(pipeline, tmp_path):
     # At 15 Hz the filter trusts the views, whose errors of 0.84 mm an axis hold; the floor of 0.5 mm comes on top.
     assert told.filtered[4] == pytest.approx(0.84 ** 2 / (0.84 ** 2 + 0.5 ** 2), rel=0.12)
     # Errors of other sets: 1932 of them, so that the share is known to 0.5 %, as it is by the fit.
-    estimator = HandEstimator(TruthFrontEnd(still, noise=1.0), EstimatorSettings(filter=True), told)
-    plain = HandEstimator(TruthFrontEnd(still, noise=1.0), EstimatorSettings(filter=True),
+    estimator = HandEstimator(TruthMethod(still, noise=1.0), EstimatorSettings(filter=True), told)
+    plain = HandEstimator(TruthMethod(still, noise=1.0), EstimatorSettings(filter=True),
                           replace(told, filtered={}))
     within, without = [], []
     for index in range(SETS_OF_FILTER):

@@ -26,7 +26,7 @@ from recording_cases import (
     write_bag,
 )
 from rig_cases import ring
-from view_cases import PERIOD_NS, START_NS, TruthFrontEnd, hand
+from view_cases import PERIOD_NS, START_NS, TruthMethod, hand
 
 from hand_unc_ros.cli import main
 from hand_unc_ros.data.bags.reader import open_bag
@@ -182,7 +182,7 @@ def test_a_rig_of_other_cameras_is_refused(tmp_path):
 def pipeline(monkeypatch):
     """The estimator behind a front end that knows where the hand is; the images only have to be images."""
     def build(settings, cameras):
-        return HandEstimator(TruthFrontEnd(moving, noise=1.0), settings)
+        return HandEstimator(TruthMethod(moving, noise=1.0), settings)
 
     monkeypatch.setattr(command, 'build_estimator', build)
     monkeypatch.setattr(command, 'files_of', lambda settings: {})
@@ -280,7 +280,7 @@ def test_a_single_file_without_a_finished_index_is_read(pipeline, tmp_path):
 
 def test_no_hand_at_all_is_explained(monkeypatch, tmp_path):
     monkeypatch.setattr(command, 'build_estimator', lambda settings, cameras: HandEstimator(
-        TruthFrontEnd(still, lost=RIG.names), settings))
+        TruthMethod(still, lost=RIG.names), settings))
     with pytest.raises(RecordingError, match='no hand was found.*8 sets.*8: 0 of 4 views show a hand'):
         evaluate_bag(filmed(tmp_path, count=8))
 

@@ -9,9 +9,9 @@ from network_cases import RIG as CROPPED
 from network_cases import TINY, front_end, pictures, save_tiny, tiny_network
 from rig_cases import FLIP, mirrored_camera
 from test_estimator import RIG, STILL, estimator_of, still
-from view_cases import PERIOD_NS, START_NS, TruthFrontEnd, frames, hand, see
+from view_cases import PERIOD_NS, START_NS, TruthMethod, frames, hand, see
 
-from hand_unc_ros.estimation.fusion import fuse
+from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.estimation.types import FrameSet, NoHand
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.geometric_fusion import Refinement
@@ -138,7 +138,7 @@ def test_without_a_decoder_there_is_no_refinement(tmp_path):
     assert refined(front, pictures()) is None
 
 
-class Both(TruthFrontEnd):
+class Both(TruthMethod):
     """Knows where the hand is, and lets the network see the same views around it."""
 
     def __init__(self, network, **options):
@@ -213,7 +213,7 @@ class Correction:
 
 def test_what_is_fused_is_refined_with_its_covariance():
     refine = Correction()
-    front = TruthFrontEnd(still, lost=('cam1',))
+    front = TruthMethod(still, lost=('cam1',))
     plain = estimator_of(front).process(frames(RIG))
     estimator = estimator_of(front, refine=refine)
     result = estimator.process(frames(RIG))
@@ -229,7 +229,7 @@ def test_what_is_fused_is_refined_with_its_covariance():
 def test_a_joint_that_was_not_triangulated_stays_invalid():
     """The decoder guesses it, but nothing says how well: it has no covariance."""
     hidden = [(view, joint) for view in range(3) for joint in (4, 13)]
-    front = TruthFrontEnd(still, alter=lambda e: see(RIG, STILL, hidden=hidden))
+    front = TruthMethod(still, alter=lambda e: see(RIG, STILL, hidden=hidden))
     result = estimator_of(front, refine=Correction()).process(frames(RIG))
     assert np.flatnonzero(~result.valid).tolist() == [4, 13]
     assert np.isnan(result.joints[[4, 13]]).all()
@@ -273,7 +273,7 @@ def test_without_a_hand_model_the_mesh_is_the_networks():
 
 def test_a_hand_model_is_fitted_to_the_refined_joints_with_their_covariance():
     """Also where the network gives vertices; the parameters are those of the vertices that are given."""
-    estimator = estimator_of(TruthFrontEnd(still, noise=1.0), refine=Correction(), surface=SURFACE,
+    estimator = estimator_of(TruthMethod(still, noise=1.0), refine=Correction(), surface=SURFACE,
                              hand_model='stand-in')
     result = estimator.process(frames(RIG))
     fit = SURFACE.fit(result.joints, result.covariance)
@@ -287,7 +287,7 @@ def test_published_parameters_reproduce_the_published_vertices():
 
     for side in ('right', 'left'):
         truth = hand(side=side, curl=0.6, place=(0.1, -0.2, 0.3))
-        estimator = estimator_of(TruthFrontEnd(lambda t: truth, noise=1.0), handedness=side, hand_model='stand-in',
+        estimator = estimator_of(TruthMethod(lambda t: truth, noise=1.0), handedness=side, hand_model='stand-in',
                                  surface=load_hand_fitter('stand-in', side))
         result = estimator.process(frames(RIG))
         inputs = (result.fit.pose, result.fit.shape, result.fit.translation)
@@ -313,7 +313,7 @@ class Recorder:
 
 def test_the_fit_is_carried_along_a_track_and_forgotten_with_it():
     spoil = [False]
-    front = TruthFrontEnd(still, noise=1.0, alter=lambda e: see(RIG, 3 * STILL) if spoil[0] else e)
+    front = TruthMethod(still, noise=1.0, alter=lambda e: see(RIG, 3 * STILL) if spoil[0] else e)
     surface = Recorder()
     estimator = estimator_of(front, surface=surface, hand_model='stand-in')
     first, second = (estimator.process(frames(RIG, index)) for index in range(2))
@@ -324,11 +324,11 @@ def test_the_fit_is_carried_along_a_track_and_forgotten_with_it():
     fourth = estimator.process(frames(RIG, stamp_ns=START_NS))
     assert (third.track_id, fourth.track_id) == (2, 3) and surface.previous[2:] == [None, None]
     spoil[0] = True
-    assert isinstance(estimator.process(frames(RIG, 1)), NoHand)
+    assert isinstance(estimator.process(frames(RIG, 1)), Refused)
     spoil[0] = False
     estimator.process(frames(RIG, 2))
     assert surface.previous[4:] == [None]
-    fresh = estimator_of(TruthFrontEnd(still, noise=1.0), surface=SURFACE, hand_model='stand-in')
+    fresh = estimator_of(TruthMethod(still, noise=1.0), surface=SURFACE, hand_model='stand-in')
     np.testing.assert_array_equal(fresh.process(frames(RIG, stamp_ns=later)).vertices, third.vertices)
     # The same joints with another past: bone lengths are learnt along a track.
     estimator.process(frames(RIG, 3))

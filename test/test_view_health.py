@@ -8,11 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig_cases import LENSES, ring
-from view_cases import IMAGE, PERIOD_NS, START_NS, TruthFrontEnd, frames, hand, project, rotation, see
+from view_cases import IMAGE, PERIOD_NS, START_NS, TruthMethod, frames, hand, project, rotation, see
 from view_noise import NetworkNoise, waving
 
 from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
-from hand_unc_ros.estimation.fusion import fuse, innovations
+from hand_unc_ros.estimation.innovations import innovations
+from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.estimation.view_health import GROUPS, SCALES, ViewHealth
@@ -134,7 +135,7 @@ class Watch:
 
     def __init__(self, rig=RIG, seed=0, **options):
         self.truth, self.noise, self.set = rig, NetworkNoise(len(rig), seed), 0
-        front = TruthFrontEnd(waving)
+        front = TruthMethod(waving)
         front.estimate = lambda views, predicted=None: only(
             self.noise.look(self.truth, waving(self.set / RATE_HZ)), [rig.names.index(name) for name in views])
         self.estimator = HandEstimator(front, EstimatorSettings(**options))
@@ -309,7 +310,7 @@ def test_a_view_that_is_left_out_again_and_again_is_told():
         joints[2] = other + np.random.default_rng(len(front.calls)).normal(0, 30, (21, 2))
         return replace(estimate, joints_px=joints)
 
-    front = TruthFrontEnd(lambda t: HAND, sigma_px=2.0, noise=0.5, alter=alter)
+    front = TruthMethod(lambda t: HAND, sigma_px=2.0, noise=0.5, alter=alter)
     estimator = HandEstimator(front, EstimatorSettings())
     for index in range(12 * RATE_HZ):
         reports = estimator.process(frames(RIG, index)).view_reports
@@ -318,7 +319,7 @@ def test_a_view_that_is_left_out_again_and_again_is_told():
 
 
 def test_nothing_is_watched_where_it_is_switched_off():
-    result = HandEstimator(TruthFrontEnd(lambda t: HAND), EstimatorSettings(view_health=False)).process(frames(RIG))
+    result = HandEstimator(TruthMethod(lambda t: HAND), EstimatorSettings(view_health=False)).process(frames(RIG))
     assert result.view_reports == ()
 
 

@@ -116,7 +116,7 @@ class HandEstimator:
             track = next((track for track in self.tracks if track.handedness == side), None)
             if track is None:
                 track = Track(0, side, readings=deque(maxlen=self.method.window - 1))
-            unread = {name: ViewReading.unread(name, side) for name in frames.views}
+            unread = {name: ViewReading.unread(view, side) for name, view in frames.views.items()}
             sightings.append(_Sighting(track, track.predict(frames.stamp_ns), unread))
         found: list[list[Detection]] = []
         if any(sighting.predicted is None for sighting in sightings):

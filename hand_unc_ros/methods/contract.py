@@ -48,23 +48,28 @@ class Crop:
     """A hand as an image of a pinhole camera; for a method without `crop_size`, the whole image as it was captured.
 
     image: (S, S, 3) uint8 RGB.  K: (3, 3) px and camera_from_world: (3, 4) metres, of the crop.  box_px: (4,) as in
-    Detection.  camera: the camera that it was cut from.  handedness: of the hand that is expected in it.  mirrored: the
-    image, K and pose are those of the world reflected in x = 0, in which a left hand is a right one.
+    Detection.  view: what it was cut from.  handedness: of the hand that is expected in it.  mirrored: the image, K and
+    pose are those of the world reflected in x = 0, in which a left hand is a right one.
     """
 
     image: np.ndarray
     K: np.ndarray
     camera_from_world: np.ndarray
     box_px: np.ndarray
-    camera: Camera
+    view: View
     handedness: str
     mirrored: bool
+
+    @property
+    def camera(self) -> Camera:
+        return self.view.camera
 
 
 @dataclass(frozen=True)
 class ViewReading:
     """One hand as one camera's computer reads it: 2D Gaussians of the joints in pixels of the full, distorted image.
 
+    camera: its name.  stamp_ns: capture stamp of the image.
     joints_px: (21, 2) and variance_px2: (21, 2), NaN where valid (21,) is False.
     score: in [0, 1], how sure the view is that it shows the hand.  handedness: of that hand.
     box_px: (4,) as in Detection, of the crop that was read, NaN where there was none.
@@ -73,6 +78,7 @@ class ViewReading:
     """
 
     camera: str
+    stamp_ns: int
     joints_px: np.ndarray
     variance_px2: np.ndarray
     valid: np.ndarray
@@ -84,9 +90,9 @@ class ViewReading:
     features: object | None = None
 
     @classmethod
-    def unread(cls, camera: str, handedness: str) -> ViewReading:
+    def unread(cls, view: View, handedness: str) -> ViewReading:
         """Of a view whose image was not read, as where the hand lies outside of it."""
-        return cls(camera, np.full((JOINT_COUNT, 2), np.nan), np.full((JOINT_COUNT, 2), np.nan),
+        return cls(view.camera.name, view.stamp_ns, np.full((JOINT_COUNT, 2), np.nan), np.full((JOINT_COUNT, 2), np.nan),
                    np.zeros(JOINT_COUNT, bool), 0.0, handedness, np.full(4, np.nan))
 
 

@@ -17,11 +17,11 @@ def cut_crop(view: View, box_px: np.ndarray, handedness: str, size: int) -> Crop
     mirrored = handedness == 'left'
     if mirrored:
         image, _, K, pose = mirror_view(image, np.zeros((0, 2)), K, pose)
-    return Crop(image, K, pose, box_px, view.camera, handedness, mirrored)
+    return Crop(image, K, pose, box_px, view, handedness, mirrored)
 
 
 def whole_image(view: View, handedness: str) -> Crop:
     """The image as it was captured, for a method that finds the hand in it by itself."""
     height, width = view.image.shape[:2]
     box = np.array([(width - 1) / 2, (height - 1) / 2, max(width, height), 0.0])
-    return Crop(view.image, view.camera.K, view.camera.camera_from_world[:3], box, view.camera, handedness, False)
+    return Crop(view.image, view.camera.K, view.camera.camera_from_world[:3], box, view, handedness, False)

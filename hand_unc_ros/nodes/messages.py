@@ -133,13 +133,12 @@ def mesh_from_message(message: HandMesh) -> tuple[np.ndarray, np.ndarray, np.nda
     return np.array(message.vertices).reshape(-1, 3), np.array(message.triangles).reshape(-1, 3), variance
 
 
-def readings_to_messages(readings: HandReadings, stamps_ns: Mapping[str, int],
-                         frame_ids: Mapping[str, str]) -> list[ViewEstimate]:
-    """One message for each view of a hand; stamps and optical frames by camera name."""
+def readings_to_messages(readings: HandReadings, frame_ids: Mapping[str, str]) -> list[ViewEstimate]:
+    """One message for each view of a hand; optical frames by camera name."""
     messages = []
     for row, (camera, reading) in enumerate(readings.views.items()):
         message = ViewEstimate()
-        message.header.stamp = stamp_to_message(stamps_ns[camera])
+        message.header.stamp = stamp_to_message(reading.stamp_ns)
         message.header.frame_id = frame_ids[camera]
         message.camera = camera
         message.handedness = readings.handedness
@@ -162,8 +161,9 @@ def readings_from_messages(messages: Sequence[ViewEstimate]) -> HandReadings:
         return np.array(values, float).reshape(shape)
 
     views = {message.camera: ViewReading(
-        message.camera, array_of(message.joints_px, JOINT_COUNT, 2), array_of(message.variance_px2, JOINT_COUNT, 2),
-        np.array(message.valid, bool), message.score, message.handedness, array_of(message.box_px, 4))
+        message.camera, stamp_from_message(message.header.stamp), array_of(message.joints_px, JOINT_COUNT, 2),
+        array_of(message.variance_px2, JOINT_COUNT, 2), np.array(message.valid, bool), message.score,
+        message.handedness, array_of(message.box_px, 4))
         for message in messages}
     gate = np.array([array_of(message.gate, JOINT_COUNT) for message in messages])
     return HandReadings(messages[0].track_id, messages[0].handedness, views, gate)

@@ -255,10 +255,9 @@ class MultiviewNode(LifecycleNode):
             self._publish_hand(hand)
         if not (self._values['publish.view_estimates'] and self._views.get_subscription_count()):
             return
-        stamps_ns = {name: stamp_ns for name, (stamp_ns, _) in matched.items.items()}
         frames = {name: message.header.frame_id or name for name, (_, message) in matched.items.items()}
         for readings in result.readings:
-            for message in readings_to_messages(readings, stamps_ns, frames):
+            for message in readings_to_messages(readings, frames):
                 self._views.publish(message)
 
     def _publish_hand(self, estimate: HandEstimate) -> None:

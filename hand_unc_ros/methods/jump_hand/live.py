@@ -172,7 +172,7 @@ class JumpHandLive:
             for place, row in enumerate(rows):
                 known = inside[place][:, None]
                 readings[row] = ViewReading(
-                    crops[row].camera.name, np.where(known, joints[place], np.nan),
+                    crops[row].camera.name, crops[row].view.stamp_ns, np.where(known, joints[place], np.nan),
                     np.where(known, variance[place], np.nan), inside[place], float(scores[row]), side,
                     crops[row].box_px, crops[row].K, crops[row].camera_from_world, features[row])
         return readings

@@ -157,9 +157,8 @@ class Landmarks:
             raise ConfigError(f'camera {camera!r} is unknown to this method; it was made for '
                               f'{", ".join(self._trackers)}')
         landmarks, score = self._wanted(self._trackers[camera].process(np.ascontiguousarray(crop.image)))
-        reading = ViewReading.unread(camera, self.options.handedness)
         if landmarks is None:
-            return reading
+            return ViewReading.unread(crop.view, self.options.handedness)
         height, width = crop.image.shape[:2]
         # MediaPipe's unit square has its corner at the corner of the first pixel; ours is at the centre.
         pixels = landmarks * (width, height) - 0.5
@@ -167,8 +166,8 @@ class Landmarks:
         beyond = np.maximum(-0.5 - pixels, pixels - (width - 0.5, height - 0.5))
         inside = (beyond <= np.sqrt(spread)).all(axis=-1)
         joints, variance = (np.where(inside[:, None], values, np.nan) for values in (pixels, spread))
-        return ViewReading(camera, joints, variance, np.isfinite(joints).all(axis=-1), score, self.options.handedness,
-                           box_around(pixels))
+        return ViewReading(camera, crop.view.stamp_ns, joints, variance, np.isfinite(joints).all(axis=-1), score,
+                           self.options.handedness, box_around(pixels))
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
         """Triangulated by the geometry alone."""
