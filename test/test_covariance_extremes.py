@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig_cases import LENSES, camera
 from test_estimator import estimator_of
-from view_cases import START_NS, TruthMethod, frames, hand
+from view_cases import START_NS, Refused, TruthMethod, frames, hand
 
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
 from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS, fuse
-from hand_unc_ros.estimation.types import NoHand
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
@@ -112,7 +111,7 @@ def assert_sound(covariance, known, floor):
        st.booleans())
 def test_what_fusion_and_calibration_say_is_sound(rig, method, seed, exponents, missing, occluded):
     estimate = spoiler(seed, exponents, missing, occluded)(
-        TruthMethod(moving).estimate(frames(rig).views))
+        TruthMethod(moving).look(rig, START_NS))
     fused = fuse(estimate, rig, method)
     assert np.array_equal(np.isfinite(fused.joints).all(1), fused.valid)
     assert np.isnan(fused.covariance[~fused.valid]).all()
@@ -164,7 +163,7 @@ def test_an_uncertain_calibration_widens_what_is_published_and_is_not_averaged_o
         for index in range(20):
             result = estimator.process(frames(rig, index, stamp_ns=START_NS + index * 10_000_000))
         last.append(result.covariance)
-    estimate = TruthMethod(lambda t: STILL).estimate(frames(exact).views)
+    estimate = TruthMethod(lambda t: STILL).look(exact, START_NS)
     fused = fuse(estimate, exact)
     added = calibration_covariance(fused.joints, fused.covariance, uncertain, np.isfinite(fused.reprojection_px),
                                    estimate.variance_px2)

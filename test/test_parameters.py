@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.nodes.parameters import (
+from hand_unc_ros.settings.parameters import (
     PARAMETERS, TABLE, check_together, markdown_table, refusal, unknown_names,
 )
 
