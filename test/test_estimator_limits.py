@@ -135,7 +135,7 @@ def test_evaluation_reports_what_the_noise_makes_of_it():
 
     sigma = 3.0
     front = TruthMethod(moving, sigma, noise=1.0, start_ns=1_000_000_000)
-    collected = run_scene(estimator_of(front), Pictures(RIG, moving), 20)
+    collected = run_scene(estimator_of(front).estimator, Pictures(RIG, moving), 20)
     found = collected.summary()
     assert found['sets'] == found['found'] == 20
     # Four cameras of 0.7 m · 3 px / 520 px = 4 mm each, half of it for their mean, in three directions.
@@ -144,8 +144,8 @@ def test_evaluation_reports_what_the_noise_makes_of_it():
     assert found['coverage']['95'] == pytest.approx(0.95, abs=0.045) and found['nees_per_dof'] == pytest.approx(
         1, abs=0.2
     )
-    run_scene(estimator_of(front), Pictures(RIG, moving), 6, cameras=('cam0', 'cam1'), into=collected, skip=2)
+    run_scene(estimator_of(front).estimator, Pictures(RIG, moving), 6, cameras=('cam0', 'cam1'), into=collected, skip=2)
     assert collected.sets == 24 and len(collected.errors) == 24
-    blind = run_scene(estimator_of(TruthMethod(moving, lost=RIG.names)), Pictures(RIG, moving), 3)
+    blind = run_scene(estimator_of(TruthMethod(moving, lost=RIG.names)).estimator, Pictures(RIG, moving), 3)
     assert blind.sets == 3 and blind.found == 0
     assert blind.summary() == {'sets': 3, 'found': 0} == Errors(sets=3).summary()

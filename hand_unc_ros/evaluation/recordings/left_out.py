@@ -22,8 +22,8 @@ from hand_unc_ros.estimation.types import HandReadings
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
-from hand_unc_ros.methods.contract import Fused, HandPrior, Method, NotFused
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians, fuse, with_refinement
+from hand_unc_ros.methods.contract import HandPrior, Method, NotFused, Triangulation
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians, fuse
 
 # Numbers of other views that calibration tries, besides all of them.
 SIZES = (2, 3, 4, 6, 8, 12)
@@ -94,7 +94,10 @@ def answers_of(method: Method, readings: HandReadings, rig: CameraRig) -> Answer
     def answer(chosen: np.ndarray) -> Answer:
         views = {name: replace(reading, valid=reading.valid & used)
                  for used, (name, reading) in zip(chosen, readings.views.items())}
-        return _answer(method.fuse([views], rig, prior))
+        fused = method.fuse([views], rig, prior)
+        if isinstance(fused, NotFused):
+            return Answer(np.full((21, 3), np.nan), np.full((21, 3, 3), np.nan), np.zeros(21, int))
+        return Answer(fused.joints, joint_blocks(fused.covariance), _counts(fused.triangulation))
 
     return answer
 
@@ -103,17 +106,15 @@ def geometric_answers(views: ViewGaussians, rig: CameraRig, triangulation: str =
     """Those of triangulation alone."""
     def answer(chosen: np.ndarray) -> Answer:
         part = replace(views, valid=views.valid & chosen[:, None])
-        return _answer(with_refinement(fuse(part, rig, triangulation), None))
+        found = fuse(part, rig, triangulation)
+        return Answer(found.joints, found.covariance, _counts(found))
 
     return answer
 
 
-def _answer(fused: Fused | NotFused) -> Answer:
-    if isinstance(fused, NotFused):
-        return Answer(np.full((21, 3), np.nan), np.full((21, 3, 3), np.nan), np.zeros(21, int))
-    triangulation = fused.triangulation
-    return Answer(fused.joints, joint_blocks(fused.covariance),
-                  np.isfinite(triangulation.reprojection_px).sum(0) * triangulation.valid)
+def _counts(triangulation: Triangulation) -> np.ndarray:
+    """How many views gave each joint (21,)."""
+    return np.isfinite(triangulation.reprojection_px).sum(0) * triangulation.valid
 
 
 def check(views: ViewGaussians, rig: CameraRig, answers: Answers, sizes: Sequence[int] | None = None) -> LeftOut | None:
