@@ -24,9 +24,9 @@ from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameResult, FrameSet
-from hand_unc_ros.methods.contract import View
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, CameraRig
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods.contract import View
 
 SETS = 12
 RATE_HZ = 30.0

@@ -20,8 +20,8 @@ from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_came
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameSet
-from hand_unc_ros.methods.contract import View
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods.contract import View
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # noqa: E402

@@ -9,12 +9,12 @@ from view_cases import START_NS
 from hand_unc_ros.estimation.estimator import HandEstimator, _Sighting
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.tracks import Track
+from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.methods.contract import MethodOptions, Triangulation, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import stack
 from hand_unc_ros.methods.jump_hand.live import JumpHandLive
-from hand_unc_ros.geometry.cameras import Camera, CameraRig
-from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, pixels_to_cells
 from hand_unc_ros.networks.hand_finder import HandFinder
 from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandConfig, ViewStage, save_jump_hand

@@ -23,14 +23,14 @@ from hand_unc_ros.errors import ConfigError, RecordingError
 from hand_unc_ros.estimation.covariance_map import CovarianceMap, fit_map
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
-from hand_unc_ros.hand.covariance_blocks import joint_blocks
-from hand_unc_ros.methods.geometric_fusion import Refinement
-from hand_unc_ros.evaluation.recordings import calibrate as command
 from hand_unc_ros.estimation.types import HandReadings
+from hand_unc_ros.evaluation.recordings import calibrate as command
 from hand_unc_ros.evaluation.recordings.calibrate import calibrate
 from hand_unc_ros.evaluation.recordings.left_out import SIZES, answers_of, check, geometric_answers, subsets
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS
+from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.settings.recordings import BagSettings
 
 RIG = ring((10, 100, 190, 280), radius=0.6, height=0.35)

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hand_unc_ros.data.camera_calibrations import CameraCalibrations
 from hand_unc_ros.data.camera_messages import camera_from_info, check_size, pose_matrix
 from hand_unc_ros.errors import CalibrationError, ImageFormatError
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera, CameraRig
-from hand_unc_ros.data.camera_calibrations import CameraCalibrations
 
 POINTS = np.array([[0.1, -0.05, 1.0], [-0.2, 0.1, 1.5], [0.0, 0.0, 0.8]])
 

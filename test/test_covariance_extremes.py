@@ -13,13 +13,13 @@ from test_estimator import estimator_of
 from view_cases import START_NS, Refused, TruthMethod, frames, hand
 
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
-from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS, fuse
-from hand_unc_ros.hand.covariance_blocks import block_diagonal
-from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd
 from hand_unc_ros.geometry.triangulation import MIN_RAY_ANGLE
+from hand_unc_ros.hand.covariance_blocks import block_diagonal
+from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS, fuse
+from hand_unc_ros.methods.geometric_fusion import Refinement
 
 torch.set_num_threads(1)
 
@@ -130,8 +130,8 @@ def test_whatever_is_published_is_sound():
     outcomes = {'hand': 0, 'none': 0}
 
     @settings(max_examples=120, deadline=None)
-    @given(rigs(), st.sampled_from(TRIANGULATIONS), st.integers(0, 2 ** 31), VARIANCES, st.sampled_from([0.0, 0.2, 0.5]),
-           st.booleans(), st.booleans(), st.sampled_from(MAPS), st.sampled_from([None, correlate]))
+    @given(rigs(), st.sampled_from(TRIANGULATIONS), st.integers(0, 2 ** 31), VARIANCES,
+           st.sampled_from([0.0, 0.2, 0.5]), st.booleans(), st.booleans(), st.sampled_from(MAPS), st.sampled_from([None, correlate]))
     def check(rig, method, seed, exponents, missing, occluded, smooth, covariance_map, refine):
         change = [None]
         estimator = estimator_of(TruthMethod(moving, alter=lambda estimate: change[0](estimate)), covariance_map,

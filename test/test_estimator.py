@@ -13,13 +13,13 @@ from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.tracks import TRACK_MEMORY_S
-from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate
-from hand_unc_ros.hand.covariance_blocks import joint_blocks
-from hand_unc_ros.methods.contract import View
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.fitting import load_hand_fitter
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.geometric_fusion import fuse
 
 torch.set_num_threads(1)
 

@@ -12,10 +12,10 @@ from test_estimator import RIG, estimator_of, moving, still
 from view_cases import IMAGE, Refused, TruthMethod, frames, hand, see
 
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
-from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd
 from hand_unc_ros.hand.fitting import load_hand_fitter
+from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS
 
 torch.set_num_threads(1)
 

@@ -29,15 +29,15 @@ from rig_cases import ring
 from view_cases import PERIOD_NS, START_NS, TruthMethod, hand
 
 from hand_unc_ros.cli import main
-from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.bags.hands import HAND_TYPE
+from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import CalibrationError, ConfigError, RecordingError
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings import evaluate as command
-from hand_unc_ros.evaluation.recordings.replay import find_calibration, find_images, header_stamp_ns
 from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
+from hand_unc_ros.evaluation.recordings.replay import find_calibration, find_images, header_stamp_ns
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.settings.recordings import BagSettings, bag_settings
 

@@ -10,7 +10,6 @@ from rig_cases import LENSES, mixed_rig, ring
 from view_cases import hand, project, see
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS, fuse
 from hand_unc_ros.estimation.plausibility import (
     BONE_LENGTHS,
     MAX_REPROJECTION_SHARE,
@@ -22,6 +21,7 @@ from hand_unc_ros.estimation.plausibility import (
 from hand_unc_ros.geometry.gaussians import coverage, is_psd
 from hand_unc_ros.hand.crops import box_around
 from hand_unc_ros.hand.joints import BONES
+from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS, fuse
 
 SIX = (0, 55, 115, 180, 240, 305)
 HAND = hand()

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
+from hand_unc_ros.geometry.cameras import Camera
+from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
 from hand_unc_ros.methods.contract import MethodOptions, View
 from hand_unc_ros.methods.cropping import whole_image
 from hand_unc_ros.methods.geometric_fusion import stack
 from hand_unc_ros.methods.landmarks import live
 from hand_unc_ros.methods.landmarks.live import SIGMA_FRACTION, Landmarks, TrackerOptions, landmark_variance
-from hand_unc_ros.geometry.cameras import Camera
-from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
 VIDEO = RECORDINGS / 'handpose3d' / 'cam0_test.mp4'
@@ -111,7 +111,8 @@ def test_joints_well_outside_the_image_are_invalid(stand_in, monkeypatch):
 def test_the_wanted_hand_is_chosen_by_its_mirrored_label(stand_in, monkeypatch, handedness, expected):
     both = [(landmarks(1), 'Right', 0.97), (landmarks(2), 'Left', 0.93)]
     monkeypatch.setattr(stand_in, 'answer', both)
-    estimate = read(Landmarks(['cam0'], MethodOptions(handedness=handedness), TrackerOptions(max_hands=2)), {'cam0': black()})
+    method = Landmarks(['cam0'], MethodOptions(handedness=handedness), TrackerOptions(max_hands=2))
+    estimate = read(method, {'cam0': black()})
     np.testing.assert_allclose(estimate.joints_px[0], both[expected][0] * (WIDTH, HEIGHT) - 0.5)
     assert stand_in.log[0]['max_num_hands'] == 2
 

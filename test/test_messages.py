@@ -16,11 +16,11 @@ from rclpy.serialization import deserialize_message, serialize_message  # noqa: 
 from visualization_msgs.msg import Marker  # noqa: E402
 
 from hand_unc_ros.estimation.types import HandEstimate, HandReadings  # noqa: E402
-from hand_unc_ros.hand.covariance_blocks import joint_blocks  # noqa: E402
-from hand_unc_ros.methods.contract import ViewReading  # noqa: E402
 from hand_unc_ros.geometry.gaussians import chi2_quantile  # noqa: E402
+from hand_unc_ros.hand.covariance_blocks import joint_blocks  # noqa: E402
 from hand_unc_ros.hand.fitting import load_hand_fitter  # noqa: E402
 from hand_unc_ros.hand.standin import build_standin  # noqa: E402
+from hand_unc_ros.methods.contract import ViewReading  # noqa: E402
 from hand_unc_ros.nodes import markers, messages  # noqa: E402
 
 STAMP = 1_700_000_000_123_456_789

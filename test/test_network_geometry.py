@@ -21,9 +21,9 @@ from rig_cases import mirrored_camera, ring
 from torch import nn
 from view_cases import START_NS, hand
 
-from hand_unc_ros.methods.jump_hand.live import BORDER_PX
-from hand_unc_ros.methods.contract import View
 from hand_unc_ros.hand.crops import image_from_crop, transform
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.jump_hand.live import BORDER_PX
 from hand_unc_ros.networks.hand_finder import Finder
 
 torch.set_num_threads(1)

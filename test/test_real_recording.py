@@ -18,16 +18,16 @@ import pytest
 import torch
 from rosbags.typesys import Stores, get_typestore
 
-from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.bags.from_videos import from_videos
+from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.rigs import load_rig, save_rig
 from hand_unc_ros.errors import MissingDependencyError
-from hand_unc_ros.methods.contract import View
-from hand_unc_ros.methods.cropping import whole_image
-from hand_unc_ros.methods.landmarks.live import Landmarks
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection, triangulate_dlt
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.cropping import whole_image
+from hand_unc_ros.methods.landmarks.live import Landmarks
 from hand_unc_ros.processes.supervise import end_processes
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))

@@ -11,12 +11,12 @@ from rig_cases import FLIP, mirrored_camera
 from test_estimator import RIG, STILL, estimator_of, still
 from view_cases import PERIOD_NS, START_NS, Refused, TruthMethod, frames, hand, see
 
-from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, stack, with_refinement
 from hand_unc_ros.estimation.types import FrameSet
-from hand_unc_ros.methods.contract import Detection, View
+from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.fitting import load_hand_fitter
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
+from hand_unc_ros.methods.contract import Detection, View
+from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, stack, with_refinement
 
 torch.set_num_threads(1)
 
@@ -163,8 +163,8 @@ class Both(TruthMethod):
 
 
 def live(weights, seed=6, index=0, surface=None, refine=True, alter=None):
-    """An estimator on a random network behind perfect 2D joints, the hand of a set, and the triangulated joints with what
-    the network makes of them."""
+    """An estimator on a random network behind perfect 2D joints, the hand of a set, and the triangulated joints with
+    what the network makes of them."""
     method = method_of(weights)
     estimator = estimator_of(Both(method, alter=alter), refine=refine, surface=surface)
     stamp = START_NS + index * PERIOD_NS

@@ -12,13 +12,13 @@ from view_cases import IMAGE, PERIOD_NS, START_NS, TruthMethod, frames, hand, pr
 from view_noise import NetworkNoise, waving
 
 from hand_unc_ros.estimation.estimator import HandEstimator
-from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.innovations import innovations
-from hand_unc_ros.methods.geometric_fusion import fuse
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate
-from hand_unc_ros.methods.contract import View
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.types import FrameSet
 from hand_unc_ros.estimation.view_health import GROUPS, SCALES, Observation, ViewHealth
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.geometric_fusion import fuse
 
 torch.set_num_threads(1)
 

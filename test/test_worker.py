@@ -6,15 +6,14 @@ import threading
 import types
 
 import pytest
-
 from dots import DotEstimator, dot_rig, draw
 
+from hand_unc_ros.data.camera_calibrations import CameraCalibrations
 from hand_unc_ros.errors import ImageFormatError
 from hand_unc_ros.estimation.health import CameraHealth
 from hand_unc_ros.estimation.stream import Stream
 from hand_unc_ros.estimation.synchroniser import Synchroniser
 from hand_unc_ros.estimation.worker import Worker
-from hand_unc_ros.data.camera_calibrations import CameraCalibrations
 
 PERIOD = 66_666_667
 WAIT_S = 20.0

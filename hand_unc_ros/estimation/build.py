@@ -37,12 +37,14 @@ def files_of(settings: EstimatorSettings) -> dict[str, Path]:
     """The files that decide what the estimator gives, by the names of their settings; only those that are used."""
     files = method_files(settings.method, settings.method_options)
     if settings.calibration:
-        beside = None if settings.calibration == 'none' else Path(settings.calibration)
-    else:
-        beside = files['weights'].with_suffix('.calibration.json') if settings.refinement and 'weights' in files else None
-        if beside is not None and not beside.exists():
-            beside = None
-    return files if beside is None else {**files, 'calibration': beside}
+        if settings.calibration != 'none':
+            files['calibration'] = Path(settings.calibration)
+    elif settings.refinement and 'weights' in files:
+        # The map that comes with weights was fitted to refined joints.
+        beside = files['weights'].with_suffix('.calibration.json')
+        if beside.exists():
+            files['calibration'] = beside
+    return files
 
 
 def covariance_map_of(settings: EstimatorSettings) -> CovarianceMap | None:

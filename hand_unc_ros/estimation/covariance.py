@@ -1,4 +1,4 @@
-"""The published covariance, stage by stage: propagated or learned, map, filter, floor, error of the camera calibration."""
+"""The published covariance in its stages: propagated or learned, map, filter, floor, error of the camera calibration."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ class CovarianceStages:
                 covariance = self.covariance_map.apply_filtered(covariance, views)
         # These errors stay as they are from frame to frame, so that no filter lessens them.
         covariance = covariance + FLOOR ** 2 * np.eye(63)
-        of_cameras = calibration_covariance(triangulation.joints, triangulation.covariance, rig, contributes, variance_px2,
-                                            joints)
+        of_cameras = calibration_covariance(triangulation.joints, triangulation.covariance, rig, contributes,
+                                            variance_px2, joints)
         return Published(joints, velocity, covariance if of_cameras is None else covariance + of_cameras)

@@ -42,7 +42,8 @@ class HandEstimator:
     covariance_map: applied to what is published.  surfaces: by handedness, the hand model whose mesh is given; it is
     fitted where the settings name one, else the vertices are the method's.  hands: those that are looked for, by
     default the one of the settings; the method must be able to find them.
-    tracks: the hands that are followed.  health: of the cameras, None before the first hand and where it is not watched.
+    tracks: the hands that are followed.  health: of the cameras, None before the first hand and where it is not
+    watched.
     """
 
     def __init__(self, method: Method, settings: EstimatorSettings = EstimatorSettings(),
@@ -162,7 +163,8 @@ class HandEstimator:
         least = max(self.settings.min_views, self.method.min_views)
         showing = sum(bool(reading.valid.any()) for reading in counted.values())
         if showing < least:
-            return NotFused(f'{showing} of {len(counted)} views show a hand, {least} are needed: depth is not observable')
+            return NotFused(f'{showing} of {len(counted)} views show a hand, {least} are needed:'
+                            ' depth is not observable')
         track = sighting.track
         fused = self.method.fuse([*track.readings, counted], rig, HandPrior(track.handedness, sighting.predicted))
         if isinstance(fused, NotFused):

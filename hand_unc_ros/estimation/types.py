@@ -76,7 +76,8 @@ class HandEstimate:
     view_weights: (V, 21) for the cameras in `cameras`; each column sums to 1, or to 0 where the
     joint is invalid or only predicted by the filter.  view_used: (V,) bool.  covariance_calibrated: whether a map
     fitted on held-out data was applied.  reprojection_px: (V, 21) residual norms, NaN where unused.  fit: the hand
-    model's parameters that give the vertices, where one is fitted.  track_id: stays the same while the hand is followed.
+    model's parameters that give the vertices, where one is fitted.  track_id: stays the same while the hand is
+    followed.
     """
 
     stamp_ns: int

@@ -51,8 +51,8 @@ _LONGEST_STEP_S = 0.2
 
 
 class Observation(NamedTuple):
-    """One hand of a set. views: V readings.  innovations: theirs, about the fused joints.  agreed: (V,) bool, those that
-    were not left out for disagreement."""
+    """One hand of a set. views: V readings.  innovations: theirs, about the fused joints.  agreed: (V,) bool, those
+    that were not left out for disagreement."""
 
     views: ViewGaussians
     innovations: Innovations
@@ -125,8 +125,8 @@ class ViewHealth:
 
     @property
     def extra_variance_px2(self) -> dict[str, np.ndarray]:
-        """What is added to the variances (2,) of a camera that has moved: its shift as one more standard deviation along
-        each axis.  Where it is not clear which camera has moved, all count as they are.
+        """Added to the variances of a camera that has moved, (2,): its shift as one more standard deviation along each
+        axis.  Where it is not clear which camera has moved, all count as they are.
 
         To leave the view out altogether costs more than a shift of 1° and 5 mm does: of four views and of three.
         """

@@ -23,8 +23,8 @@ _SIMULATED_S = 0.01
 class Worker:
     """Owns the stream and its thread.
 
-    cameras: health by camera name.  now_ns: the clock of the messages, and simulated: whether it is one that runs at any
-    speed.  publish: called from the worker with the result of each set, and the set.
+    cameras: health by camera name.  now_ns: the clock of the messages, and simulated: whether it is one that runs at
+    any speed.  publish: called from the worker with the result of each set, and the set.
     fail: called from the worker with a sentence and the exception when the estimator or `publish` raised.
     """
 

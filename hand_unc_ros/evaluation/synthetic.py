@@ -23,12 +23,12 @@ from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.filter import SETTLED
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameSet
-from hand_unc_ros.hand.covariance_blocks import joint_blocks
-from hand_unc_ros.methods.contract import View
 from hand_unc_ros.evaluation import uncertainty
 from hand_unc_ros.evaluation.benchmark import errors_of
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.networks.joint_covariance import load_joint_covariance
 from hand_unc_ros.networks.jump_hand import load_jump_hand
 from hand_unc_ros.networks.weights import fingerprint

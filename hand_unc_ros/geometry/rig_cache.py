@@ -16,7 +16,7 @@ class RigCache:
         self._rigs: dict[tuple[int, ...], CameraRig] = {}
 
     def of(self, cameras: Sequence[Camera]) -> CameraRig:
-        """The rig of distinct cameras, in their order. Raises CalibrationError for none, or for one that comes twice."""
+        """The rig of these cameras, in their order. Raises CalibrationError for none, or a name that comes twice."""
         # A rig holds its cameras, so that no other object gets their ids while it is kept.
         key = tuple(id(camera) for camera in cameras)
         if key not in self._rigs:

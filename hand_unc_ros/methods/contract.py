@@ -92,8 +92,9 @@ class ViewReading:
     @classmethod
     def unread(cls, view: View, handedness: str) -> ViewReading:
         """Of a view whose image was not read, as where the hand lies outside of it."""
-        return cls(view.camera.name, view.stamp_ns, np.full((JOINT_COUNT, 2), np.nan), np.full((JOINT_COUNT, 2), np.nan),
-                   np.zeros(JOINT_COUNT, bool), 0.0, handedness, np.full(4, np.nan))
+        joints, variance = np.full((2, JOINT_COUNT, 2), np.nan)
+        return cls(view.camera.name, view.stamp_ns, joints, variance, np.zeros(JOINT_COUNT, bool), 0.0, handedness,
+                   np.full(4, np.nan))
 
 
 @dataclass(frozen=True)

@@ -120,7 +120,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=('none', 'compile', 'cuda_graph')),
     Parameter(
         'threads', 0,
-        'Threads of PyTorch on the CPU. 0: half of the cores, which leaves the others to cameras, middleware and viewer.',
+        'Threads of PyTorch on the CPU. 0: half of the cores, which leaves the others to cameras, middleware and'
+        ' viewer.',
         low=0, high=256),
     Parameter(
         'handedness', 'right',

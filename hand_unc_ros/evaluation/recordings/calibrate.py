@@ -26,8 +26,8 @@ import numpy as np
 
 from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.errors import ConfigError, RecordingError
-from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, Curve, fit_factor, fit_map
 from hand_unc_ros.estimation.build import build_estimator, files_of
+from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, Curve, fit_factor, fit_map
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.filter import SETTLED
 from hand_unc_ros.estimation.types import HandReadings

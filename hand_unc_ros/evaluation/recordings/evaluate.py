@@ -16,8 +16,8 @@ import torch
 from hand_unc_ros import __version__
 from hand_unc_ros.data.bags.reader import Bag, open_bag, storage_files
 from hand_unc_ros.errors import RecordingError
-from hand_unc_ros.estimation.covariance_map import fit_factor
 from hand_unc_ros.estimation.build import build_estimator, files_of
+from hand_unc_ros.estimation.covariance_map import fit_factor
 from hand_unc_ros.evaluation import metrics, uncertainty
 from hand_unc_ros.evaluation.recordings import without_truth as alone
 from hand_unc_ros.evaluation.recordings.estimates import estimates_topic, read_estimates

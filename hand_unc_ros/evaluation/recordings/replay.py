@@ -11,7 +11,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -204,8 +203,8 @@ def stamps_by_topic(bag: Bag, connections: Sequence[Connection]) -> dict[str, tu
 class Replay:
     """The sets of a bag's images through the stream that runs live; to be iterated over once.
 
-    traffic: of each camera; its `used` and `drops` are known when all sets have been given.  faults: of each camera, why
-    an image could not be used, the first.  processing_ms: of each set so far.
+    traffic: of each camera; its `used` and `drops` are known when all sets have been given.  faults: of each camera,
+    why its first unusable image could not be used.  processing_ms: of each set so far.
     """
 
     def __init__(self, bag: Bag, calibrated: Calibrated, settings: BagSettings, estimator: Estimator) -> None:

@@ -132,8 +132,8 @@ class JumpHandLive:
         return self.options.refinement and self.network.decoder is not None
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
-        """At most one hand in each view: the finder's box, turned to where the network is surest of the joints and moved
-        onto the knuckle that a first reading shows."""
+        """At most one hand in each view: the finder's box, turned to where the network is surest of the joints and
+        moved onto the knuckle that a first reading shows."""
         side = self.options.handedness
         rig = self._rigs.of([view.camera for view in views.values()])
         boxes = self._turned(views, self._find(views, rig))

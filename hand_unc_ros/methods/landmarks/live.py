@@ -86,9 +86,9 @@ def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
 
 @dataclass(frozen=True)
 class TrackerOptions:
-    """MediaPipe's own. tracking: follow the hand from frame to frame (faster, smoother) instead of searching every image
-    anew.  max_hands: 2 where the other hand may be in view too, at about twice the time.  The confidences are in [0, 1].
-    Raises ConfigError for a bad value.
+    """MediaPipe's own. tracking: follow the hand from frame to frame (faster, smoother) instead of searching every
+    image anew.  max_hands: 2 where the other hand may be in view too, at about twice the time.  The confidences are in
+    [0, 1].  Raises ConfigError for a bad value.
     """
 
     tracking: bool = True
