@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hand_unc_ros import __version__
-from hand_unc_ros.errors import ConfigError, HandUncError
-from hand_unc_ros.methods.landmarks.commands import get, get_arguments
+from hand_unc_ros.errors import ConfigError, HandUncError, MissingDependencyError
 
 # Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
 SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
@@ -218,14 +217,14 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
     parser.add_argument('--rig', type=Path, metavar='FILE',
                         help="calibration (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
                              'CameraInfo and /tf_static)')
-    parser.add_argument('--front-end', choices=('network', 'mediapipe'), help='what finds the 2D joints')
+    parser.add_argument('--method', metavar='NAME', help='how images become hands (default: that of the parameters)')
     parser.add_argument('--weights', metavar='FILE', help='of the network (default: those of the package)')
     parser.add_argument('--handedness', choices=('right', 'left'), help='which hand is looked for (default right)')
 
 
 def _bag_settings(args: argparse.Namespace) -> Any:
-    from hand_unc_ros.nodes.offline import bag_settings
-    changes = {name: value for name in ('front_end', 'weights', 'handedness') if (value := getattr(args, name))}
+    from hand_unc_ros.settings.recordings import bag_settings
+    changes = {name: value for name in ('method', 'weights', 'handedness') if (value := getattr(args, name))}
     changes |= {name: value for name in ('device', 'precision') if (value := getattr(args, name)) != 'auto'}
     return bag_settings(args.params, args.rig, changes)
 
@@ -236,7 +235,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         settings = _bag_settings(args)
         from hand_unc_ros.evaluation.recordings.report import run as run_bag
         # Who says how the images are to be read wants them to be read.
-        images = not args.estimates and (args.front_end or args.weights or args.handedness)
+        images = not args.estimates and (args.method or args.weights or args.handedness)
         run_bag(args.bag, settings, estimates='none' if images else args.estimates, truth=args.truth,
                 report=args.report, output=args.json)
         return
@@ -255,7 +254,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
                '--triangulation': args.triangulation, '--reference': args.reference,
                '--covariance-head': args.covariance_head, '--calibration': args.calibration}
     of_bags = {'--truth': args.truth, '--report': args.report, '--params': args.params, '--rig': args.rig,
-               '--estimates': args.estimates, '--front-end': args.front_end, '--weights': args.weights,
+               '--estimates': args.estimates, '--method': args.method, '--weights': args.weights,
                '--handedness': args.handedness}
     wrong = [name for name, value in (of_bags if args.bag is None else of_sets).items() if value]
     if wrong:
@@ -312,6 +311,28 @@ def _synth(args: argparse.Namespace) -> None:
     print(make_set(args.out, content, args.workers).description)
 
 
+def _models_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', choices=('landmarks',),
+                        help="MediaPipe's palm detector and hand landmark network (Apache-2.0, 8 MB)")
+    parser.add_argument('--wheel', type=Path, metavar='FILE',
+                        help='a wheel of mediapipe 0.10.21, for any platform (default: pip downloads one, 36 MB)')
+    parser.add_argument('--if-missing', action='store_true',
+                        help='do nothing where the models are; when they cannot be had, say so and end well')
+
+
+def _models(args: argparse.Namespace) -> None:
+    from hand_unc_ros.networks.landmark_models import landmark_models
+    if args.if_missing and landmark_models() is not None:
+        return
+    from hand_unc_ros.networks.mediapipe_models import get_models
+    try:
+        print(get_models(args.wheel))
+    except MissingDependencyError as error:
+        if not args.if_missing:
+            raise
+        print(f'hand-unc: {error}', file=sys.stderr)
+
+
 GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model',
           'models': 'networks that do not come with the package'}
 COMMANDS = (
@@ -333,7 +354,7 @@ COMMANDS = (
     Command('export', 'a network as ONNX files, compared with torch before they are written', _export_arguments,
             _export),
     Command('synth', 'write a set of synthetic samples to disk', _synth_arguments, _synth),
-    Command('models get', "fetch a network into the user's model folder", get_arguments, get),
+    Command('models get', "fetch a network into the user's model folder", _models_arguments, _models),
     Command('mano convert', "your MANO .pkl to a file that is safe to load", _convert_arguments, _convert),
 )
 

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.methods.landmarks.stored_models import landmark_models
+from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.resources import resource, user_models
 
 OK, NOTE, MISSING = 'ok', 'note', 'missing'

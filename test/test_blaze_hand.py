@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
-from hand_unc_ros.methods.landmarks import get_models
-from hand_unc_ros.methods.landmarks.get_models import MODELS
-from hand_unc_ros.methods.landmarks.stored_models import HAND_FILE, PALM_FILE, landmark_models
+from hand_unc_ros.networks import mediapipe_models as get_models
+from hand_unc_ros.networks.mediapipe_models import MODELS
+from hand_unc_ros.networks.landmark_models import HAND_FILE, PALM_FILE, landmark_models
 from hand_unc_ros.networks.blaze_hand import (
     HAND_SIZE,
     PALM_SIZE,

@@ -8,6 +8,7 @@ import pytest
 
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.landmarks.crop_boxes import STEADY_JOINTS, box_of_landmarks, box_of_palm
 from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
 from hand_unc_ros.methods.landmarks.reading import CropLandmarks
@@ -132,7 +133,7 @@ def palm_at(x: float, y: float) -> Palm:
 
 
 def test_hands_are_followed_and_each_only_once() -> None:
-    views = {'cam': (camera(), np.zeros((720, 1280, 3), np.uint8))}
+    views = {'cam': View(camera(), np.zeros((720, 1280, 3), np.uint8), 1)}
     networks = TwoBlobs([palm_at(300, 300), palm_at(304, 302), palm_at(900, 400)])
     tracker = HandTracker(networks, max_hands=2)
     hands = tracker.update(views)['cam']

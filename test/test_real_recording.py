@@ -18,15 +18,16 @@ import pytest
 import torch
 from rosbags.typesys import Stores, get_typestore
 
-from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.bags.from_videos import from_videos
+from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.rigs import load_rig, save_rig
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection, triangulate_dlt
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
 from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
-from hand_unc_ros.methods.landmarks.stored_models import landmark_models
+from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.methods.landmarks.tracker import HandTracker
 from hand_unc_ros.processes.supervise import end_processes
 
@@ -91,11 +92,11 @@ def detections(recording):
     tracker = HandTracker(LandmarkNetworks(*models))
     with open_bag(bag_path) as bag:
         images = [connection for connection in bag.connections if connection.topic.endswith('/compressed')]
-        for connection, _, data in bag.messages(images):
+        for connection, stamp_ns, data in bag.messages(images):
             name = connection.topic.split('/')[1]
             message = store.deserialize_cdr(data, connection.msgtype)
             image = cv2.cvtColor(cv2.imdecode(np.asarray(message.data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-            for hand in tracker.update({name: (rig[name], image)})[name]:
+            for hand in tracker.update({name: View(rig[name], image, stamp_ns)})[name]:
                 joints[name][count[name]], variance[name][count[name]] = landmark_gaussians(hand.joints_px, SIZE, SIZE)
             count[name] += 1
     assert count == dict.fromkeys(CAMERAS, FRAMES)
@@ -223,10 +224,11 @@ class Output:
 
 @pytest.fixture
 def running_node(recording, ros_domain, tmp_path):
-    """The multiview node with the MediaPipe front end as a process of its own, and a listener to it."""
-    pytest.importorskip('mediapipe', reason='mediapipe is not installed (make setup-mediapipe)')
+    """The multiview node with the method landmarks as a process of its own, and a listener to it."""
+    if landmark_models() is None:
+        pytest.skip('the landmark networks are missing (hand-unc models get landmarks)')
     parameters = {
-        'rig.file': recording[0], 'transport': 'compressed', 'reliable': True, 'front_end': 'mediapipe',
+        'rig.file': recording[0], 'transport': 'compressed', 'reliable': True, 'method': 'landmarks',
         'sync.period': 1 / FPS,
         # No robot waits: rather late than without the other view when this machine is busy.
         'sync.deadline': 1.0}

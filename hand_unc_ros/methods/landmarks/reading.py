@@ -12,6 +12,9 @@ import torch
 from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, load_hand_landmark_net, load_palm_net
 
+# Below this presence a crop shows no hand.
+PRESENCE_THRESHOLD = 0.3
+
 
 @dataclass(frozen=True)
 class CropLandmarks:

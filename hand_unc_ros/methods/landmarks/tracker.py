@@ -11,16 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import to_public
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks, box_of_palm
-from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
+from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 
-# A followed hand is given up below this presence, a found one is taken above it.
-PRESENCE_THRESHOLD = 0.3
 # Hands whose landmarks lie closer than this share of their box, in the median, are the same hand.
 SAME_HAND_SHARE = 0.12
 
@@ -52,24 +50,23 @@ class HandTracker:
         """Forget the hands, after a jump in time."""
         self._followed.clear()
 
-    def update(self, views: Mapping[str, tuple[Camera, np.ndarray]]) -> dict[str, list[SeenHand]]:
-        """views: camera and image (H, W, 3) uint8 RGB by name. Returns each camera's hands, the surest first."""
+    def update(self, views: Mapping[str, View]) -> dict[str, list[SeenHand]]:
+        """Each camera's hands, the surest first."""
         boxes = {name: self._followed.get(name, []) for name in views}
         hands = self._read(views, boxes)
         short = [name for name in views if self.find_always or len(hands[name]) < self.max_hands]
-        palms = self.networks.find([views[name][1] for name in short])
-        found = {name: [box for palm in seen if np.isfinite(box := box_of_palm(palm, views[name][0])).all()]
+        palms = self.networks.find([views[name].image for name in short])
+        found = {name: [box for palm in seen if np.isfinite(box := box_of_palm(palm, views[name].camera)).all()]
                  for name, seen in zip(short, palms)}
         for name, more in self._read(views, found).items():
             hands[name] = self._distinct(hands[name] + more)
         self._followed |= {name: [box_of_landmarks(hand.ideal_px) for hand in seen] for name, seen in hands.items()}
         return hands
 
-    def _read(self, views: Mapping[str, tuple[Camera, np.ndarray]],
+    def _read(self, views: Mapping[str, View],
               boxes: Mapping[str, list[np.ndarray]]) -> dict[str, list[SeenHand]]:
         jobs = [(name, box) for name in views for box in boxes.get(name, ())]
-        images = [cut_pinhole(views[name][1], views[name][0], crop_intrinsics(views[name][0], box, HAND_SIZE), HAND_SIZE)
-                  for name, box in jobs]
+        images = [_cut(views[name], box) for name, box in jobs]
         hands: dict[str, list[SeenHand]] = {name: [] for name in views}
         if not jobs:
             return hands
@@ -77,7 +74,7 @@ class HandTracker:
         for (name, box), landmarks, presence, right in zip(jobs, out.landmarks, out.presence, out.handedness):
             if presence < PRESENCE_THRESHOLD:
                 continue
-            camera = views[name][0]
+            camera = views[name].camera
             ideal = crops.transform(crops.image_from_crop(box, HAND_SIZE), to_public(landmarks, 'mediapipe'))
             xy = (ideal - camera.K[:2, 2]) @ np.linalg.inv(camera.K[:2, :2]).T
             hands[name].append(SeenHand(camera.denormalise(xy), ideal, box, float(presence), float(right)))
@@ -90,3 +87,7 @@ class HandTracker:
             if all(share > SAME_HAND_SHARE for share in apart):
                 kept.append(hand)
         return kept[:self.max_hands]
+
+
+def _cut(view: View, box: np.ndarray) -> np.ndarray:
+    return cut_pinhole(view.image, view.camera, crop_intrinsics(view.camera, box, HAND_SIZE), HAND_SIZE)

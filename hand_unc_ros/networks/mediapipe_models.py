@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
-from hand_unc_ros.methods.landmarks.stored_models import HAND_FILE, PALM_FILE, landmark_folder
+from hand_unc_ros.networks.landmark_models import HAND_FILE, PALM_FILE, landmark_folder
 from hand_unc_ros.networks.blaze_hand import HandLandmarkNet, PalmNet
 from hand_unc_ros.networks.tflite_import import TfliteGraph, read_tflite
 from hand_unc_ros.networks.weights import save_network

@@ -1,4 +1,4 @@
-"""Where the networks of this method are stored; light enough for `hand-unc doctor`."""
+"""Where the networks for landmarks of real hands are stored; light enough for `hand-unc doctor`."""
 
 from __future__ import annotations
 

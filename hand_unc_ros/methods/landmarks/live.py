@@ -1,0 +1,136 @@
+"""2D landmarks by MediaPipe's networks, triangulated: a method for real images that needs no training of ours.
+
+The networks give landmarks without uncertainty; variances come from a noise model (`noise_model.py`).
+
+Zhang et al., "MediaPipe Hands: On-device Real-time Hand Tracking", 2020.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.rig_cache import RigCache
+from hand_unc_ros.hand.joints import to_public
+from hand_unc_ros.methods.contract import (
+    HANDEDNESS,
+    Crop,
+    Detection,
+    Fused,
+    HandPrior,
+    MethodOptions,
+    View,
+    ViewReading,
+)
+from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
+from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
+from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
+from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, LandmarkNetworks
+from hand_unc_ros.methods.landmarks.tracker import HandTracker
+from hand_unc_ros.networks.blaze_hand import HAND_SIZE
+from hand_unc_ros.networks.landmark_models import landmark_models
+from hand_unc_ros.networks.placement import choose_device, choose_precision
+
+# A hand that the network takes for the other one with more than 98 % is the other one.
+MIN_HANDEDNESS = 0.02
+# Hands that are looked for in each image: both of a person.
+HANDS = 2
+
+
+def files(options: MethodOptions) -> dict[str, Path]:
+    """The landmark network and the palm detector. A covariance head, if one is named, has no use here.
+    Raises ConfigError where they are neither named nor in the user's model folder."""
+    named = {'weights': options.weights, 'finder_weights': options.finder_weights}
+    if all(named.values()):
+        return {name: Path(path) for name, path in named.items()}
+    stored = landmark_models()
+    if stored is None:
+        raise ConfigError('the method landmarks has no networks yet; fetch them with `hand-unc models get landmarks`,'
+                          ' or take `method: jump_hand`')
+    return {name: Path(path or default) for (name, path), default in zip(named.items(), stored)}
+
+
+def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
+    """Load the networks. Any camera will do. Raises ConfigError with the remedy."""
+    return Landmarks(files(options), options)
+
+
+class Landmarks:
+    """Palms in whole images, landmarks in crops, triangulation.
+
+    files: as `files` gives them.  Raises ConfigError for files that are something else.
+    """
+
+    name = 'landmarks'
+    min_views = 2
+    window = 1
+    crop_size = HAND_SIZE
+    surface = ''
+
+    def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions()) -> None:
+        device = choose_device(options.device)
+        self.options = options
+        self.networks = LandmarkNetworks(files['weights'], files['finder_weights'], device,
+                                         choose_precision(options.precision, device))
+        self._rigs = RigCache()
+
+    def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
+        """Up to two hands in each view, of either side: palms, confirmed and turned by a first reading."""
+        found = HandTracker(self.networks, HANDS).update(views)
+        detections = []
+        for hands in found.values():
+            detections.append([
+                Detection(box_of_landmarks(hand.ideal_px), HANDEDNESS[int(hand.right < 0.5)],
+                          hand.presence * max(hand.right, 1 - hand.right)) for hand in hands])
+        return detections
+
+    def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
+        """The landmarks of a batch of crops. score: the probability that there is a hand."""
+        if not crops:
+            return []
+        out = self.networks.read(np.stack([crop.image for crop in crops]))
+        # A mirrored left hand is a right one to the network.
+        wanted = [right if crop.mirrored or crop.handedness == 'right' else 1 - right
+                  for crop, right in zip(crops, out.handedness)]
+        readings = []
+        for crop, joints, presence, side in zip(crops, self._in_images(crops, out.landmarks), out.presence, wanted):
+            joints, variance = landmark_gaussians(joints, crop.camera.width, crop.camera.height)
+            if presence < PRESENCE_THRESHOLD or side < MIN_HANDEDNESS:
+                joints, variance = np.full_like(joints, np.nan), np.full_like(variance, np.nan)
+            readings.append(ViewReading(
+                crop.camera.name, crop.view.stamp_ns, joints, variance, np.isfinite(joints).all(axis=-1),
+                float(presence), crop.handedness, crop.box_px, crop.K, crop.camera_from_world))
+        return readings
+
+    def _in_images(self, crops: Sequence[Crop], landmarks: np.ndarray) -> np.ndarray:
+        """Public joints (N, 21, 2) in pixels of the distorted images, of landmarks (N, 21, 2) in pixels of the crops."""
+        K = np.stack([crop.K for crop in crops])
+        inverse = np.linalg.inv(K[:, :2, :2])
+        inverse[[crop.mirrored for crop in crops], 0] *= -1.0
+        xy = (to_public(landmarks, 'mediapipe') - K[:, None, :2, 2]) @ inverse.swapaxes(1, 2)
+        joints = np.empty_like(xy)
+        # A camera occurs once for each hand.
+        for side in HANDEDNESS:
+            rows = [row for row, crop in enumerate(crops) if crop.handedness == side]
+            if rows:
+                rig = self._rigs.of([crops[row].camera for row in rows])
+                joints[rows] = rig.denormalise_with_jacobian(torch.from_numpy(xy[rows]))[0].numpy()
+        return joints
+
+    def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
+        """Triangulated by the geometry alone."""
+        started = time.perf_counter()
+        triangulation = fuse(stack(window[-1].values()), rig, self.options.triangulation, self.options.min_views)
+        return with_refinement(triangulation, None, {'fusion': 1e3 * (time.perf_counter() - started)})
+
+    def reset(self) -> None:
+        """Nothing is kept between frames."""
+
+    def close(self) -> None:
+        """Nothing to release."""
