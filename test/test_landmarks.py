@@ -1,15 +1,22 @@
-"""Palms from the detector's anchors, and the crops of hands in single cameras."""
+"""The method landmarks: palms from the detector's anchors, crops of hands, and the contract of a method."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import pytest
 
+from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
-from hand_unc_ros.methods.contract import View
-from hand_unc_ros.methods.landmarks.crop_boxes import STEADY_JOINTS, box_of_landmarks, box_of_palm
+from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
+from hand_unc_ros.methods.contract import MethodOptions, View
+from hand_unc_ros.methods.cropping import cut_crop
+from hand_unc_ros.methods.landmarks import live
+from hand_unc_ros.methods.landmarks.crop_boxes import STEADY_JOINTS, box_of_hand, box_of_landmarks, box_of_palm
+from hand_unc_ros.methods.landmarks.noise_model import SIGMA_FRACTION, landmark_gaussians, landmark_variance
 from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
 from hand_unc_ros.methods.landmarks.reading import CropLandmarks
 from hand_unc_ros.methods.landmarks.tracker import HandTracker
@@ -111,7 +118,8 @@ def test_a_followed_hands_crop_turns_with_it(roll: float) -> None:
 class TwoBlobs:
     """Stands for the networks: palms where it is told, every crop a hand with its landmarks in a fixed shape."""
 
-    def __init__(self, palms: list[Palm]) -> None:
+    def __init__(self, palms: Sequence[Palm] = ()) -> None:
+        self.handedness = 0.9
         self.palms, self.searched = palms, 0
         self.shape = np.random.default_rng(0).uniform(60, 160, (21, 2))
         self.shape[0], self.shape[9] = (112, 190), (112, 90)
@@ -119,11 +127,11 @@ class TwoBlobs:
 
     def find(self, images: list[np.ndarray]) -> list[list[Palm]]:
         self.searched += len(images)
-        return [self.palms for _ in images]
+        return [list(self.palms) for _ in images]
 
     def read(self, images: np.ndarray) -> CropLandmarks:
         count = len(images)
-        return CropLandmarks(np.tile(self.shape, (count, 1, 1)), np.full(count, self.presence), np.full(count, 0.9))
+        return CropLandmarks(np.tile(self.shape, (count, 1, 1)), np.full(count, self.presence), np.full(count, self.handedness))
 
 
 def palm_at(x: float, y: float) -> Palm:
@@ -147,3 +155,94 @@ def test_hands_are_followed_and_each_only_once() -> None:
     networks.palms = []
     assert tracker.update(views)['cam'] == [], 'a hand that was lost is not followed'
     assert HandTracker(networks).update({}) == {}
+
+
+def method(monkeypatch: pytest.MonkeyPatch, networks: TwoBlobs, **options: str) -> live.Landmarks:
+    monkeypatch.setattr(live, 'LandmarkNetworks', lambda *args: networks)
+    return live.Landmarks({'weights': None, 'finder_weights': None}, MethodOptions(device='cpu', **options))
+
+
+def view_of(lens: tuple[float, ...] = ()) -> View:
+    return View(camera(lens), np.zeros((720, 1280, 3), np.uint8), 7)
+
+
+def test_both_hands_are_found_with_their_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = TwoBlobs([palm_at(300, 300), palm_at(900, 400)])
+    found = method(monkeypatch, networks).find({'cam': view_of()})
+    assert [one.handedness for one in found[0]] == ['right', 'right']
+    assert sorted(round(one.box_px[0], -2) for one in found[0]) == [300, 900]
+    networks.handedness, networks.presence = 0.2, 0.9
+    found = method(monkeypatch, networks).find({'cam': view_of()})
+    assert [one.handedness for one in found[0]] == ['left', 'left']
+    assert found[0][0].score == pytest.approx(0.9 * 0.8)
+    assert method(monkeypatch, TwoBlobs()).find({'cam': view_of(), 'other': view_of()}) == [[], []]
+
+
+@pytest.mark.parametrize('lens', [(), (-0.2, 0.05, 0.001, 0.0, 0.0)])
+@pytest.mark.parametrize('side', ['right', 'left'])
+def test_landmarks_of_a_crop_are_joints_of_the_image(monkeypatch: pytest.MonkeyPatch, side: str,
+                                                     lens: tuple[float, ...]) -> None:
+    networks = TwoBlobs()
+    view = view_of(lens)
+    box = np.array([500.0, 350.0, 200.0, 0.4])
+    reading, = method(monkeypatch, networks).read([cut_crop(view, box, side, live.HAND_SIZE)])
+    shape = networks.shape.copy()
+    ideal = crops.transform(crops.image_from_crop(box, live.HAND_SIZE), shape)
+    if side == 'left':
+        # The network saw the crop in a mirror.
+        shape[:, 0] = live.HAND_SIZE - 1 - shape[:, 0]
+        ideal = crops.transform(crops.image_from_crop(box, live.HAND_SIZE), shape)
+    expected = view.camera.denormalise((ideal - view.camera.K[:2, 2]) / 900.0)
+    np.testing.assert_allclose(reading.joints_px, expected, atol=1e-6)
+    np.testing.assert_allclose(reading.variance_px2, landmark_variance(expected))
+    assert reading.valid.all() and reading.handedness == side and reading.score == 0.9
+    assert (reading.camera, reading.stamp_ns) == ('cam', 7)
+
+
+def test_no_hand_and_the_other_hand_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = TwoBlobs()
+    landmarks = method(monkeypatch, networks)
+    box = np.array([500.0, 350.0, 200.0, 0.0])
+    crop = cut_crop(view_of(), box, 'right', live.HAND_SIZE)
+    networks.presence = 0.1
+    reading, = landmarks.read([crop])
+    assert not reading.valid.any() and np.isnan(reading.joints_px).all() and reading.score == 0.1
+    networks.presence, networks.handedness = 0.9, 0.001
+    assert not landmarks.read([crop])[0].valid.any()
+    assert landmarks.read([]) == []
+
+
+def test_without_the_networks_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv('HAND_UNC_MODELS', str(tmp_path))
+    with pytest.raises(ConfigError, match='hand-unc models get landmarks'):
+        live.files(MethodOptions())
+    named = live.files(MethodOptions(weights='a.safetensors', finder_weights='b.safetensors'))
+    assert [path.name for path in named.values()] == ['a.safetensors', 'b.safetensors']
+    with pytest.raises(ConfigError, match='no weights at'):
+        live.Landmarks(named)
+
+
+def test_noise_grows_towards_the_tips_and_with_the_hand() -> None:
+    assert SIGMA_FRACTION.shape == (JOINT_COUNT,)
+    for tip in FINGERTIPS[1:]:
+        assert (np.diff(SIGMA_FRACTION[tip - 3:tip + 1]) > 0).all(), JOINT_NAMES[tip]
+    points = np.random.default_rng(0).uniform(0, 100, (JOINT_COUNT, 2))
+    np.testing.assert_allclose(landmark_variance(3 * points + 50), 9 * landmark_variance(points))
+
+
+def test_guesses_beyond_the_border_are_no_joints() -> None:
+    points = np.random.default_rng(0).uniform(20, 80, (JOINT_COUNT, 2))
+    points[4] = (-30.0, 50.0)
+    points[8] = (-1.0, 50.0)
+    joints, variance = landmark_gaussians(points, 100, 100)
+    assert np.isnan(joints[4]).all() and np.isnan(variance[4]).all()
+    assert np.isfinite(np.delete(joints, 4, 0)).all(), 'a joint within a standard deviation of the border may be seen'
+
+
+def test_a_hand_with_unknown_joints_has_a_crop_too() -> None:
+    rng = np.random.default_rng(1)
+    joints, px = rng.uniform(-0.05, 0.05, (21, 3)), rng.uniform(300, 400, (21, 2))
+    joints[9] = joints[0] + [0.0, 0.09, 0.0]
+    np.testing.assert_allclose(box_of_hand(joints, px, 1000.0), box_of_landmarks(px))
+    px[6] = np.nan
+    assert np.isfinite(box_of_hand(joints, px, 1000.0)).all()

@@ -10,10 +10,13 @@ import numpy as np
 import torch
 
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.methods.landmarks.palm_detection import MIDDLE_KEYPOINT, WRIST_KEYPOINT, Palm
 
 PALM_EXPANSION, PALM_SHIFT = 2.6, 0.5
 HAND_EXPANSION, HAND_SHIFT = 2.0, 0.1
+# Of the box of a hand's reach, to be about as large as the network is used to.
+REACH_EXPANSION = 1.15
 # Wrist, thumb without its tip, and the two lower joints of each finger.
 STEADY_JOINTS = (0, 1, 2, 3, 5, 6, 9, 10, 13, 14, 17, 18)
 INDEX_MCP, MIDDLE_MCP, RING_MCP = 5, 9, 13
@@ -46,6 +49,19 @@ def box_of_landmarks(landmarks: np.ndarray) -> np.ndarray:
     low, high = turned.min(0), turned.max(0)
     sides = high - low
     return _shifted((low + high) / 2 @ upright, sides[1], sides.max() * HAND_EXPANSION, roll, HAND_SHIFT)
+
+
+def box_of_hand(joints: np.ndarray, joints_px: np.ndarray, px_per_metre: float) -> np.ndarray:
+    """The crop's box (4,) for a hand whose joints are expected: as after landmarks. Where some of these joints are
+    unknown, that of its reach; the landmarks err more there.
+
+    Arguments as of `hand/crops.py`'s reach_box.
+    """
+    if np.isfinite(joints_px[list(STEADY_JOINTS)]).all():
+        return box_of_landmarks(joints_px)
+    box = reach_box(joints, joints_px, px_per_metre)
+    box[2] *= REACH_EXPANSION
+    return box
 
 
 def _shifted(centre: np.ndarray, height: float, side: float, roll: float, shift: float) -> np.ndarray:

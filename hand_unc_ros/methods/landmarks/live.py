@@ -29,7 +29,7 @@ from hand_unc_ros.methods.contract import (
     ViewReading,
 )
 from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
-from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
+from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
 from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
 from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, LandmarkNetworks
 from hand_unc_ros.methods.landmarks.tracker import HandTracker
@@ -37,8 +37,8 @@ from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
-# A hand that the network takes for the other one with more than 98 % is the other one.
-MIN_HANDEDNESS = 0.02
+# A hand that the network takes for the other one with more than 99.5 % is the other one.
+MIN_HANDEDNESS = 0.005
 # Hands that are looked for in each image: both of a person.
 HANDS = 2
 
@@ -72,6 +72,7 @@ class Landmarks:
     window = 1
     crop_size = HAND_SIZE
     surface = ''
+    crop_box = staticmethod(box_of_hand)
 
     def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions()) -> None:
         device = choose_device(options.device)
