@@ -20,10 +20,13 @@ import numpy as np
 import torch
 
 from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
-from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator, build_estimator
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View
+from hand_unc_ros.estimation.build import build_estimator
+from hand_unc_ros.estimation.estimator import HandEstimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.types import FrameResult, FrameSet
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, CameraRig
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods.contract import View
 
 SETS = 12
 RATE_HZ = 30.0
@@ -47,13 +50,13 @@ def measure(views: int, repeats: int, options: dict) -> dict:
     settings = EstimatorSettings(**options)
     estimator = build_estimator(settings, rig.names)
     plain = build_estimator(replace(settings, covariance_head='none', calibration='none', view_health=False), rig.names)
-    network, device = estimator.front_end.network, estimator.front_end.device
+    network, device = estimator.method.network, estimator.method.device
     size = network.config.view.image_size
     K = torch.diag(torch.tensor([200.0, 200.0, 1.0])).expand(1, views, 3, 3)
     inputs = [torch.rand(1, views, 3, size, size), K, rig.camera_from_world[None].float(),
               torch.ones(1, views, dtype=torch.bool)]
     inputs = [value.to(device) for value in inputs]
-    dtype = estimator.front_end.dtype
+    dtype = estimator.method.dtype
 
     def bare() -> float:
         started = time.perf_counter()
@@ -61,7 +64,7 @@ def measure(views: int, repeats: int, options: dict) -> dict:
             network(*inputs).joints[-1].cpu()
         return 1e3 * (time.perf_counter() - started)
 
-    def timed(which: HandEstimator, frames: FrameSet) -> tuple[HandEstimate | NoHand, float]:
+    def timed(which: HandEstimator, frames: FrameSet) -> tuple[FrameResult, float]:
         started = time.perf_counter()
         result = which.process(frames)
         return result, 1e3 * (time.perf_counter() - started)
@@ -79,7 +82,7 @@ def measure(views: int, repeats: int, options: dict) -> dict:
                 live_ms.append(elapsed)
                 plain_ms.append(without)
                 bare_ms.append(bare())
-                found += isinstance(result, HandEstimate)
+                found += len(result.hands)
                 stages.append(result.stage_ms)
     live, without, alone = np.array(live_ms), np.array(plain_ms), np.array(bare_ms)
     return {'views': views, 'live_ms': float(np.median(live)), 'live_p95_ms': float(np.percentile(live, 95)),

@@ -17,9 +17,11 @@ from retargeting import DRIFT, RobotHand, VectorFilter, human_vectors, vector_co
 from scipy.signal import savgol_filter
 
 from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
-from hand_unc_ros.estimation.estimator import EstimatorSettings, build_estimator
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, View
+from hand_unc_ros.estimation.build import build_estimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.types import FrameSet
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods.contract import View
 
 matplotlib.use('Agg')
 from matplotlib import pyplot  # noqa: E402
@@ -50,8 +52,8 @@ def synthetic(seed: int, seconds: float) -> Sequence:
         names = list(scene.rig.names[:2] if hard[i] else scene.rig.names)
         views = {name: View(scene.rig[name], image, stamp) for name, image in scene.images(t, names).items()}
         result = estimator.process(FrameSet(stamp, views, scene.rig.names))
-        if isinstance(result, HandEstimate):
-            joints[i], covariance[i] = result.joints, result.covariance
+        for hand in result.hands:
+            joints[i], covariance[i] = hand.joints, hand.covariance
     return Sequence(times, np.stack([scene.truth(t)[0] for t in times]), joints, covariance, hard)
 
 

@@ -24,8 +24,9 @@ from std_msgs.msg import Bool, Float32
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.nodes.messages import hand_from_message
-from hand_unc_ros.nodes.parameters import Parameter, declare
+from hand_unc_ros.nodes.parameters import declare
 from hand_unc_ros.nodes.process import run_node
+from hand_unc_ros.settings.parameters import Parameter
 
 PARAMETERS = (
     Parameter('robot', 'allegro', "Robot hand, as dex-retargeting calls it. Empty: only the gate."),

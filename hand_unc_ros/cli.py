@@ -217,14 +217,14 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
     parser.add_argument('--rig', type=Path, metavar='FILE',
                         help="calibration (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
                              'CameraInfo and /tf_static)')
-    parser.add_argument('--front-end', choices=('network', 'mediapipe'), help='what finds the 2D joints')
+    parser.add_argument('--method', metavar='NAME', help='how images become hands (default: that of the parameters)')
     parser.add_argument('--weights', metavar='FILE', help='of the network (default: those of the package)')
     parser.add_argument('--handedness', choices=('right', 'left'), help='which hand is looked for (default right)')
 
 
 def _bag_settings(args: argparse.Namespace) -> Any:
-    from hand_unc_ros.nodes.offline import bag_settings
-    changes = {name: value for name in ('front_end', 'weights', 'handedness') if (value := getattr(args, name))}
+    from hand_unc_ros.settings.recordings import bag_settings
+    changes = {name: value for name in ('method', 'weights', 'handedness') if (value := getattr(args, name))}
     changes |= {name: value for name in ('device', 'precision') if (value := getattr(args, name)) != 'auto'}
     return bag_settings(args.params, args.rig, changes)
 
@@ -235,7 +235,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         settings = _bag_settings(args)
         from hand_unc_ros.evaluation.recordings.report import run as run_bag
         # Who says how the images are to be read wants them to be read.
-        images = not args.estimates and (args.front_end or args.weights or args.handedness)
+        images = not args.estimates and (args.method or args.weights or args.handedness)
         run_bag(args.bag, settings, estimates='none' if images else args.estimates, truth=args.truth,
                 report=args.report, output=args.json)
         return
@@ -254,7 +254,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
                '--triangulation': args.triangulation, '--reference': args.reference,
                '--covariance-head': args.covariance_head, '--calibration': args.calibration}
     of_bags = {'--truth': args.truth, '--report': args.report, '--params': args.params, '--rig': args.rig,
-               '--estimates': args.estimates, '--front-end': args.front_end, '--weights': args.weights,
+               '--estimates': args.estimates, '--method': args.method, '--weights': args.weights,
                '--handedness': args.handedness}
     wrong = [name for name, value in (of_bags if args.bag is None else of_sets).items() if value]
     if wrong:

@@ -74,7 +74,7 @@ _EXTRAS = (
     ('onnxruntime', 'onnxruntime', 'ONNX files (hand-unc export)', "pip install 'hand_unc_ros[export]'"),
     ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
     ('matplotlib', 'matplotlib', 'plots in reports (hand-unc evaluate)', "pip install 'hand_unc_ros[report]'"),
-    ('mediapipe', 'mediapipe', '2D joints in real images (another front end)', 'make setup-mediapipe'),
+    ('mediapipe', 'mediapipe', '2D joints in real images (method: landmarks)', 'make setup-mediapipe'),
 )
 _ROS_EXTRAS = (
     ('tf2_ros', 'tf2-ros-py', 'camera poses from TF (else: a rig file)'),

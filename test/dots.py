@@ -7,11 +7,14 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from hand_unc_ros.estimation.fusion import innovations
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, ViewEstimate
-from hand_unc_ros.estimation.view_health import ViewHealth
+from hand_unc_ros.estimation.innovations import innovations
+from hand_unc_ros.estimation.types import FrameResult, FrameSet, HandEstimate, HandReadings
+from hand_unc_ros.estimation.view_health import Observation, ViewHealth
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import propagate_covariance, triangulate_dlt
+from hand_unc_ros.hand.fitting import HandFitter
+from hand_unc_ros.methods.contract import ViewReading
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 SIGMA_PX = 1.0
@@ -74,7 +77,7 @@ class DotEstimator:
 
     def __init__(self, min_views: int = 2) -> None:
         self._min_views = min_views
-        self.last_views: ViewEstimate | None = None
+        self.surfaces: dict[str, HandFitter] = {}
         self.health: ViewHealth | None = None
         self.resets = 0
 
@@ -84,7 +87,7 @@ class DotEstimator:
     def close(self) -> None:
         pass
 
-    def process(self, frame_set: FrameSet) -> HandEstimate | NoHand:
+    def process(self, frame_set: FrameSet) -> FrameResult:
         views = list(frame_set.views.values())
         rig = CameraRig([view.camera for view in views])
         px = torch.from_numpy(np.stack([find_dots(view.image) for view in views]))
@@ -92,7 +95,7 @@ class DotEstimator:
         xy = rig.normalise(px)
         fit = triangulate_dlt(xy, rig.camera_from_world, valid=valid)
         if not fit.valid.all():
-            return NoHand(frame_set.stamp_ns, 'the dots are not seen')
+            return FrameResult(frame_set.stamp_ns, reasons=('the dots are not seen',))
         variance = torch.eye(2, dtype=torch.float64).expand(*xy.shape[:2], 2, 2) * (SIGMA_PX / FOCAL) ** 2
         blocks = propagate_covariance(fit.points, variance, rig.camera_from_world, valid).numpy()
         covariance = np.zeros((63, 63))
@@ -103,14 +106,18 @@ class DotEstimator:
         residuals = np.full((len(names), 21), np.nan)
         residuals[used] = (rig.project(fit.points)[0] - px).norm(dim=-1).numpy()
         rows = len(views)
-        self.last_views = ViewEstimate(tuple(view.camera.name for view in views), px.numpy(),
-                                       np.full((rows, 21, 2), SIGMA_PX ** 2), valid.numpy(), np.ones(rows),
-                                       np.full((rows, 4), np.nan))
+        seen = ViewGaussians(tuple(view.camera.name for view in views), px.numpy(),
+                             np.full((rows, 21, 2), SIGMA_PX ** 2), valid.numpy(), np.ones(rows),
+                             np.full((rows, 4), np.nan))
         if self.health is None:
             self.health = ViewHealth(names)
-        self.health.update(frame_set.stamp_ns, self.last_views, innovations(self.last_views, rig, fit.points.numpy()),
-                           np.ones(rows, bool))
+        self.health.update(frame_set.stamp_ns, [
+            Observation(seen, innovations(seen, rig, fit.points.numpy()), np.ones(rows, bool))])
         weights = np.outer(used / used.sum(), np.ones(21))
-        return HandEstimate(frame_set.stamp_ns, 'right', 1.0, fit.points.numpy(), covariance,
-                            np.ones(21, bool), names, used, weights, residuals,
-                            view_reports=self.health.reports())
+        hand = HandEstimate(frame_set.stamp_ns, 'right', 1.0, fit.points.numpy(), covariance,
+                            np.ones(21, bool), names, used, weights, residuals, track_id=1)
+        readings = {view.camera.name: ViewReading(
+            view.camera.name, view.stamp_ns, px[row].numpy(), seen.variance_px2[row], seen.valid[row], 1.0, 'right',
+            seen.boxes_px[row]) for row, view in enumerate(views)}
+        return FrameResult(frame_set.stamp_ns, (hand,), (HandReadings(1, 'right', readings),),
+                           view_reports=self.health.reports())

@@ -6,10 +6,15 @@ import torch
 from rig_cases import ring
 from view_cases import START_NS
 
-from hand_unc_ros.estimation.network_front_end import NetworkFrontEnd
-from hand_unc_ros.estimation.types import View
+from hand_unc_ros.estimation.estimator import HandEstimator, _Sighting
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.tracks import Track
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.crops import reach_box
+from hand_unc_ros.methods.contract import MethodOptions, Triangulation, View, ViewReading
+from hand_unc_ros.methods.cropping import cut_crop
+from hand_unc_ros.methods.geometric_fusion import stack
+from hand_unc_ros.methods.jump_hand.live import JumpHandLive
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, pixels_to_cells
 from hand_unc_ros.networks.hand_finder import HandFinder
 from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandConfig, ViewStage, save_jump_hand
@@ -46,8 +51,49 @@ def save_tiny(folder, network=None):
     return folder / 'tiny.safetensors', folder / 'finder.safetensors'
 
 
-def front_end(weights, **options):
-    return NetworkFrontEnd(*weights, **{'device': 'cpu', 'precision': 'float32', **options})
+class Reader:
+    """A JUMP-Hand method and what it last read, as the estimator has it read."""
+
+    def __init__(self, method):
+        self.method, self.side = method, method.options.handedness
+        self.estimator = HandEstimator(method, EstimatorSettings(handedness=self.side))
+        self.readings = []
+
+    def read(self, views, boxes):
+        """The readings of crops under boxes (V, 4), NaN for none, stacked."""
+        rows = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+        seen = list(views.values())
+        return self._read(views, [cut_crop(seen[row], boxes[row], self.side, self.method.crop_size) for row in rows])
+
+    def estimate(self, views, predicted=None):
+        """The readings of all views, stacked; of whole frames where no joints (21, 3) are predicted."""
+        found = self.method.find(views) if predicted is None else []
+        sighting = _Sighting(Track(0, self.side), predicted, {})
+        return self._read(views, self.estimator._crops(views, rig_of(views), sighting, found))
+
+    def _read(self, views, crops):
+        readings = {name: ViewReading.unread(view, self.side) for name, view in views.items()}
+        readings.update((reading.camera, reading) for reading in self.method.read(crops))
+        self.readings = list(readings.values())
+        return stack(self.readings)
+
+    def refine(self, joints, covariance, used):
+        """The refinement of triangulated joints by what was last read."""
+        unknown = np.full((len(used), 21), np.nan)
+        start = Triangulation(joints, covariance, np.isfinite(joints).all(1), unknown, used, unknown, unknown, unknown)
+        return self.method.refine(self.readings, start, self.side)
+
+
+def method_of(weights, covariance_head=None, **options):
+    """JUMP-Hand of the paths that `save_tiny` gives."""
+    files = dict(zip(('weights', 'finder_weights'), weights))
+    if covariance_head is not None:
+        files['covariance_head'] = covariance_head
+    return JumpHandLive(files, MethodOptions(**{'device': 'cpu', 'precision': 'float32', **options}))
+
+
+def reader(weights, **options):
+    return Reader(method_of(weights, **options))
 
 
 def pictures(seed=0, rig=RIG, stamp_ns=START_NS):
@@ -131,7 +177,8 @@ class Centred:
         dot = torch.where(mass[:, None] > 1, dot, (size - 1) / 2)
         mean = (pixels_to_cells(dot, size)[:, None] + self.PATTERN)[None]
         presence = torch.full((len(light),), 9.0) if self.presence is None else self.presence[:len(light)]
-        return ViewStage(mean.float(), self.variance.expand(mean.shape), None, presence[None], None, [])
+        pooled = torch.zeros(1, len(light), 21, 1)
+        return ViewStage(mean.float(), self.variance.expand(mean.shape), None, presence[None], pooled, [])
 
 
 def dotted(places, rig=RIG):

@@ -17,8 +17,8 @@ from hand_unc_ros.data.bags.hands import HAND_TYPE, POSES_TYPE, VIEW_TYPE
 from hand_unc_ros.data.bags.reader import TF_TYPE
 from hand_unc_ros.data.bags.writer import METADATA_VERSION
 from hand_unc_ros.data.rigs import save_rig
-from hand_unc_ros.estimation.fusion import fuse
-from hand_unc_ros.estimation.types import block_diagonal
+from hand_unc_ros.hand.covariance_blocks import block_diagonal
+from hand_unc_ros.methods.geometric_fusion import fuse
 
 torch.set_num_threads(1)
 
@@ -69,7 +69,8 @@ def hand_message(stamp_ns, joints, covariance, cameras, full=True, calibrated=Fa
 
 def view_message(stamp_ns, views, row):
     return TYPES[VIEW_TYPE](
-        header=header(stamp_ns), camera=views.cameras[row], score=float(views.score[row]),
+        header=header(stamp_ns), camera=views.cameras[row], handedness='right', track_id=1,
+        score=float(views.score[row]),
         joints_px=views.joints_px[row].ravel().astype(np.float32),
         variance_px2=views.variance_px2[row].ravel().astype(np.float32), valid=views.valid[row],
         box_px=views.boxes_px[row].astype(np.float32), gate=np.zeros(21, np.float32))

@@ -32,7 +32,7 @@ from hand_unc_ros.data.rigs import load_rig, save_rig  # noqa: E402
 from hand_unc_ros.errors import ConfigError, RecordingError  # noqa: E402
 from hand_unc_ros.nodes.bag_player import message_class, play  # noqa: E402
 from hand_unc_ros.nodes.bag_recorder import _Recorder  # noqa: E402
-from hand_unc_ros.nodes.recorded_topics import Selection, select  # noqa: E402
+from hand_unc_ros.settings.recorded_topics import Selection, select  # noqa: E402
 
 RECORD = ('-m', 'hand_unc_ros.cli', 'bag', 'record')
 MESSAGES = ('hand_unc_ros/msg/HandJointsWithCovariance', 'hand_unc_ros/msg/ViewEstimate')

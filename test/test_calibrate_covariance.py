@@ -16,19 +16,22 @@ from recording_cases import (
     write_bag,
 )
 from rig_cases import ring
-from view_cases import TruthFrontEnd, frames, hand, see
+from view_cases import OneHand, TruthMethod, frames, hand, readings_of, see
 
 from hand_unc_ros.cli import main
 from hand_unc_ros.errors import ConfigError, RecordingError
 from hand_unc_ros.estimation.covariance_map import CovarianceMap, fit_map
-from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
-from hand_unc_ros.estimation.types import Refinement, joint_blocks
+from hand_unc_ros.estimation.estimator import HandEstimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.types import HandReadings
 from hand_unc_ros.evaluation.recordings import calibrate as command
-from hand_unc_ros.evaluation.recordings.replay import BagSettings
 from hand_unc_ros.evaluation.recordings.calibrate import calibrate
-from hand_unc_ros.evaluation.recordings.left_out import SIZES, answer, check, subsets
+from hand_unc_ros.evaluation.recordings.left_out import SIZES, answers_of, check, geometric_answers, subsets
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS
+from hand_unc_ros.methods.geometric_fusion import Refinement
+from hand_unc_ros.settings.recordings import BagSettings
 
 RIG = ring((10, 100, 190, 280), radius=0.6, height=0.35)
 STILL = hand()
@@ -49,7 +52,13 @@ def still(t):
 
 def left_out(noise=1.0, bias=0.0):
     """Checks of MANY hands that are seen off by `bias`, with errors of `noise` times what is claimed."""
-    return check(see(RIG, np.tile(STILL, (MANY, 1)) + [bias, 0, 0], 1.0, noise, 5), RIG, sizes=SIZES)
+    views = see(RIG, np.tile(STILL, (MANY, 1)) + [bias, 0, 0], 1.0, noise, 5)
+    return check(views, RIG, geometric_answers(views, RIG), SIZES)
+
+
+def checked(views):
+    """Each view against all others."""
+    return check(views, RIG, geometric_answers(views, RIG))
 
 
 # --- one view against the others ---------------------------------------------------------------------------
@@ -77,7 +86,7 @@ def test_what_all_views_get_wrong_alike_does_not_show():
 
 
 def test_errors_in_space_are_as_surprising_as_those_in_pixels():
-    found = check(see(RIG, STILL, 1.0, 1.0, 3, hidden=[(1, 5)]), RIG)
+    found = checked(see(RIG, STILL, 1.0, 1.0, 3, hidden=[(1, 5)]))
     in_space = mahalanobis_squared(found.as_errors(), found.covariance) / chi2_quantile(0.95, 3)
     in_pixels = found.distance2() / chi2_quantile(0.95, 2)
     known = np.isfinite(in_pixels)
@@ -92,8 +101,8 @@ def test_errors_in_space_are_as_surprising_as_those_in_pixels():
 def test_the_covariance_of_an_error_is_that_of_view_and_others():
     """By hand, for one joint: S + J Σ Jᵀ, with J from differences."""
     views = see(RIG, STILL, 1.5, 1.0, 7)
-    found = check(views, RIG)
-    others = answer(views, RIG, ALL & (np.arange(4) != 2))
+    found = checked(views)
+    others = geometric_answers(views, RIG)(ALL & (np.arange(4) != 2))
     row = int(np.flatnonzero(found.camera == 2)[0])
     camera, step = RIG['cam2'], 1e-6
     at = others.joints[8]
@@ -106,7 +115,7 @@ def test_the_covariance_of_an_error_is_that_of_view_and_others():
 
 
 def test_two_views_leave_none_out():
-    assert check(see(RIG, STILL, hidden=[(0, None), (3, None)]), RIG) is None
+    assert checked(see(RIG, STILL, hidden=[(0, None), (3, None)])) is None
 
 
 def test_subsets_are_of_every_size_and_of_views_that_see():
@@ -124,7 +133,8 @@ def test_what_the_network_makes_of_the_others_is_what_is_tested():
         return Refinement(joints + [0.0, 0.0, 0.002], np.zeros((778, 3)), np.zeros((4, 21)), covariance)
 
     views, chosen = see(RIG, STILL), np.array([True, False, True, True])
-    found = answer(views, RIG, chosen, refine=refine)
+    method, readings = TruthMethod(still, refine=refine), HandReadings(1, 'right', readings_of(views))
+    found = answers_of(method, readings, RIG)(chosen)
     np.testing.assert_allclose(found.joints, STILL + [0.0, 0.0, 0.002], atol=1e-9)
     np.testing.assert_array_equal(found.covariance, joint_blocks(covariance))
     np.testing.assert_array_equal(asked, [chosen])
@@ -140,7 +150,7 @@ def pipeline(monkeypatch):
     def build(settings, cameras):
         asked['settings'] = settings
         seen = STILL + [asked['bias'], 0, 0]
-        return HandEstimator(TruthFrontEnd(lambda t: seen, noise=asked['noise'], alter=asked['alter']), settings)
+        return HandEstimator(TruthMethod(lambda t: seen, noise=asked['noise'], alter=asked['alter']), settings)
 
     monkeypatch.setattr(command, 'build_estimator', build)
     monkeypatch.setattr(command, 'files_of', lambda settings: {})
@@ -229,9 +239,9 @@ def test_the_output_of_the_filter_has_factors_of_its_own(pipeline, tmp_path):
     # At 15 Hz the filter trusts the views, whose errors of 0.84 mm an axis hold; the floor of 0.5 mm comes on top.
     assert told.filtered[4] == pytest.approx(0.84 ** 2 / (0.84 ** 2 + 0.5 ** 2), rel=0.12)
     # Errors of other sets: 1932 of them, so that the share is known to 0.5 %, as it is by the fit.
-    estimator = HandEstimator(TruthFrontEnd(still, noise=1.0), EstimatorSettings(filter=True), told)
-    plain = HandEstimator(TruthFrontEnd(still, noise=1.0), EstimatorSettings(filter=True),
-                          replace(told, filtered={}))
+    estimator = OneHand(HandEstimator(TruthMethod(still, noise=1.0), EstimatorSettings(filter=True), told))
+    plain = OneHand(HandEstimator(TruthMethod(still, noise=1.0), EstimatorSettings(filter=True),
+                                  replace(told, filtered={})))
     within, without = [], []
     for index in range(SETS_OF_FILTER):
         for each, collected in ((estimator, within), (plain, without)):

@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hand_unc_ros.data.camera_calibrations import CameraCalibrations
 from hand_unc_ros.data.camera_messages import camera_from_info, check_size, pose_matrix
 from hand_unc_ros.errors import CalibrationError, ImageFormatError
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera, CameraRig
-from hand_unc_ros.nodes.calibration import Calibrations
 
 POINTS = np.array([[0.1, -0.05, 1.0], [-0.2, 0.1, 1.5], [0.0, 0.0, 0.8]])
 
@@ -73,14 +73,14 @@ def rig():
 
 
 def test_a_rig_file_calibrates_at_once_and_names_what_it_lacks():
-    calibrations = Calibrations(['cam0', 'cam1'], rig(), info_used=False, pose_used=False)
+    calibrations = CameraCalibrations(['cam0', 'cam1'], rig(), info_used=False, pose_used=False)
     assert calibrations.camera('cam1').width == 640 and calibrations.reason('cam1') is None
     with pytest.raises(CalibrationError, match='cam9'):
-        Calibrations(['cam9'], rig(), info_used=False, pose_used=False)
+        CameraCalibrations(['cam9'], rig(), info_used=False, pose_used=False)
 
 
 def test_a_camera_is_left_out_with_its_reason_and_comes_back():
-    calibrations = Calibrations(['cam0'], rig(), info_used=True, pose_used=False)
+    calibrations = CameraCalibrations(['cam0'], rig(), info_used=True, pose_used=False)
     assert 'CameraInfo' in calibrations.reason('cam0')
     calibrations.take_info('cam0', info())
     assert calibrations.camera('cam0') is not None
@@ -94,14 +94,14 @@ def test_a_camera_is_left_out_with_its_reason_and_comes_back():
 def test_how_well_a_camera_is_calibrated_is_the_rig_files_word(info_used, pose_used):
     said = CalibrationUncertainty(1e-3, 2e-3)
     cameras = CameraRig([replace(camera, uncertainty=said) for camera in rig()])
-    calibrations = Calibrations(['cam0'], cameras, info_used=info_used, pose_used=pose_used)
+    calibrations = CameraCalibrations(['cam0'], cameras, info_used=info_used, pose_used=pose_used)
     calibrations.take_info('cam0', info())
     calibrations.take_pose('cam0', np.eye(4))
     assert calibrations.camera('cam0').uncertainty is said
 
 
 def test_poses_are_waited_for_and_their_faults_told():
-    calibrations = Calibrations(['cam0'], None, info_used=True, pose_used=True)
+    calibrations = CameraCalibrations(['cam0'], None, info_used=True, pose_used=True)
     calibrations.take_info('cam0', info())
     assert calibrations.without_pose == ('cam0',)
     calibrations.refuse_pose('cam0', 'no transform from world to cam0')

@@ -11,11 +11,11 @@ from rig_cases import mixed_rig, ring
 from view_cases import hand, see
 
 from hand_unc_ros.errors import CalibrationError
-from hand_unc_ros.estimation.fusion import fuse
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera, CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection
+from hand_unc_ros.methods.geometric_fusion import fuse
 
 torch.set_num_threads(1)
 

@@ -10,15 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig_cases import LENSES, camera
 from test_estimator import estimator_of
-from view_cases import START_NS, TruthFrontEnd, frames, hand
+from view_cases import START_NS, Refused, TruthMethod, frames, hand
 
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
-from hand_unc_ros.estimation.fusion import METHODS, fuse
-from hand_unc_ros.estimation.types import NoHand, Refinement, block_diagonal
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd
 from hand_unc_ros.geometry.triangulation import MIN_RAY_ANGLE
+from hand_unc_ros.hand.covariance_blocks import block_diagonal
+from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS, fuse
+from hand_unc_ros.methods.geometric_fusion import Refinement
 
 torch.set_num_threads(1)
 
@@ -106,11 +107,11 @@ def assert_sound(covariance, known, floor):
 
 
 @settings(max_examples=80, deadline=None)
-@given(rigs(), st.sampled_from(METHODS), st.integers(0, 2 ** 31), VARIANCES, st.sampled_from([0.0, 0.3, 0.8]),
+@given(rigs(), st.sampled_from(TRIANGULATIONS), st.integers(0, 2 ** 31), VARIANCES, st.sampled_from([0.0, 0.3, 0.8]),
        st.booleans())
 def test_what_fusion_and_calibration_say_is_sound(rig, method, seed, exponents, missing, occluded):
     estimate = spoiler(seed, exponents, missing, occluded)(
-        TruthFrontEnd(moving).estimate(frames(rig).views))
+        TruthMethod(moving).look(rig, START_NS))
     fused = fuse(estimate, rig, method)
     assert np.array_equal(np.isfinite(fused.joints).all(1), fused.valid)
     assert np.isnan(fused.covariance[~fused.valid]).all()
@@ -129,17 +130,17 @@ def test_whatever_is_published_is_sound():
     outcomes = {'hand': 0, 'none': 0}
 
     @settings(max_examples=120, deadline=None)
-    @given(rigs(), st.sampled_from(METHODS), st.integers(0, 2 ** 31), VARIANCES, st.sampled_from([0.0, 0.2, 0.5]),
-           st.booleans(), st.booleans(), st.sampled_from(MAPS), st.sampled_from([None, correlate]))
+    @given(rigs(), st.sampled_from(TRIANGULATIONS), st.integers(0, 2 ** 31), VARIANCES,
+           st.sampled_from([0.0, 0.2, 0.5]), st.booleans(), st.booleans(), st.sampled_from(MAPS), st.sampled_from([None, correlate]))
     def check(rig, method, seed, exponents, missing, occluded, smooth, covariance_map, refine):
         change = [None]
-        estimator = estimator_of(TruthFrontEnd(moving, alter=lambda estimate: change[0](estimate)), covariance_map,
+        estimator = estimator_of(TruthMethod(moving, alter=lambda estimate: change[0](estimate)), covariance_map,
                                  refine, triangulation=method, filter=smooth)
         for index in range(4):
             change[0] = spoiler(seed + index, exponents, missing, occluded and index % 2 == 0)
             result = estimator.process(frames(rig, index))
-            outcomes['none' if isinstance(result, NoHand) else 'hand'] += 1
-            if isinstance(result, NoHand):
+            outcomes['none' if isinstance(result, Refused) else 'hand'] += 1
+            if isinstance(result, Refused):
                 assert result.reason
                 continue
             assert np.array_equal(np.isfinite(result.joints).all(1), result.valid) and result.valid.any()
@@ -158,11 +159,11 @@ def test_an_uncertain_calibration_widens_what_is_published_and_is_not_averaged_o
     uncertain = CameraRig([replace(one, uncertainty=CalibrationUncertainty(2e-3, 2e-3, 2.0, 2.0)) for one in exact])
     last = []
     for rig in (exact, uncertain):
-        estimator = estimator_of(TruthFrontEnd(lambda t: STILL), filter=smooth)
+        estimator = estimator_of(TruthMethod(lambda t: STILL), filter=smooth)
         for index in range(20):
             result = estimator.process(frames(rig, index, stamp_ns=START_NS + index * 10_000_000))
         last.append(result.covariance)
-    estimate = TruthFrontEnd(lambda t: STILL).estimate(frames(exact).views)
+    estimate = TruthMethod(lambda t: STILL).look(exact, START_NS)
     fused = fuse(estimate, exact)
     added = calibration_covariance(fused.joints, fused.covariance, uncertain, np.isfinite(fused.reprojection_px),
                                    estimate.variance_px2)

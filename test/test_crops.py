@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from rig_cases import LENSES
 from view_cases import REST, hand
 
-from hand_unc_ros.estimation.cropping import fit_frame
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.crops import (
     BOX_EXPANSION,
@@ -23,6 +22,7 @@ from hand_unc_ros.hand.crops import (
     upright_roll,
 )
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole, mirror_view
+from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
 
 HAND = REST['right']
 

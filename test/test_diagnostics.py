@@ -10,9 +10,10 @@ pytest.importorskip('diagnostic_msgs.msg', reason='no ROS 2 messages here')
 
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 
-from hand_unc_ros.estimation.synchroniser import CameraStatistics  # noqa: E402
+from hand_unc_ros.estimation.camera_timeline import CameraStatistics  # noqa: E402
+from hand_unc_ros.estimation.health import CameraHealth, OutputHealth  # noqa: E402
 from hand_unc_ros.estimation.types import ViewReport  # noqa: E402
-from hand_unc_ros.nodes.diagnostics import CameraHealth, OutputHealth  # noqa: E402
+from hand_unc_ros.nodes.diagnostics import CameraState, OutputState, camera_status, output_status  # noqa: E402
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 PERIOD_S = 1 / 15
@@ -28,7 +29,7 @@ def camera(rate_hz: float = 15.0, seconds: float = 10.0, transport: str = 'raw')
 
 def status(health: CameraHealth, statistics: CameraStatistics | None = None, fault: str | None = None,
            now_s: float = 110.0) -> DiagnosticStatus:
-    return health.status('cam0', statistics or CameraStatistics(), fault, now_s, PERIOD_S)
+    return camera_status('cam0', health, CameraState(statistics or CameraStatistics(), fault), now_s, PERIOD_S)
 
 
 def test_a_good_camera():
@@ -114,7 +115,7 @@ def output(**changes) -> OutputHealth:
      'no hand for 5.0 s: no view shows one'),
     (dict(last_published_s=109.0, failure='RuntimeError: x'), 110.05, 4, ERROR, 'RuntimeError: x')])
 def test_the_output(changes, now_s, arriving, level, word):
-    told = output(**changes).status(now_s, PERIOD_S, arriving, 4, 0, 0)
+    told = output_status(output(**changes), OutputState(arriving, 4, 0, 0), now_s, PERIOD_S)
     assert told.level == level and word in told.message
 
 
@@ -123,7 +124,7 @@ def test_latencies_and_stages_are_values():
     for i in range(100):
         health.note_published(110.0 + i * PERIOD_S, 10.0 + i)
         health.note_stages({'decode': 2.0, 'views': 30.0})
-    told = health.status(110.0 + 100 * PERIOD_S, PERIOD_S, 4, 4, 3, 1)
+    told = output_status(health, OutputState(4, 4, 3, 1), 110.0 + 100 * PERIOD_S, PERIOD_S)
     values = {pair.key: pair.value for pair in told.values}
     assert [values[f'latency_ms/p{q}'] for q in (50, 95, 99)] == ['60.0', '105.0', '109.0']
     assert values['stage_ms/views'] == '30.00' and values['sets_skipped'] == '3' and values['resets'] == '1'

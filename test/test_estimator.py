@@ -1,4 +1,4 @@
-"""The estimator behind a front end that knows the truth: what it gives, following, resets, refusals."""
+"""The estimator with a method that knows the truth: what it gives, following, resets, refusals."""
 
 from dataclasses import replace
 
@@ -6,20 +6,20 @@ import numpy as np
 import pytest
 import torch
 from rig_cases import ring
-from view_cases import IMAGE, PERIOD_NS, START_NS, TruthFrontEnd, frames, hand, see
+from view_cases import IMAGE, PERIOD_NS, START_NS, OneHand, Refused, TruthMethod, frames, hand, see
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
-from hand_unc_ros.estimation.estimator import (
-    TRACK_MEMORY_S,
-    EstimatorSettings,
-    HandEstimator,
-)
-from hand_unc_ros.estimation.fusion import fuse
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, joint_blocks
+from hand_unc_ros.estimation.estimator import HandEstimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.tracks import TRACK_MEMORY_S
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.fitting import load_hand_fitter
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.geometric_fusion import fuse
 
 torch.set_num_threads(1)
 
@@ -35,10 +35,14 @@ def moving(t):
     return STILL + np.array([0.25, -0.1, 0.05]) * t
 
 
-def estimator_of(front_end=None, calibration=None, refine=None, surface=None, **options):
-    return HandEstimator(
-        front_end or TruthFrontEnd(still), EstimatorSettings(**options), calibration, refine, surface
-    )
+def estimator_of(method=None, covariance_map=None, refine=None, surface=None, **options):
+    """What follows one hand by a method that knows where it is."""
+    method, settings = method or TruthMethod(still), EstimatorSettings(**options)
+    method.options = settings.method_options
+    if refine is not None:
+        method.refine = refine
+    surfaces = {} if surface is None else {settings.handedness: surface}
+    return OneHand(HandEstimator(method, settings, covariance_map, surfaces))
 
 
 # --- what an estimate holds -------------------------------------------------------------------------------
@@ -55,7 +59,9 @@ def test_an_estimate_is_complete():
     assert result.reprojection_px.max() < 1e-6
     assert result.velocity is None and result.vertices is None and result.vertex_variance is None
     assert result.fit is None
-    assert set(result.stage_ms) >= {'views', 'fusion', 'refinement', 'finish'} and min(result.stage_ms.values()) >= 0
+    stage_ms = estimator.result.stage_ms
+    assert set(stage_ms) >= {'views', 'fusion', 'refinement', 'finish'} and stage_ms['refinement'] == 0.25
+    assert min(stage_ms['views'], stage_ms['finish'], stage_ms['health']) >= 0
     assert estimator.last_views.cameras == RIG.names
 
 
@@ -73,8 +79,8 @@ def test_the_covariance_is_the_fused_one_in_blocks_with_a_floor():
 def test_calibration_scales_by_the_number_of_views_of_each_joint():
     scale = CovarianceMap('scalar', {2: 4.0, 3: 3.0, 4: 2.0})
     hide = dict(alter=lambda estimate: see(RIG, STILL, hidden=[(0, 5), (1, 5), (2, 9)]))
-    plain = estimator_of(TruthFrontEnd(still, **hide)).process(frames(RIG))
-    scaled = estimator_of(TruthFrontEnd(still, **hide), scale).process(frames(RIG))
+    plain = estimator_of(TruthMethod(still, **hide)).process(frames(RIG))
+    scaled = estimator_of(TruthMethod(still, **hide), scale).process(frames(RIG))
     assert scaled.covariance_calibrated
     for joint, factor in ((0, 2.0), (9, 3.0), (5, 4.0)):
         at = np.s_[3 * joint:3 * joint + 3, 3 * joint:3 * joint + 3]
@@ -86,7 +92,7 @@ def test_calibration_scales_by_the_number_of_views_of_each_joint():
 
 
 def test_missing_cameras_and_joints_keep_their_places():
-    front = TruthFrontEnd(
+    front = TruthMethod(
         still, alter=lambda e: see(RIG.subset(['cam3', 'cam1']), STILL, hidden=[(0, 8), (1, 20)])
     )
     result = estimator_of(front).process(frames(RIG, cameras=('cam3', 'cam1')))
@@ -115,7 +121,7 @@ def test_a_mesh_comes_with_a_surface_and_only_then(side):
     truth = hand(side=side, curl=0.3)
     surface = load_hand_fitter('stand-in', side)
     estimator = estimator_of(
-        TruthFrontEnd(lambda t: truth), surface=surface, handedness=side, hand_model='stand-in'
+        TruthMethod(lambda t: truth), surface=surface, handedness=side, hand_model='stand-in'
     )
     result = estimator.process(frames(RIG))
     assert result.handedness == side and result.fit.side == side
@@ -133,7 +139,7 @@ def test_a_mesh_comes_with_a_surface_and_only_then(side):
 
     hidden = [(view, joint) for view in range(4) for joint in (0, 8)]
     blind = estimator_of(
-        TruthFrontEnd(still, alter=lambda e: see(RIG, STILL, hidden=hidden)), surface=surface, hand_model='stand-in'
+        TruthMethod(still, alter=lambda e: see(RIG, STILL, hidden=hidden)), surface=surface, hand_model='stand-in'
     )
     result = blind.process(frames(RIG))
     assert isinstance(result, HandEstimate)
@@ -142,7 +148,7 @@ def test_a_mesh_comes_with_a_surface_and_only_then(side):
 
 def test_the_views_last_read_tell_their_gate():
     """A softmax over the views that were used; nothing where the set gave no hand or was not read."""
-    front = TruthFrontEnd(still, lost=('cam2',))
+    front = TruthMethod(still, lost=('cam2',))
     estimator = estimator_of(front)
     assert estimator.last_views is None
     estimator.process(frames(RIG))
@@ -150,7 +156,7 @@ def test_the_views_last_read_tell_their_gate():
     assert gate.shape == (4, 21) and (gate[2] == 0).all() and (gate[[0, 1, 3]] > 0).all()
     np.testing.assert_allclose(gate.sum(0), 1, atol=1e-12)
     front.lost = set(RIG.names[1:])
-    assert isinstance(estimator.process(frames(RIG, 1)), NoHand)
+    assert isinstance(estimator.process(frames(RIG, 1)), Refused)
     assert estimator.last_views.gate is None and estimator.last_views.valid[0].all()
     estimator.process(frames(RIG, 2, cameras=('cam0',)))
     assert estimator.last_views is None
@@ -165,7 +171,7 @@ def test_stamps_of_views_may_differ_from_that_of_the_set():
 # --- following --------------------------------------------------------------------------------------------
 
 def test_a_hand_is_searched_once_and_then_followed():
-    front = TruthFrontEnd(moving, noise=0.3)
+    front = TruthMethod(moving, noise=0.3)
     estimator = estimator_of(front)
     results = [estimator.process(frames(RIG, index)) for index in range(12)]
     assert [result.track_id for result in results] == [1] * 12
@@ -176,7 +182,7 @@ def test_a_hand_is_searched_once_and_then_followed():
 
 
 def test_a_hand_lost_for_long_is_a_new_one():
-    front = TruthFrontEnd(still)
+    front = TruthMethod(still)
     estimator = estimator_of(front)
     estimator.process(frames(RIG, 0))
     memory_ns = int(TRACK_MEMORY_S * 1e9)
@@ -189,7 +195,7 @@ def test_a_hand_lost_for_long_is_a_new_one():
 @pytest.mark.parametrize('back_ns', (0, 1, PERIOD_NS, 10 ** 12))
 def test_time_that_runs_back_or_stands_still_starts_anew_at_once(back_ns):
     """A bag that loops must not be waited out."""
-    front = TruthFrontEnd(still)
+    front = TruthMethod(still)
     estimator = estimator_of(front)
     for index in range(3):
         last = estimator.process(frames(RIG, index)).stamp_ns
@@ -201,29 +207,29 @@ def test_time_that_runs_back_or_stands_still_starts_anew_at_once(back_ns):
 
 
 def test_a_moment_without_views_does_not_end_the_track():
-    front = TruthFrontEnd(still)
+    front = TruthMethod(still)
     estimator = estimator_of(front)
     estimator.process(frames(RIG, 0))
-    assert isinstance(estimator.process(frames(RIG, 1, cameras=('cam1',))), NoHand)
-    assert isinstance(estimator.process(frames(RIG, 2, cameras=())), NoHand)
+    assert isinstance(estimator.process(frames(RIG, 1, cameras=('cam1',))), Refused)
+    assert isinstance(estimator.process(frames(RIG, 2, cameras=())), Refused)
     after = estimator.process(frames(RIG, 3))
     assert after.track_id == 1 and front.calls[-1][1] is not None and front.resets == 0
 
 
 def test_what_was_followed_and_is_no_hand_is_searched_anew():
     spoil = [False]
-    front = TruthFrontEnd(still, alter=lambda e: see(RIG, 3 * STILL) if spoil[0] else e)
+    front = TruthMethod(still, alter=lambda e: see(RIG, 3 * STILL) if spoil[0] else e)
     estimator = estimator_of(front)
     estimator.process(frames(RIG, 0))
     spoil[0] = True
-    assert isinstance(estimator.process(frames(RIG, 1)), NoHand) and front.calls[-1][1] is not None
+    assert isinstance(estimator.process(frames(RIG, 1)), Refused) and front.calls[-1][1] is not None
     spoil[0] = False
     result = estimator.process(frames(RIG, 2))
     assert result.track_id == 2 and front.calls[-1][1] is None
 
 
 def test_reset_forgets():
-    front = TruthFrontEnd(still)
+    front = TruthMethod(still)
     estimator = estimator_of(front)
     estimator.process(frames(RIG, 0))
     estimator.reset()
@@ -245,7 +251,7 @@ def test_each_set_of_cameras_has_its_own_calibration():
         cameras = rig.names if index % 2 else rig.names[:2]
         shift = 0 if index % 3 else moved[:3, 3]
         estimator.reset()
-        estimator.front_end = TruthFrontEnd(lambda t, shift=shift: STILL + shift)
+        estimator.estimator.method = TruthMethod(lambda t, shift=shift: STILL + shift)
         result = estimator.process(frames(rig, index, cameras=cameras))
         np.testing.assert_allclose(result.joints, STILL + shift, atol=1e-9)
 
@@ -254,18 +260,18 @@ def test_each_set_of_cameras_has_its_own_calibration():
 
 def test_the_filter_gives_velocity_and_less_noise():
     truth = np.array([0.25, -0.1, 0.05])
-    raw, smooth = (estimator_of(TruthFrontEnd(moving, 2.0, noise=1.0), filter=on) for on in (False, True))
-    # As for a bag that is filtered hard: at the default density 15 Hz leaves little to average.
-    smooth.smoother.density = 0.05
+    raw, smooth = (estimator_of(TruthMethod(moving, 2.0, noise=1.0), filter=on) for on in (False, True))
     errors = []
     for index in range(40):
         pair = [estimator.process(frames(RIG, index)) for estimator in (raw, smooth)]
+        # As for a bag that is filtered hard: at the default density 15 Hz leaves little to average.
+        smooth.track.smoother.density = 0.05
         errors.append([np.square(result.joints - moving(index * PERIOD_NS * 1e-9)).mean() for result in pair])
         assert is_psd(pair[1].covariance)
     assert pair[0].velocity is None
     # 63 components of unit variance, in units of what the filter says of its velocities: 1 ± 0.18; the points
     # keep their speed, which is less than the filter allows for.
-    nees = mahalanobis_squared(pair[1].velocity - truth, joint_blocks(smooth.smoother.covariance[63:, 63:]))
+    nees = mahalanobis_squared(pair[1].velocity - truth, joint_blocks(smooth.track.smoother.covariance[63:, 63:]))
     assert 0.1 < nees.mean() / 3 < 1.6
     late = np.mean(errors[10:], axis=0)
     assert late[1] < 0.6 * late[0]
@@ -273,7 +279,7 @@ def test_the_filter_gives_velocity_and_less_noise():
 
 def test_the_filter_bridges_a_hidden_joint():
     gone = [False]
-    front = TruthFrontEnd(
+    front = TruthMethod(
         moving, alter=lambda e: replace(e, valid=e.valid & (not gone[0] or np.arange(21) != 8))
     )
     estimator = estimator_of(front, filter=True)
@@ -294,24 +300,24 @@ def test_the_filter_bridges_a_hidden_joint():
 
 # --- refusals ---------------------------------------------------------------------------------------------
 
-def reason_of(front_end, rig=RIG, cameras=None, **options):
-    result = estimator_of(front_end, **options).process(frames(rig, cameras=cameras))
-    assert isinstance(result, NoHand) and result.stamp_ns == START_NS
+def reason_of(method, rig=RIG, cameras=None, **options):
+    result = estimator_of(method, **options).process(frames(rig, cameras=cameras))
+    assert isinstance(result, Refused) and result.stamp_ns == START_NS
     return result.reason
 
 
 def test_too_few_views_are_reported_never_triangulated():
-    front = TruthFrontEnd(still)
+    front = TruthMethod(still)
     assert reason_of(front, cameras=('cam2',)).startswith('1 of 4 cameras came in time, 2 are needed')
     assert reason_of(front, cameras=()).startswith('0 of 4 cameras')
     assert reason_of(front, cameras=RIG.names[:2], min_views=3).startswith('2 of 4 cameras came in time, 3')
     assert front.calls == []
     # Of one view alone depth is not observable, and the user is told so.
     for seeing in (1, 0):
-        blind = TruthFrontEnd(still, lost=RIG.names[seeing:])
+        blind = TruthMethod(still, lost=RIG.names[seeing:])
         assert reason_of(blind) == f'{seeing} of 4 views show a hand, 2 are needed: depth is not observable'
     assert 'depth is not observable' in reason_of(front, cameras=('cam2',))
-    assert '3 are needed' in reason_of(TruthFrontEnd(still, lost=RIG.names[2:]), min_views=3)
+    assert '3 are needed' in reason_of(TruthMethod(still, lost=RIG.names[2:]), min_views=3)
 
 
 @pytest.mark.parametrize('factor', (1000.0, 100.0, 0.001))
@@ -322,7 +328,7 @@ def test_a_rig_in_other_units_is_suspected(factor):
         pose[:3, 3] *= factor
         return camera.with_pose(pose)
 
-    front = TruthFrontEnd(still, alter=lambda e: see(RIG, STILL))
+    front = TruthMethod(still, alter=lambda e: see(RIG, STILL))
     rig = CameraRig([scaled(camera) for camera in RIG])
     reason = reason_of(front, rig)
     assert 'units of the rig metres' in reason and 'palm' in reason
@@ -331,7 +337,7 @@ def test_a_rig_in_other_units_is_suspected(factor):
 def test_what_cannot_be_a_hand_is_not_published():
     scattered = STILL + np.random.default_rng(0).normal(0, 0.08, (21, 3))
     scattered[[0, 9]] = STILL[[0, 9]]
-    assert 'impossible lengths' in reason_of(TruthFrontEnd(lambda t: scattered))
+    assert 'impossible lengths' in reason_of(TruthMethod(lambda t: scattered))
     shifted = [hand((0.5, -0.3, 0.8), (0, 0, 0)), hand((0.5, -0.3, 0.8), (0, 0, 0.12))]
 
     def two_hands(estimate):
@@ -340,15 +346,16 @@ def test_what_cannot_be_a_hand_is_not_published():
         joints[1] = other.joints_px[1]
         return replace(estimate, joints_px=joints)
 
-    assert 'views disagree' in reason_of(TruthFrontEnd(still, alter=two_hands), cameras=RIG.names[:2])
-    front = TruthFrontEnd(
+    assert 'views disagree' in reason_of(TruthMethod(still, alter=two_hands), cameras=RIG.names[:2])
+    front = TruthMethod(
         still, alter=lambda e: see(RIG, STILL, hidden=[(v, j) for v in range(3) for j in range(11)])
     )
     assert 'only 10 of 21 joints' in reason_of(front)
 
 
 @pytest.mark.parametrize('changes, words', (
-    (dict(front_end='openpose'), "front_end 'openpose'.*network, mediapipe"),
+    (dict(method='openpose'), "method 'openpose'.*jump_hand, landmarks"),
+    (dict(method='correlated_uncertainty'), "method 'correlated_uncertainty'.*jump_hand, landmarks"),
     (dict(handedness='both'), "handedness 'both'.*right, left"),
     (dict(triangulation='dlt'), "triangulation 'dlt'.*refined"),
     (dict(min_views=1), 'min_views is 1'), (dict(min_views=0), 'min_views is 0')))

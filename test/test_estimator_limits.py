@@ -9,14 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig_cases import FLIP, mirrored_camera, mixed_rig, ring
 from test_estimator import RIG, estimator_of, moving, still
-from view_cases import IMAGE, TruthFrontEnd, frames, hand, see
+from view_cases import IMAGE, Refused, TruthMethod, frames, hand, see
 
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
-from hand_unc_ros.estimation.fusion import METHODS
-from hand_unc_ros.estimation.types import NoHand
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import is_psd
 from hand_unc_ros.hand.fitting import load_hand_fitter
+from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS
 
 torch.set_num_threads(1)
 
@@ -27,7 +26,7 @@ FITTERS = {side: load_hand_fitter('stand-in', side) for side in ('right', 'left'
 
 @settings(max_examples=60, deadline=None)
 @given(
-    method=st.sampled_from(METHODS),
+    method=st.sampled_from(TRIANGULATIONS),
     seed=st.integers(0, 2**31),
     baseline_deg=st.floats(0.0, 120.0),
     scatter=st.floats(0.0, 30.0),
@@ -52,12 +51,12 @@ def test_nothing_non_finite_and_nothing_indefinite_ever_leaves(
         return replace(estimate, joints_px=joints, variance_px2=variance, valid=valid)
 
     fitted = seed % 4 == 0
-    estimator = estimator_of(TruthFrontEnd(moving, alter=spoil), CovarianceMap('scalar', {2: 1.6, 4: 2.2}),
+    estimator = estimator_of(TruthMethod(moving, alter=spoil), CovarianceMap('scalar', {2: 1.6, 4: 2.2}),
                              surface=FITTERS['right'] if fitted else None, hand_model='stand-in' if fitted else '',
                              triangulation=method, filter=smooth)
     for index in range(3):
         result = estimator.process(frames(rig, index))
-        if isinstance(result, NoHand):
+        if isinstance(result, Refused):
             assert result.reason
             continue
         valid = result.valid
@@ -78,7 +77,7 @@ def test_nothing_non_finite_and_nothing_indefinite_ever_leaves(
 
 # --- mirror image -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', TRIANGULATIONS)
 def test_a_left_hand_is_the_mirrored_right_hand(method):
     rig = mixed_rig()
     mirror = CameraRig([mirrored_camera(camera) for camera in rig])
@@ -93,13 +92,13 @@ def test_a_left_hand_is_the_mirrored_right_hand(method):
                        boxes_px=noisy.boxes_px * [-1, 1, 1, -1] + [639, 0, 0, 0])
 
     right = estimator_of(
-        TruthFrontEnd(still, alter=lambda e: noisy),
+        TruthMethod(still, alter=lambda e: noisy),
         surface=FITTERS['right'],
         hand_model='stand-in',
         triangulation=method,
     ).process(frames(rig))
     left = estimator_of(
-        TruthFrontEnd(still, alter=flipped),
+        TruthMethod(still, alter=flipped),
         surface=FITTERS['left'],
         hand_model='stand-in',
         triangulation=method,
@@ -135,8 +134,8 @@ def test_evaluation_reports_what_the_noise_makes_of_it():
     from hand_unc_ros.evaluation.synthetic import Errors, run_scene
 
     sigma = 3.0
-    front = TruthFrontEnd(moving, sigma, noise=1.0, start_ns=1_000_000_000)
-    collected = run_scene(estimator_of(front), Pictures(RIG, moving), 20)
+    front = TruthMethod(moving, sigma, noise=1.0, start_ns=1_000_000_000)
+    collected = run_scene(estimator_of(front).estimator, Pictures(RIG, moving), 20)
     found = collected.summary()
     assert found['sets'] == found['found'] == 20
     # Four cameras of 0.7 m · 3 px / 520 px = 4 mm each, half of it for their mean, in three directions.
@@ -145,8 +144,8 @@ def test_evaluation_reports_what_the_noise_makes_of_it():
     assert found['coverage']['95'] == pytest.approx(0.95, abs=0.045) and found['nees_per_dof'] == pytest.approx(
         1, abs=0.2
     )
-    run_scene(estimator_of(front), Pictures(RIG, moving), 6, cameras=('cam0', 'cam1'), into=collected, skip=2)
+    run_scene(estimator_of(front).estimator, Pictures(RIG, moving), 6, cameras=('cam0', 'cam1'), into=collected, skip=2)
     assert collected.sets == 24 and len(collected.errors) == 24
-    blind = run_scene(estimator_of(TruthFrontEnd(moving, lost=RIG.names)), Pictures(RIG, moving), 3)
+    blind = run_scene(estimator_of(TruthMethod(moving, lost=RIG.names)).estimator, Pictures(RIG, moving), 3)
     assert blind.sets == 3 and blind.found == 0
     assert blind.summary() == {'sets': 3, 'found': 0} == Errors(sets=3).summary()

@@ -26,19 +26,20 @@ from recording_cases import (
     write_bag,
 )
 from rig_cases import ring
-from view_cases import PERIOD_NS, START_NS, TruthFrontEnd, hand
+from view_cases import PERIOD_NS, START_NS, TruthMethod, hand
 
 from hand_unc_ros.cli import main
-from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.bags.hands import HAND_TYPE
+from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import CalibrationError, ConfigError, RecordingError
-from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
+from hand_unc_ros.estimation.estimator import HandEstimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings import evaluate as command
-from hand_unc_ros.evaluation.recordings.replay import BagSettings, find_calibration, find_images, header_stamp_ns
 from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
+from hand_unc_ros.evaluation.recordings.replay import find_calibration, find_images, header_stamp_ns
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.nodes.offline import bag_settings
+from hand_unc_ros.settings.recordings import BagSettings, bag_settings
 
 RIG = ring((10, 100, 190, 280), radius=0.6, height=0.35)
 STILL = hand()
@@ -180,9 +181,9 @@ def test_a_rig_of_other_cameras_is_refused(tmp_path):
 
 @pytest.fixture
 def pipeline(monkeypatch):
-    """The estimator behind a front end that knows where the hand is; the images only have to be images."""
+    """The estimator by a method that knows where the hand is; the images only have to be images."""
     def build(settings, cameras):
-        return HandEstimator(TruthFrontEnd(moving, noise=1.0), settings)
+        return HandEstimator(TruthMethod(moving, noise=1.0), settings)
 
     monkeypatch.setattr(command, 'build_estimator', build)
     monkeypatch.setattr(command, 'files_of', lambda settings: {})
@@ -197,7 +198,7 @@ def filmed(folder, lost=(), extra=(), calibration=True, count=FILMED):
 def test_the_release_of_mediapipe_stands_for_the_weights_inside_it(pipeline, monkeypatch, tmp_path):
     monkeypatch.setattr(command, 'version', lambda package: f'{package} 0.10.21')
     bag = filmed(tmp_path)
-    settings = BagSettings(estimator=EstimatorSettings(front_end='mediapipe'))
+    settings = BagSettings(estimator=EstimatorSettings(method='landmarks'))
     assert evaluate_bag(bag, settings).summary['software']['mediapipe'] == 'mediapipe 0.10.21'
     assert 'mediapipe' not in evaluate_bag(bag).summary['software']
 
@@ -280,7 +281,7 @@ def test_a_single_file_without_a_finished_index_is_read(pipeline, tmp_path):
 
 def test_no_hand_at_all_is_explained(monkeypatch, tmp_path):
     monkeypatch.setattr(command, 'build_estimator', lambda settings, cameras: HandEstimator(
-        TruthFrontEnd(still, lost=RIG.names), settings))
+        TruthMethod(still, lost=RIG.names), settings))
     with pytest.raises(RecordingError, match='no hand was found.*8 sets.*8: 0 of 4 views show a hand'):
         evaluate_bag(filmed(tmp_path, count=8))
 
@@ -363,12 +364,12 @@ def test_a_mistake_is_explained(arguments, message, capsys):
 def test_the_nodes_parameters_are_the_settings(tmp_path):
     params = tmp_path / 'multiview.yaml'
     text = ('/**/multiview:\n  ros__parameters:\n    cameras: [cam2, cam0]\n    min_views: 3\n'
-            '    front_end: mediapipe\n    rig: {file: from_params.yaml}\n    sync: {period: 0.05}\n')
+            '    method: landmarks\n    rig: {file: from_params.yaml}\n    sync: {period: 0.05}\n')
     params.write_text(text)
-    settings = bag_settings(params, None, {'front_end': 'network'})
+    settings = bag_settings(params, None, {'method': 'jump_hand'})
     assert settings.cameras == ('cam2', 'cam0') and settings.period_s == 0.05
     assert settings.rig == Path('from_params.yaml')
-    assert settings.estimator.min_views == 3 and settings.estimator.front_end == 'network'
+    assert settings.estimator.min_views == 3 and settings.estimator.method == 'jump_hand'
     assert bag_settings(params, tmp_path / 'rig.yaml', {}).rig == tmp_path / 'rig.yaml'
     # Without a file the period is that of the stamps.
     assert bag_settings(None, None, {}) == BagSettings()

@@ -10,8 +10,8 @@ from hand_unc_ros.estimation.filter import (
     INITIAL_SPEED,
     ConstantVelocityFilter,
 )
-from hand_unc_ros.estimation.types import block_diagonal, joint_blocks
 from hand_unc_ros.geometry.gaussians import chi2_quantile, is_psd, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import block_diagonal, joint_blocks
 
 STEP_NS = 33_333_333
 STEP = STEP_NS * 1e-9

@@ -10,8 +10,7 @@ from rig_cases import LENSES, mixed_rig, ring
 from view_cases import hand, project, see
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.estimation.fusion import METHODS, fuse
-from hand_unc_ros.estimation.sanity import (
+from hand_unc_ros.estimation.plausibility import (
     BONE_LENGTHS,
     MAX_REPROJECTION_SHARE,
     MAX_SIGMA_SHARE,
@@ -22,6 +21,7 @@ from hand_unc_ros.estimation.sanity import (
 from hand_unc_ros.geometry.gaussians import coverage, is_psd
 from hand_unc_ros.hand.crops import box_around
 from hand_unc_ros.hand.joints import BONES
+from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS, fuse
 
 SIX = (0, 55, 115, 180, 240, 305)
 HAND = hand()
@@ -38,7 +38,7 @@ def swap(estimate, view, px):
     return type(estimate)(**{**vars(estimate), 'joints_px': joints})
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', TRIANGULATIONS)
 @pytest.mark.parametrize('views', (2, 3, 4, 5, 6))
 def test_exact_views_give_the_exact_hand(method, views):
     rig = rig_of(views)
@@ -53,7 +53,7 @@ def test_exact_views_give_the_exact_hand(method, views):
     assert is_psd(fused.covariance).all() and (np.linalg.eigvalsh(fused.covariance) > 0).all()
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', TRIANGULATIONS)
 @pytest.mark.parametrize('views', (2, 4))
 def test_noise_moves_the_hand_as_far_as_the_covariance_says(method, views):
     """Coverage of the 95 % ellipsoids over 25 hands of 21 joints: 0.95 ± 0.0095 for the best estimator."""
@@ -71,7 +71,7 @@ def test_noise_moves_the_hand_as_far_as_the_covariance_says(method, views):
     assert 0.95 - 0.04 < found < 0.95 + 0.03, found
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', TRIANGULATIONS)
 def test_masked_views_equal_absent_ones(method):
     rig = rig_of(5)
     estimate = see(rig, HAND, 1.5, noise=1.0, hidden=[(1, None), (3, None)])
@@ -87,7 +87,7 @@ def test_masked_views_equal_absent_ones(method):
     assert (whole.weights[[1, 3]] == 0).all() and np.isnan(whole.reprojection_px[[1, 3]]).all()
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', TRIANGULATIONS)
 def test_joints_seen_by_less_than_two_views_are_nan(method):
     rig = rig_of(3)
     fused = fuse(see(rig, HAND, hidden=[(0, 4), (1, 4), (0, 8), (1, 8), (2, 8), (2, 12)]), rig, method)
@@ -106,7 +106,7 @@ def other_hands(rig, rng):
     yield project(rig, HAND) * [-1, 1] + [640, 0]
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', TRIANGULATIONS)
 @pytest.mark.parametrize('views', (4, 6))
 def test_a_view_of_something_else_is_left_out(method, views):
     rig = rig_of(views)
@@ -121,7 +121,7 @@ def test_a_view_of_something_else_is_left_out(method, views):
             assert np.linalg.norm(fused.joints - HAND, axis=1).mean() < 0.004
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', TRIANGULATIONS)
 def test_of_three_views_the_wrong_one_is_left_out(method):
     """Two against one; which pair agrees decides."""
     rig = rig_of(3)
@@ -196,7 +196,7 @@ def test_the_gate_counts_in_cells_of_the_views_own_crop():
     np.testing.assert_allclose(even.weights, 0.5)
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', TRIANGULATIONS)
 def test_the_gate_is_told_whatever_the_method(method):
     """A softmax of minus the mean variance in cells, over the views that were used; a wrong view has none of it."""
     rig = rig_of(4)
@@ -220,7 +220,7 @@ def test_an_unsure_view_pulls_less():
     sigma[2] = 8.0
     px = project(rig, truth)[2] + [6.0, -6.0]
     errors = {}
-    for method in METHODS:
+    for method in TRIANGULATIONS:
         fused = fuse(swap(see(rig, truth, sigma), 2, px), rig, method)
         errors[method] = np.linalg.norm(fused.joints - truth, axis=1).mean()
         assert fused.used.all()
@@ -239,7 +239,7 @@ def test_a_variance_that_is_none_takes_its_joint_out(variance):
     spoilt = estimate.variance_px2.copy()
     spoilt[1, 7] = variance
     spoilt[2] = variance
-    for method in METHODS:
+    for method in TRIANGULATIONS:
         fused = fuse(type(estimate)(**{**vars(estimate), 'variance_px2': spoilt}), rig, method)
         assert fused.used.tolist() == [True, True, False], method
         assert not fused.valid[7] and fused.valid.sum() == 20
@@ -249,7 +249,7 @@ def test_a_variance_that_is_none_takes_its_joint_out(variance):
 def test_nothing_seen_gives_nothing():
     rig = rig_of(3)
     for hidden in ([(0, None), (1, None), (2, None)], [(0, None), (1, None)]):
-        for method in METHODS:
+        for method in TRIANGULATIONS:
             fused = fuse(see(rig, HAND, hidden=hidden), rig, method)
             assert not fused.valid.any() and not fused.used.any()
             assert np.isnan(fused.joints).all() and (fused.weights == 0).all() and (fused.gate == 0).all()
@@ -272,7 +272,7 @@ def test_unknown_methods_are_refused():
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.sampled_from(METHODS), st.integers(2, 5), st.integers(0, 2**31), st.floats(0, 60), st.floats(0, 0.7)
+    st.sampled_from(TRIANGULATIONS), st.integers(2, 5), st.integers(0, 2**31), st.floats(0, 60), st.floats(0, 0.7)
 )
 def test_whatever_comes_in_the_result_is_consistent(method, views, seed, scatter, missing):
     """Random pixels, deviations of 0.001 to 1000 px, holes: NaN just where invalid, weights sum to 1 or 0."""
@@ -302,7 +302,7 @@ def test_whatever_comes_in_the_result_is_consistent(method, views, seed, scatter
 
 
 @settings(max_examples=12, deadline=None)
-@given(st.permutations(range(4)), st.sampled_from(METHODS))
+@given(st.permutations(range(4)), st.sampled_from(TRIANGULATIONS))
 def test_the_order_of_views_does_not_matter(order, method):
     rig = mixed_rig()
     estimate = see(rig, HAND, 1.5, noise=1.0, hidden=[(1, 3), (2, 9)])

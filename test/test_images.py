@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from hand_unc_ros.data.image_messages import ENCODINGS, decode_compressed
+from hand_unc_ros.data.image_messages import decode_image
 from hand_unc_ros.errors import ImageFormatError
-from hand_unc_ros.nodes.images import decode_image
 
 HEIGHT, WIDTH = 48, 64
 

@@ -5,15 +5,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from network_cases import TINY, front_end, pictures, save_tiny, tiny_network
+from network_cases import TINY, pictures, reader, save_tiny, tiny_network
 from rig_cases import FLIP
 from test_estimator import RIG, STILL
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.build import build_estimator, covariance_map_of
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
-from hand_unc_ros.estimation.estimator import EstimatorSettings, build_estimator, calibration_of
-from hand_unc_ros.estimation.types import View, joint_blocks
+from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.geometry.gaussians import is_psd
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.networks.decoder import palm_frame
 from hand_unc_ros.networks.joint_covariance import (
     WHITENED_FLOOR,
@@ -122,14 +124,14 @@ def refined(front, views, joints=STILL, spread=None, used=ALL):
 
 
 def test_the_front_end_gives_what_the_head_says(weights):
-    front = front_end(weights, covariance_head=beside(weights))
+    front = reader(weights, covariance_head=beside(weights))
     result = refined(front, pictures(1))
     assert result.covariance.shape == (63, 63) and is_psd(result.covariance)
     off = result.covariance.copy()
     for j in range(21):
         off[3 * j:3 * j + 3, 3 * j:3 * j + 3] = 0
     assert np.abs(off).max() > 0.01 * np.abs(result.covariance).max()
-    assert refined(front_end(weights), pictures(1)).covariance is None
+    assert refined(reader(weights), pictures(1)).covariance is None
 
 
 def test_a_left_hand_has_the_mirrored_covariance(weights):
@@ -139,15 +141,15 @@ def test_a_left_hand_has_the_mirrored_covariance(weights):
     mirrored = {name: View(mirrored_camera(view.camera), np.ascontiguousarray(view.image[:, ::-1]), view.stamp_ns)
                 for name, view in views.items()}
     spread = propagated().numpy()[0]
-    right = refined(front_end(weights, covariance_head=beside(weights)), views, spread=spread)
-    left = refined(front_end(weights, covariance_head=beside(weights), handedness='left'), mirrored, STILL @ FLIP,
+    right = refined(reader(weights, covariance_head=beside(weights)), views, spread=spread)
+    left = refined(reader(weights, covariance_head=beside(weights), handedness='left'), mirrored, STILL @ FLIP,
                    FLIP @ spread @ FLIP)
     signs = np.tile(np.diag(FLIP), 21)
     np.testing.assert_allclose(left.covariance * np.outer(signs, signs), right.covariance, rtol=1e-2, atol=1e-8)
 
 
 def test_rows_of_a_lost_joint_are_nan(weights):
-    front = front_end(weights, covariance_head=beside(weights))
+    front = reader(weights, covariance_head=beside(weights))
     joints, spread = STILL.copy(), propagated().numpy()[0]
     joints[7], spread[7] = np.nan, np.nan
     front.estimate(pictures(1), STILL)
@@ -161,29 +163,29 @@ def test_head_and_map_beside_the_weights_are_taken_together(weights, tmp_path, c
     network, finder = tmp_path / 'mine.safetensors', str(weights[1])
     network.write_bytes(weights[0].read_bytes())
     own = EstimatorSettings(weights=str(network), finder_weights=finder, device='cpu', precision='float32')
-    assert calibration_of(own) is None
+    assert covariance_map_of(own) is None
     head = tmp_path / 'mine.covariance.safetensors'
     head.write_bytes(beside(weights).read_bytes())
     fitted = CovarianceMap('scalar', {2: 2.0}, head=fingerprint(head))
     fitted.save(tmp_path / 'mine.calibration.json')
     estimator = build_estimator(own, RIG.names)
-    assert estimator.calibration == fitted and estimator.front_end.covariance_head is not None
+    assert estimator.stages.covariance_map == fitted and estimator.method.covariance_head is not None
     assert 'the output of the filter' not in caplog.text
-    assert calibration_of(replace(own, filter=True)) == fitted
+    assert covariance_map_of(replace(own, filter=True)) == fitted
     assert 'no factors for the output of the filter' in caplog.text
     # Without the head its map does not fit: left out where it only lies there, refused where it is asked for.
     plain = build_estimator(replace(own, covariance_head='none'), RIG.names)
-    assert plain.calibration is None and plain.front_end.covariance_head is None
+    assert plain.stages.covariance_map is None and plain.method.covariance_head is None
     assert 'another covariance head' in caplog.text
     with pytest.raises(ConfigError, match='mine.calibration.json.*another covariance head'):
-        calibration_of(replace(own, covariance_head='none', calibration=str(tmp_path / 'mine.calibration.json')))
+        covariance_map_of(replace(own, covariance_head='none', calibration=str(tmp_path / 'mine.calibration.json')))
 
 
 def test_a_head_of_other_weights_is_refused(weights, tmp_path):
     other = save_tiny(tmp_path, tiny_network(seed=1))
     with pytest.raises(ConfigError, match='tiny.covariance.safetensors was trained on the errors of other weights'):
-        front_end(other, covariance_head=beside(weights))
+        reader(other, covariance_head=beside(weights))
     with pytest.raises(ConfigError, match='nowhere'):
-        front_end(weights, covariance_head=tmp_path / 'nowhere.safetensors')
+        reader(weights, covariance_head=tmp_path / 'nowhere.safetensors')
     with pytest.raises(ConfigError, match='tiny.safetensors holds JumpHand'):
         load_joint_covariance(weights[0], weights[0])

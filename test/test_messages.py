@@ -15,10 +15,12 @@ pytest.importorskip('hand_unc_ros.msg', reason='needs the built messages')
 from rclpy.serialization import deserialize_message, serialize_message  # noqa: E402
 from visualization_msgs.msg import Marker  # noqa: E402
 
-from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate, joint_blocks  # noqa: E402
+from hand_unc_ros.estimation.types import HandEstimate, HandReadings  # noqa: E402
 from hand_unc_ros.geometry.gaussians import chi2_quantile  # noqa: E402
+from hand_unc_ros.hand.covariance_blocks import joint_blocks  # noqa: E402
 from hand_unc_ros.hand.fitting import load_hand_fitter  # noqa: E402
 from hand_unc_ros.hand.standin import build_standin  # noqa: E402
+from hand_unc_ros.methods.contract import ViewReading  # noqa: E402
 from hand_unc_ros.nodes import markers, messages  # noqa: E402
 
 STAMP = 1_700_000_000_123_456_789
@@ -112,20 +114,25 @@ def test_mesh_and_views_survive_the_round_trip():
         np.testing.assert_array_equal(value, expected)
 
     valid = rng.random((2, 21)) < 0.7
-    views = ViewEstimate(('cam0', 'cam1'), np.where(valid[..., None], rng.random((2, 21, 2)), np.nan),
-                         np.where(valid[..., None], rng.random((2, 21, 2)), np.nan), valid,
-                         np.array([0.5, 1.0]), np.array([[1.0, 2, 3, 4], [np.nan] * 4]), rng.random((2, 21)))
-    sent_views = [through_the_wire(m) for m in messages.views_to_messages(
-        views, {'cam0': STAMP, 'cam1': STAMP + 5}, {'cam0': 'cam0_optical', 'cam1': 'cam1_optical'})]
+    px, variance = np.where(valid[None, ..., None], rng.random((2, 2, 21, 2)), np.nan)
+    boxes = np.array([[1.0, 2, 3, 4], [np.nan] * 4])
+    readings = HandReadings(7, 'left', {name: ViewReading(
+        name, STAMP + 5 * row, px[row], variance[row], valid[row], 0.5 * (1 + row), 'left', boxes[row])
+        for row, name in enumerate(('cam0', 'cam1'))}, rng.random((2, 21)))
+    frames = {'cam0': 'cam0_optical', 'cam1': 'cam1_optical'}
+    sent_views = [through_the_wire(m) for m in messages.readings_to_messages(readings, frames)]
     assert [messages.stamp_from_message(m.header.stamp) for m in sent_views] == [STAMP, STAMP + 5]
     assert sent_views[1].header.frame_id == 'cam1_optical'
-    views_back = messages.views_from_messages(sent_views)
-    assert views_back.cameras == views.cameras
-    for name in ('joints_px', 'variance_px2', 'valid', 'score', 'boxes_px', 'gate'):
-        np.testing.assert_allclose(getattr(views_back, name), getattr(views, name), rtol=1e-6, err_msg=name)
-    unfused = messages.views_to_messages(
-        replace(views, gate=None), {'cam0': STAMP, 'cam1': STAMP}, {'cam0': 'a', 'cam1': 'b'})
-    assert all(not np.any(through_the_wire(message).gate) for message in unfused)
+    assert [(m.handedness, m.track_id) for m in sent_views] == [('left', 7)] * 2
+    back = messages.readings_from_messages(sent_views)
+    assert (back.track_id, back.handedness, tuple(back.views)) == (7, 'left', ('cam0', 'cam1'))
+    np.testing.assert_allclose(back.gate, readings.gate, rtol=1e-6)
+    for name, reading in readings.views.items():
+        assert (back.views[name].stamp_ns, back.views[name].handedness) == (reading.stamp_ns, 'left')
+        for field in ('joints_px', 'variance_px2', 'valid', 'score', 'box_px'):
+            np.testing.assert_allclose(vars(back.views[name])[field], vars(reading)[field], rtol=1e-6, err_msg=field)
+    unfused = messages.readings_to_messages(replace(readings, track_id=0, gate=None), frames)
+    assert all(not np.any(through_the_wire(message).gate) and message.track_id == 0 for message in unfused)
 
 
 def test_the_parameters_of_a_fit_arrive_and_reproduce_the_mesh():

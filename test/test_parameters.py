@@ -7,9 +7,16 @@ from pathlib import Path
 import pytest
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.nodes.parameters import (
-    PARAMETERS, TABLE, check_together, markdown_table, refusal, unknown_names,
+from hand_unc_ros.settings.parameters import (
+    PARAMETERS,
+    TABLE,
+    check_names,
+    check_together,
+    markdown_table,
+    refusal,
+    unknown_names,
 )
+from hand_unc_ros.settings.recordings import bag_settings
 
 
 def values(**changes):
@@ -62,3 +69,11 @@ def test_the_readme_table_has_a_row_for_each():
 def test_the_readme_has_the_table():
     readme = (Path(__file__).parents[1] / 'README.md').read_text()
     assert markdown_table() in readme, 'put the output of markdown_table() into README.md'
+
+
+def test_a_parameter_of_an_earlier_version_is_refused_with_the_one_in_its_place(tmp_path):
+    params = tmp_path / 'params.yaml'
+    params.write_text('/hand/multiview:\n  ros__parameters: {front_end: mediapipe}\n')
+    with pytest.raises(ConfigError, match='no parameter front_end any more; give method: .*landmarks .was mediapipe'):
+        bag_settings(params, None, {})
+    check_names(['method', 'cameras', 'use_sim_time'])

@@ -18,15 +18,16 @@ import pytest
 import torch
 from rosbags.typesys import Stores, get_typestore
 
-from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.bags.from_videos import from_videos
+from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.rigs import load_rig, save_rig
 from hand_unc_ros.errors import MissingDependencyError
-from hand_unc_ros.estimation.mediapipe_front_end import MediapipeFrontEnd
-from hand_unc_ros.estimation.types import View
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection, triangulate_dlt
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.cropping import whole_image
+from hand_unc_ros.methods.landmarks.live import Landmarks
 from hand_unc_ros.processes.supervise import end_processes
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
@@ -85,18 +86,18 @@ def detections(recording):
     variance = {name: joints[name].copy() for name in CAMERAS}
     count = dict.fromkeys(CAMERAS, 0)
     try:
-        front_end = MediapipeFrontEnd(CAMERAS)
+        method = Landmarks(CAMERAS)
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    with front_end, open_bag(bag_path) as bag:
+    with method, open_bag(bag_path) as bag:
         images = [connection for connection in bag.connections if connection.topic.endswith('/compressed')]
         for connection, stamp_ns, data in bag.messages(images):
             name = connection.topic.split('/')[1]
             message = store.deserialize_cdr(data, connection.msgtype)
             image = cv2.cvtColor(cv2.imdecode(np.asarray(message.data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-            estimate = front_end.estimate({name: View(rig[name], image, stamp_ns)})
-            joints[name][count[name]] = estimate.joints_px[0]
-            variance[name][count[name]] = estimate.variance_px2[0]
+            reading, = method.read([whole_image(View(rig[name], image, stamp_ns), 'right')])
+            joints[name][count[name]] = reading.joints_px
+            variance[name][count[name]] = reading.variance_px2
             count[name] += 1
     assert count == dict.fromkeys(CAMERAS, FRAMES)
     return rig, joints, variance
@@ -220,10 +221,10 @@ class Output:
 
 @pytest.fixture
 def running_node(recording, ros_domain, tmp_path):
-    """The multiview node with the MediaPipe front end as a process of its own, and a listener to it."""
+    """The multiview node with the method landmarks as a process of its own, and a listener to it."""
     pytest.importorskip('mediapipe', reason='mediapipe is not installed (make setup-mediapipe)')
     parameters = {
-        'rig.file': recording[0], 'transport': 'compressed', 'reliable': True, 'front_end': 'mediapipe',
+        'rig.file': recording[0], 'transport': 'compressed', 'reliable': True, 'method': 'landmarks',
         'sync.period': 1 / FPS,
         # No robot waits: rather late than without the other view when this machine is busy.
         'sync.deadline': 1.0}

@@ -6,15 +6,17 @@ import numpy as np
 import pytest
 import torch
 from network_cases import RIG as CROPPED
-from network_cases import TINY, front_end, pictures, save_tiny, tiny_network
+from network_cases import TINY, boxes_of, method_of, pictures, reader, save_tiny, tiny_network
 from rig_cases import FLIP, mirrored_camera
 from test_estimator import RIG, STILL, estimator_of, still
-from view_cases import PERIOD_NS, START_NS, TruthFrontEnd, frames, hand, see
+from view_cases import PERIOD_NS, START_NS, Refused, TruthMethod, frames, hand, see
 
-from hand_unc_ros.estimation.fusion import fuse
-from hand_unc_ros.estimation.types import FrameSet, NoHand, Refinement, View
+from hand_unc_ros.estimation.types import FrameSet
+from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.fitting import load_hand_fitter
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
+from hand_unc_ros.methods.contract import Detection, View
+from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, stack, with_refinement
 
 torch.set_num_threads(1)
 
@@ -40,7 +42,7 @@ def refined(front, views, joints=STILL, used=ALL):
 
 def test_the_refinement_is_the_networks_own_of_the_same_crops(weights):
     """Against `join` in world coordinates, on crops cut by hand."""
-    front, views = front_end(weights), pictures(1)
+    front, views = reader(weights), pictures(1)
     start = STILL.copy()
     start[7] = np.nan
     boxes = front.estimate(views, STILL).boxes_px
@@ -48,9 +50,9 @@ def test_the_refinement_is_the_networks_own_of_the_same_crops(weights):
     Ks = [crop_intrinsics(view.camera, box, size) for view, box in zip(views.values(), boxes)]
     images = np.stack([cut_pinhole(view.image, view.camera, K, size) for view, K in zip(views.values(), Ks)])
     with torch.inference_mode():
-        seen = front.network.see(torch.from_numpy(images).permute(0, 3, 1, 2)[None] / 255.0)
+        seen = front.method.network.see(torch.from_numpy(images).permute(0, 3, 1, 2)[None] / 255.0)
         for used in ([True, True, True], [True, False, True]):
-            out = front.network.join(
+            out = front.method.network.join(
                 seen, torch.from_numpy(np.stack(Ks)).float()[None], CROPPED.camera_from_world.float()[None],
                 torch.tensor([used]), start=torch.from_numpy(start).float()[None])
             result = front.refine(start, SHARP, np.array(used))
@@ -69,13 +71,13 @@ def test_a_left_hand_is_refined_as_the_right_one_in_a_mirrored_world(weights):
                 for name, view in views.items()}
     # Off the mirror, or mirroring the place would not show.
     joints = STILL + [0.06, 0.02, -0.01]
-    right = refined(front_end(weights), views, joints)
-    left = refined(front_end(weights, handedness='left'), mirrored, joints @ FLIP)
+    right = refined(reader(weights), views, joints)
+    left = refined(reader(weights, handedness='left'), mirrored, joints @ FLIP)
     # Bilinear sampling has steps of 1/32 px, not the same from the left and the right; the decoder moves joints by cm.
     np.testing.assert_allclose(left.joints, right.joints @ FLIP, atol=2e-4)
     np.testing.assert_allclose(left.vertices, right.vertices @ FLIP, atol=2e-4)
     np.testing.assert_allclose(left.gate, right.gate, atol=1e-2)
-    wrong = refined(front_end(weights), mirrored, joints @ FLIP)
+    wrong = refined(reader(weights), mirrored, joints @ FLIP)
     assert np.linalg.norm(wrong.joints - right.joints @ FLIP, axis=1).max() > 1e-3
 
 
@@ -90,12 +92,12 @@ def test_far_from_the_origin_the_refinement_is_the_same(weights):
 
     views = pictures(3)
     there = {name: View(moved(view.camera), view.image, START_NS) for name, view in views.items()}
-    near, far = refined(front_end(weights), views), refined(front_end(weights), there, STILL + place)
+    near, far = refined(reader(weights), views), refined(reader(weights), there, STILL + place)
     np.testing.assert_allclose(far.joints - place, near.joints, atol=1e-5)
 
 
 def test_a_view_that_was_dropped_has_no_influence(weights):
-    front, views = front_end(weights), pictures(4)
+    front, views = reader(weights), pictures(4)
     used = np.array([True, False, True])
     without = refined(front, views, used=used)
     assert (without.gate[1] == 0).all()
@@ -109,7 +111,7 @@ def test_a_view_that_was_dropped_has_no_influence(weights):
 
 def test_views_without_a_crop_keep_their_places(weights):
     """Of three views the middle one looks elsewhere: the gate's rows are those of the views, not of the crops."""
-    front, views = front_end(weights), pictures(5)
+    front, views = reader(weights), pictures(5)
     camera = views['cam1'].camera
     pose = np.array(camera.world_from_camera)
     pose[:3, :3] = pose[:3, :3] @ np.diag([-1.0, 1.0, -1.0])
@@ -122,7 +124,7 @@ def test_views_without_a_crop_keep_their_places(weights):
 
 
 def test_there_is_no_refinement_of_less_than_two_views(weights):
-    front, views = front_end(weights), pictures()
+    front, views = reader(weights), pictures()
     assert front.refine(STILL, SHARP, ALL) is None
     front.estimate(views, STILL)
     assert front.refine(STILL, SHARP, np.array([False, True, False])) is None
@@ -132,42 +134,54 @@ def test_there_is_no_refinement_of_less_than_two_views(weights):
 
 
 def test_without_a_decoder_there_is_no_refinement(tmp_path):
-    front = front_end(save_tiny(tmp_path, tiny_network(replace(TINY, layers=0))))
+    front = reader(save_tiny(tmp_path, tiny_network(replace(TINY, layers=0))))
     assert refined(front, pictures()) is None
 
 
-class Both(TruthFrontEnd):
+class Both(TruthMethod):
     """Knows where the hand is, and lets the network see the same views around it."""
 
     def __init__(self, network, **options):
         super().__init__(still, **options)
         self.network = network
+        self.crop_size = network.crop_size
 
-    def estimate(self, views, predicted=None):
-        self.network.estimate(views, STILL)
-        return super().estimate(views, predicted)
+    def find(self, views):
+        boxes = boxes_of(STILL, CameraRig([view.camera for view in views.values()]))
+        return [[Detection(box, 'right', 1.0)] for box in boxes]
+
+    def read(self, crops):
+        return [replace(reading, K=seen.K, camera_from_world=seen.camera_from_world, features=seen.features)
+                for reading, seen in zip(super().read(crops), self.network.read(crops))]
+
+    def fuse(self, window, rig, track):
+        if self.refine is None:
+            return super().fuse(window, rig, track)
+        readings = list(window[-1].values())
+        start = fuse(stack(readings), rig)
+        return with_refinement(start, self.network.refine(readings, start, track.handedness))
 
 
-def live(weights, seed=6, index=0, **options):
-    """An estimator on a random network behind perfect 2D joints, what it says of a set, and the fused joints."""
-    front = front_end(weights)
-    options = {'refine': front.refine, **options}
-    alter = options.pop('alter', None)
-    estimator = estimator_of(Both(front, alter=alter), **options)
+def live(weights, seed=6, index=0, surface=None, refine=True, alter=None):
+    """An estimator on a random network behind perfect 2D joints, the hand of a set, and the triangulated joints with
+    what the network makes of them."""
+    method = method_of(weights)
+    estimator = estimator_of(Both(method, alter=alter), refine=refine, surface=surface)
     stamp = START_NS + index * PERIOD_NS
     result = estimator.process(FrameSet(stamp, pictures(seed, stamp_ns=stamp), CROPPED.names))
     estimate = see(CROPPED, STILL)
-    return estimator, result, fuse(alter(estimate) if alter else estimate, CROPPED)
+    fused = fuse(alter(estimate) if alter else estimate, CROPPED)
+    readings = list(estimator.result.readings[0].views.values())
+    return estimator, result, fused, method.refine(readings, fused, 'right')
 
 
 def test_live_joints_are_refined_and_keep_their_covariance(weights):
-    estimator, result, fused = live(weights, surface=SURFACE)
-    answer = estimator.refine(fused.joints, fused.covariance, fused.used)
+    estimator, result, fused, answer = live(weights, surface=SURFACE)
     np.testing.assert_array_equal(result.joints, answer.joints)
     np.testing.assert_array_equal(result.vertices, answer.vertices)
     np.testing.assert_array_equal(estimator.last_views.gate, answer.gate)
     assert np.linalg.norm(result.joints - fused.joints, axis=1).max() > 0.002 and result.valid.all()
-    _, plain, _ = live(weights, refine=None)
+    _, plain, _, _ = live(weights, refine=None)
     np.testing.assert_array_equal(plain.joints, fused.joints)
     np.testing.assert_array_equal(plain.covariance, result.covariance)
     assert plain.vertices is None
@@ -176,8 +190,8 @@ def test_live_joints_are_refined_and_keep_their_covariance(weights):
 def test_live_a_joint_that_was_not_triangulated_stays_invalid(weights):
     """Though the network says where it would be."""
     hidden = [(view, 8) for view in range(2)]
-    estimator, result, fused = live(weights, alter=lambda e: see(CROPPED, STILL, hidden=hidden))
-    assert np.isfinite(estimator.refine(fused.joints, fused.covariance, fused.used).joints).all()
+    _, result, _, answer = live(weights, alter=lambda e: see(CROPPED, STILL, hidden=hidden))
+    assert np.isfinite(answer.joints).all()
     assert np.flatnonzero(~result.valid).tolist() == [8] and np.isnan(result.joints[8]).all()
     assert np.isnan(result.covariance[24:27]).all() and np.isfinite(np.delete(result.joints, 8, 0)).all()
 
@@ -187,8 +201,8 @@ def test_what_is_not_finite_is_not_believed(tmp_path):
     network = tiny_network()
     with torch.no_grad():
         network.decoder.layers[-1].update[-1].bias.fill_(float('nan'))
-    estimator, result, fused = live(save_tiny(tmp_path, network), surface=SURFACE)
-    assert estimator.refine(fused.joints, fused.covariance, fused.used) is None
+    estimator, result, fused, answer = live(save_tiny(tmp_path, network), surface=SURFACE)
+    assert answer is None
     np.testing.assert_array_equal(result.joints, fused.joints)
     np.testing.assert_array_equal(estimator.last_views.gate, fused.gate)
     assert result.valid.all() and result.vertices is None
@@ -211,7 +225,7 @@ class Correction:
 
 def test_what_is_fused_is_refined_with_its_covariance():
     refine = Correction()
-    front = TruthFrontEnd(still, lost=('cam1',))
+    front = TruthMethod(still, lost=('cam1',))
     plain = estimator_of(front).process(frames(RIG))
     estimator = estimator_of(front, refine=refine)
     result = estimator.process(frames(RIG))
@@ -227,7 +241,7 @@ def test_what_is_fused_is_refined_with_its_covariance():
 def test_a_joint_that_was_not_triangulated_stays_invalid():
     """The decoder guesses it, but nothing says how well: it has no covariance."""
     hidden = [(view, joint) for view in range(3) for joint in (4, 13)]
-    front = TruthFrontEnd(still, alter=lambda e: see(RIG, STILL, hidden=hidden))
+    front = TruthMethod(still, alter=lambda e: see(RIG, STILL, hidden=hidden))
     result = estimator_of(front, refine=Correction()).process(frames(RIG))
     assert np.flatnonzero(~result.valid).tolist() == [4, 13]
     assert np.isnan(result.joints[[4, 13]]).all()
@@ -250,7 +264,7 @@ def test_where_crops_are_cut_does_not_depend_on_what_a_head_says():
         first, second = (one.process(frames(RIG, number)) for one in (expected, found))
         assert np.trace(second.covariance) < 0.5 * np.trace(first.covariance)
     later = START_NS + 4 * PERIOD_NS
-    np.testing.assert_array_equal(found.follower.predict(later), expected.follower.predict(later))
+    np.testing.assert_array_equal(found.track.predict(later), expected.track.predict(later))
 
 
 def test_without_an_answer_the_fused_joints_are_given():
@@ -271,7 +285,7 @@ def test_without_a_hand_model_the_mesh_is_the_networks():
 
 def test_a_hand_model_is_fitted_to_the_refined_joints_with_their_covariance():
     """Also where the network gives vertices; the parameters are those of the vertices that are given."""
-    estimator = estimator_of(TruthFrontEnd(still, noise=1.0), refine=Correction(), surface=SURFACE,
+    estimator = estimator_of(TruthMethod(still, noise=1.0), refine=Correction(), surface=SURFACE,
                              hand_model='stand-in')
     result = estimator.process(frames(RIG))
     fit = SURFACE.fit(result.joints, result.covariance)
@@ -285,7 +299,7 @@ def test_published_parameters_reproduce_the_published_vertices():
 
     for side in ('right', 'left'):
         truth = hand(side=side, curl=0.6, place=(0.1, -0.2, 0.3))
-        estimator = estimator_of(TruthFrontEnd(lambda t: truth, noise=1.0), handedness=side, hand_model='stand-in',
+        estimator = estimator_of(TruthMethod(lambda t: truth, noise=1.0), handedness=side, hand_model='stand-in',
                                  surface=load_hand_fitter('stand-in', side))
         result = estimator.process(frames(RIG))
         inputs = (result.fit.pose, result.fit.shape, result.fit.translation)
@@ -311,7 +325,7 @@ class Recorder:
 
 def test_the_fit_is_carried_along_a_track_and_forgotten_with_it():
     spoil = [False]
-    front = TruthFrontEnd(still, noise=1.0, alter=lambda e: see(RIG, 3 * STILL) if spoil[0] else e)
+    front = TruthMethod(still, noise=1.0, alter=lambda e: see(RIG, 3 * STILL) if spoil[0] else e)
     surface = Recorder()
     estimator = estimator_of(front, surface=surface, hand_model='stand-in')
     first, second = (estimator.process(frames(RIG, index)) for index in range(2))
@@ -322,11 +336,11 @@ def test_the_fit_is_carried_along_a_track_and_forgotten_with_it():
     fourth = estimator.process(frames(RIG, stamp_ns=START_NS))
     assert (third.track_id, fourth.track_id) == (2, 3) and surface.previous[2:] == [None, None]
     spoil[0] = True
-    assert isinstance(estimator.process(frames(RIG, 1)), NoHand)
+    assert isinstance(estimator.process(frames(RIG, 1)), Refused)
     spoil[0] = False
     estimator.process(frames(RIG, 2))
     assert surface.previous[4:] == [None]
-    fresh = estimator_of(TruthFrontEnd(still, noise=1.0), surface=SURFACE, hand_model='stand-in')
+    fresh = estimator_of(TruthMethod(still, noise=1.0), surface=SURFACE, hand_model='stand-in')
     np.testing.assert_array_equal(fresh.process(frames(RIG, stamp_ns=later)).vertices, third.vertices)
     # The same joints with another past: bone lengths are learnt along a track.
     estimator.process(frames(RIG, 3))

@@ -10,10 +10,10 @@ import yaml
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.nodes import run
-from hand_unc_ros.nodes.parameters import TABLE
 from hand_unc_ros.processes import supervise as supervision
 from hand_unc_ros.processes.supervise import supervise
 from hand_unc_ros.resources import resource
+from hand_unc_ros.settings.parameters import TABLE
 
 HERE = Path(__file__).parent
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hand_unc_ros.estimation.synchroniser import DROP_REASONS, MatchedSet, Synchroniser
+from hand_unc_ros.estimation.camera_timeline import DROP_REASONS
+from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 
 MS = 1_000_000
 SECOND = 1_000 * MS

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
 
-from hand_unc_ros.estimation.types import joint_blocks
 from hand_unc_ros.evaluation.metrics import pearson
 from hand_unc_ros.evaluation.uncertainty import (
     NOMINAL, ause_stereo, calibration_error, coordinate_correlation, coverage, energy_score,
     expected_distance, hand_distances, hand_energy_score, joint_correlation, joint_distances, nees_band,
     negative_log_likelihood, per_joint, reliability, sparsification, summary,
 )
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import JOINT_COUNT
 
 SEEDS = st.integers(0, 2 ** 32 - 1)

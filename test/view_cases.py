@@ -1,13 +1,20 @@
 """A hand in front of a rig, and what perfect or noisy 2D networks would say of it."""
 
+from types import SimpleNamespace
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from hand_cases import regressed
 
-from hand_unc_ros.estimation.types import FrameSet, View, ViewEstimate
+from hand_unc_ros.estimation.types import FrameSet
+from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.crops import box_around
 from hand_unc_ros.hand.joints import FINGERS
 from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.methods.contract import HANDEDNESS, Detection, MethodOptions, View, ViewReading
+from hand_unc_ros.methods.cropping import whole_image
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians, fuse, stack, with_refinement
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 PERIOD_NS = 66_666_667
@@ -62,45 +69,98 @@ def see(rig, joints, sigma_px=1.0, noise=0.0, seed=0, hidden=()):
         valid[view, slice(None) if joint is None else joint] = False
     px[~valid] = np.nan
     variance[~valid] = np.nan
-    return ViewEstimate(rig.names, px, variance, valid, np.where(valid.any(1), 0.9, 0.0), boxes)
+    return ViewGaussians(rig.names, px, variance, valid, np.where(valid.any(1), 0.9, 0.0), boxes)
 
 
-class TruthFrontEnd:
-    """A front end that knows where the hand is.
+def readings_of(estimate, stamp_ns=START_NS, handedness='right'):
+    """The readings, by camera, that are stacked in `estimate`."""
+    return {camera: ViewReading(camera, stamp_ns, *(vars(estimate)[name][row] for name in (
+        'joints_px', 'variance_px2', 'valid')), float(estimate.score[row]), handedness, estimate.boxes_px[row])
+        for row, camera in enumerate(estimate.cameras)}
 
-    motion: seconds since `start_ns` → joints (21, 3).  alter: changes each estimate.  lost: blind cameras.
-    `calls` holds (stamp, predicted) of every call, `resets` counts.
+
+class TruthMethod:
+    """A method that knows where the hand is, and triangulates.
+
+    motion: seconds since `start_ns` → joints (21, 3).  alter: changes the readings of each set, stacked.  lost: blind
+    cameras.  refine: joints, covariance, used → Refinement, of what is triangulated.
+    `calls` holds (stamp, predicted) of every hand that was fused, `resets` counts.
     """
 
-    def __init__(self, motion, sigma_px=1.0, noise=0.0, lost=(), alter=None,
-                 start_ns=START_NS):
-        self.motion, self.sigma_px, self.noise, self.lost, self.alter = (
-            motion,
-            sigma_px,
-            noise,
-            set(lost),
-            alter,
-        )
-        self.start_ns = start_ns
+    name, min_views, window, crop_size, surface = 'truth', 2, 1, None, ''
+
+    def __init__(self, motion, sigma_px=1.0, noise=0.0, lost=(), alter=None, start_ns=START_NS, refine=None):
+        self.motion, self.sigma_px, self.noise, self.lost, self.alter = motion, sigma_px, noise, set(lost), alter
+        self.start_ns, self.refine = start_ns, refine
+        self.options = MethodOptions()
         self.calls, self.resets = [], 0
 
-    def estimate(self, views, predicted=None):
-        from hand_unc_ros.geometry.cameras import CameraRig
-
-        rig = CameraRig([view.camera for view in views.values()])
-        stamp = next(iter(views.values())).stamp_ns
-        self.calls.append((stamp, predicted))
+    def look(self, rig, stamp_ns):
+        """What is seen of the hand by the cameras of a rig, stacked."""
         hidden = [(row, None) for row, name in enumerate(rig.names) if name in self.lost]
-        estimate = see(
-            rig, self.motion((stamp - self.start_ns) * 1e-9), self.sigma_px, self.noise, stamp % 2**31, hidden
-        )
+        estimate = see(rig, self.motion((stamp_ns - self.start_ns) * 1e-9), self.sigma_px, self.noise,
+                       stamp_ns % 2**31, hidden)
         return self.alter(estimate) if self.alter else estimate
+
+    def find(self, views):
+        return [[Detection(whole_image(view, side).box_px, side, 1.0) for side in HANDEDNESS]
+                for view in views.values()]
+
+    def read(self, crops):
+        if not crops:
+            return []
+        stamp_ns = crops[0].view.stamp_ns
+        estimate = self.look(CameraRig([crop.camera for crop in crops]), stamp_ns)
+        return list(readings_of(estimate, stamp_ns, crops[0].handedness).values())
+
+    def fuse(self, window, rig, track):
+        readings = list(window[-1].values())
+        self.calls.append((readings[0].stamp_ns, track.predicted))
+        found = fuse(stack(readings), rig, self.options.triangulation, self.options.min_views)
+        refined = None if self.refine is None else self.refine(found.joints, found.covariance, found.used)
+        return with_refinement(found, refined, {'fusion': 0.5, 'refinement': 0.25})
 
     def reset(self):
         self.resets += 1
 
     def close(self):
         pass
+
+
+class Refused(NamedTuple):
+    """A set without a hand."""
+
+    stamp_ns: int
+    reason: str
+
+
+class OneHand:
+    """An estimator that follows one hand: `process` gives the hand, or Refused; `result` is all of the last set."""
+
+    def __init__(self, estimator):
+        self.estimator, self.result = estimator, None
+
+    def process(self, frame_set):
+        self.result = self.estimator.process(frame_set)
+        assert len(self.result.hands) + len(self.result.reasons) == 1
+        assert self.result.stamp_ns == frame_set.stamp_ns
+        return self.result.hands[0] if self.result.hands else Refused(frame_set.stamp_ns, self.result.reasons[0])
+
+    @property
+    def last_views(self):
+        """The readings of the hand, stacked, with their gate; None where nothing was read."""
+        if self.result is None or not self.result.readings:
+            return None
+        readings, = self.result.readings
+        return SimpleNamespace(**vars(readings.gaussians), gate=readings.gate)
+
+    @property
+    def track(self):
+        track, = self.estimator.tracks
+        return track
+
+    def reset(self):
+        self.estimator.reset()
 
 
 def frames(rig, index=0, cameras=None, stamp_ns=None):

@@ -13,10 +13,6 @@ import numpy as np
 from hand_unc_ros.errors import ImageFormatError
 
 
-class UnknownEncoding(ImageFormatError):
-    """An encoding that is not one of ENCODINGS."""
-
-
 class _Encoding(NamedTuple):
     """bits of a channel, channels of a pixel in memory, and OpenCV's conversion to RGB (None: it is RGB)."""
 
@@ -47,7 +43,8 @@ _DEPTH = ('16UC1', '32FC1')
 
 
 def decode_image(message: Any) -> np.ndarray:
-    """Pixels of a sensor_msgs/Image: (H, W, 3) uint8 RGB, read-only.
+    """Pixels of a sensor_msgs/Image: (H, W, 3) uint8 RGB, read-only; by cv_bridge, where it is installed, for encodings
+    that are not in ENCODINGS.
 
     For 'rgb8' it is a view on the message's data; rows may then be further apart than 3 W bytes.
     Raises ImageFormatError, naming the encoding, when size, step and data do not fit together or the
@@ -58,8 +55,7 @@ def decode_image(message: Any) -> np.ndarray:
         raise ImageFormatError(f"encoding '{message.encoding}' is a depth image; "
                                'give the topic of a colour or grey camera')
     if encoding is None:
-        raise UnknownEncoding(f"encoding '{message.encoding}' cannot be decoded; use one of "
-                              f'{", ".join(sorted(ENCODINGS))}')
+        return _decode_by_cv_bridge(message)
     pixels = _pixels(message, encoding)
     if encoding.bits == 16:
         pixels = (pixels >> 8).astype(np.uint8)
@@ -92,6 +88,21 @@ def decode_compressed(message: Any) -> np.ndarray:
     if pixels is None:
         raise ImageFormatError(f'{name} cannot be decoded; OpenCV takes JPEG, PNG, TIFF, WebP and BMP')
     pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    pixels.flags.writeable = False
+    return pixels
+
+
+def _decode_by_cv_bridge(message: Any) -> np.ndarray:
+    unknown = f"encoding '{message.encoding}' cannot be decoded; use one of {', '.join(sorted(ENCODINGS))}"
+    try:
+        from cv_bridge import CvBridge
+    except ImportError:
+        raise ImageFormatError(f"{unknown}, or install ROS's cv_bridge") from None
+    try:
+        pixels = CvBridge().imgmsg_to_cv2(message, 'rgb8')
+    except Exception as error:
+        raise ImageFormatError(f"encoding '{message.encoding}' cannot be decoded, by cv_bridge neither: {error}"
+                               ) from error
     pixels.flags.writeable = False
     return pixels
 

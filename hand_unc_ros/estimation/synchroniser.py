@@ -25,29 +25,16 @@ No clock is read and no thread is used here; the caller passes `now_ns` and seri
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-DROP_REASONS = ('zero_stamp', 'future', 'duplicate', 'out_of_order', 'late', 'surplus', 'unmatched', 'reset')
-"""Why a message was not used.
-
-zero_stamp: stamp not positive.  future: ahead of `now` by more than `future_s`.  duplicate: stamp seen
-before.  out_of_order: older than its camera's newest.  late: its set had gone out.  surplus: a nearer message
-of the same camera was used.  unmatched: fewer than `min_views` cameras had a message near it.  reset: thrown
-away as the time line started anew.
-"""
+from hand_unc_ros.estimation.camera_timeline import CameraStatistics, CameraTimeline, Message
 
 _NS = 1_000_000_000
 _REWIND_RUN = 2
 _SMALL_REWIND_RUN = 5
-
-
-class _Message(NamedTuple):
-    stamp_ns: int
-    arrival_ns: int
-    payload: Any
 
 
 @dataclass(frozen=True)
@@ -66,22 +53,6 @@ class MatchedSet:
 
 
 @dataclass
-class CameraStatistics:
-    """Counts of one camera since the start or the last `reset()`.
-
-    offset_ns: stamp of its newest used message minus that of the set.  awaited: whether sets wait for it.
-    """
-
-    received: int = 0
-    used: int = 0
-    drops: Counter[str] = field(default_factory=Counter)
-    last_stamp_ns: int | None = None
-    last_arrival_ns: int | None = None
-    offset_ns: int | None = None
-    awaited: bool = True
-
-
-@dataclass
 class Statistics:
     """Counts of the synchroniser; `sets_unclaimed` were pushed out because nobody polled."""
 
@@ -92,60 +63,10 @@ class Statistics:
     resets: int = 0
 
 
-class _Camera:
-    """State of one camera.
-
-    head_ns: its newest stamp in order.  rewound: its time line was wound back and has not caught up with the
-    output.
-    """
-
-    def __init__(self, name: str, period_ns: int) -> None:
-        self.name = name
-        self.ring: deque[_Message] = deque()
-        self.statistics = CameraStatistics()
-        self.misses = 0
-        self._nominal_period_ns = period_ns
-        self.forget()
-
-    def forget(self) -> None:
-        """Forget the time line; the ring and the counts stay."""
-        self.head_ns: int | None = None
-        self.half_period_ns = self._nominal_period_ns // 2
-        self.shortest_interval_ns = 0
-        self.rewound = False
-        self.in_last_set = False
-        self.older_run = 0
-        self._older_stamp_ns = 0
-        self._recent: deque[int] = deque(maxlen=17)
-
-    def advance(self, stamp_ns: int) -> None:
-        """Note the newest stamp in order and what it says about the camera's period."""
-        self.head_ns = stamp_ns
-        self.older_run = 0
-        self._recent.append(stamp_ns)
-        if len(self._recent) < 4:
-            return
-        stamps = list(self._recent)
-        intervals = [b - a for a, b in zip(stamps[:-1], stamps[1:])]
-        # The median shrugs off lost frames; the shortest never overstates how long the next one may take.
-        last = sorted(intervals[-5:])
-        self.half_period_ns = last[len(last) // 2] // 2
-        self.shortest_interval_ns = min(intervals)
-
-    def is_duplicate(self, stamp_ns: int) -> bool:
-        return stamp_ns in self._recent
-
-    def note_older(self, stamp_ns: int) -> None:
-        """Note a message that is not newer than the head; ascending ones in a row are counted."""
-        ascending = self.older_run and stamp_ns > self._older_stamp_ns
-        self.older_run = self.older_run + 1 if ascending else 1
-        self._older_stamp_ns = stamp_ns
-
-
 class _Candidate(NamedTuple):
     anchor_ns: int
     due_ns: int
-    members: list[tuple[_Camera, _Message]]
+    members: list[tuple[CameraTimeline, Message]]
 
 
 class Synchroniser:
@@ -189,14 +110,22 @@ class Synchroniser:
 
     def reset(self) -> None:
         """Forget every message, time line and count."""
-        self._cameras = {name: _Camera(name, self._period_ns) for name in self._names}
-        self._order = list(self._cameras.values())  # by rank: the first with messages leads
+        self._timelines = {name: CameraTimeline(name, self._period_ns) for name in self._names}
+        self._order = list(self._timelines.values())  # by rank: the first with messages leads
         self._now_ns: int | None = None
         self._last_set_ns: int | None = None
         self._recent_sets: deque[tuple[int, int]] = deque(maxlen=32)  # anchor, opened
         self._ready: deque[MatchedSet] = deque()
         self._next_deadline_ns: int | None = None
         self.statistics = Statistics({c.name: c.statistics for c in self._order})
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        return self._names
+
+    @property
+    def min_views(self) -> int:
+        return self._min_views
 
     @property
     def next_deadline_ns(self) -> int | None:
@@ -208,7 +137,7 @@ class Synchroniser:
 
         A `now_ns` of 0 or less stands for a clock that does not run yet: stamps are then not held against it.
         """
-        state = self._cameras[camera]
+        state = self._timelines[camera]
         now_ns = self._advance_clock(now_ns)
         state.statistics.received += 1
         reason = self._refuse(state, stamp_ns, now_ns)
@@ -220,7 +149,7 @@ class Synchroniser:
             self._await_again(state)
         while len(state.ring) >= self._ring:
             self._resolve(now_ns, force=True)
-        state.ring.append(_Message(stamp_ns, now_ns, payload))
+        state.ring.append(Message(stamp_ns, now_ns, payload))
         self._resolve(now_ns)
 
     def poll(self, now_ns: int) -> list[MatchedSet]:
@@ -242,7 +171,7 @@ class Synchroniser:
         self._now_ns = now_ns
         return now_ns
 
-    def _refuse(self, state: _Camera, stamp_ns: int, now_ns: int) -> str | None:
+    def _refuse(self, state: CameraTimeline, stamp_ns: int, now_ns: int) -> str | None:
         """The reason for which a message is dropped on arrival, or None; keeps the camera's time line."""
         if stamp_ns <= 0:
             return 'zero_stamp'
@@ -274,7 +203,7 @@ class Synchroniser:
             self._await_again(state)
         return reason
 
-    def _most_rewound(self, speaking: _Camera, now_ns: int) -> bool:
+    def _most_rewound(self, speaking: CameraTimeline, now_ns: int) -> bool:
         horizon_ns = now_ns - max(_NS, 4 * self._period_ns)
         rewound = others = 0
         for state in self._order:
@@ -299,12 +228,12 @@ class Synchroniser:
         self._next_deadline_ns = None
         self.statistics.resets += 1
 
-    def _await_again(self, state: _Camera) -> None:
+    def _await_again(self, state: CameraTimeline) -> None:
         state.statistics.awaited = True
         state.misses = 0
 
     @staticmethod
-    def _drop_ring(state: _Camera, reason: str) -> None:
+    def _drop_ring(state: CameraTimeline, reason: str) -> None:
         state.statistics.drops[reason] += len(state.ring)
         state.ring.clear()
 
@@ -327,7 +256,7 @@ class Synchroniser:
 
         members = []
         for state in states:
-            best: _Message | None = None
+            best: Message | None = None
             best_gap_ns = tolerance_ns + 1
             for message in state.ring:
                 gap_ns = message.stamp_ns - anchor_ns
@@ -341,7 +270,7 @@ class Synchroniser:
         due_ns = min(state.ring[0].arrival_ns for state in states) + self._deadline_ns
         return _Candidate(anchor_ns, due_ns, members)
 
-    def _may_improve(self, state: _Camera, anchor_ns: int) -> bool:
+    def _may_improve(self, state: CameraTimeline, anchor_ns: int) -> bool:
         """Whether the camera's next message can be nearer to the anchor than what it has given."""
         if state.head_ns is None:
             return True
@@ -369,7 +298,7 @@ class Synchroniser:
             force = False
             self._close(candidate, waiting)
 
-    def _close(self, candidate: _Candidate, waiting: list[_Camera]) -> None:
+    def _close(self, candidate: _Candidate, waiting: list[CameraTimeline]) -> None:
         """Send the candidate out, or drop its messages, and count who was waited for in vain."""
         for state in waiting:
             state.misses += 1
@@ -413,7 +342,7 @@ class Synchroniser:
         self._ready.append(MatchedSet(anchor_ns, items, opened_ns, complete))
 
     @staticmethod
-    def _discard_until(state: _Camera, stamp_ns: int, reason: str) -> None:
+    def _discard_until(state: CameraTimeline, stamp_ns: int, reason: str) -> None:
         while state.ring and state.ring[0].stamp_ns <= stamp_ns:
             state.ring.popleft()
             state.statistics.drops[reason] += 1

@@ -1,41 +1,15 @@
-"""What passes between the stages of the live pipeline. SI units; stamps in integer nanoseconds."""
+"""What passes into and out of the live pipeline. SI units; stamps in integer nanoseconds."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.fitting import HandFit
-from hand_unc_ros.hand.joints import JOINT_COUNT
-
-
-@dataclass(frozen=True)
-class View:
-    """One camera's contribution to a frame set.
-
-    image: (H, W, 3) uint8 RGB, read-only.  stamp_ns: this image's own capture stamp.
-    """
-
-    camera: Camera
-    image: np.ndarray
-    stamp_ns: int
-
-
-class RigCache:
-    """The cameras of a set's views as stacked tensors; kept, because the same ones come again and again."""
-
-    def __init__(self) -> None:
-        self._rigs: dict[tuple, CameraRig] = {}
-
-    def of(self, views: dict[str, View]) -> CameraRig:
-        key = tuple((name, id(view.camera)) for name, view in views.items())
-        if key not in self._rigs:
-            if len(self._rigs) > 64:
-                self._rigs.clear()
-            self._rigs[key] = CameraRig([view.camera for view in views.values()])
-        return self._rigs[key]
+from hand_unc_ros.methods.contract import View, ViewReading
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians, stack
 
 
 @dataclass(frozen=True)
@@ -55,36 +29,22 @@ class FrameSet:
 
 
 @dataclass(frozen=True)
-class ViewEstimate:
-    """2D joints of V views, in the pixels of the full, distorted images.
+class HandReadings:
+    """The readings of one hand by the cameras of a set.
 
-    cameras: V names.  joints_px: (V, 21, 2).  variance_px2: (V, 21, 2).  valid: (V, 21) bool.
-    score: (V,) in [0, 1], how sure the view is that it shows a hand.
-    Entries with valid False are NaN.
-    boxes_px: (V, 4) centre x, centre y, side, roll (rad) of the crop that was used, in the pixels of the same camera
-    without its lens distortion; NaN where none.
-    gate: (V, 21) JUMP-Hand's weights of the views, each joint's sum to 1, or to 0 where no view was fused; None before
-    fusion.
+    track_id: of the hand, 0 where they gave none.  views: by camera, in the order of the set.
+    gate: (V, 21) weights of the views, each joint's sum to 1, or to 0 where no view was used; None where they gave no
+    hand.
     """
 
-    cameras: tuple[str, ...]
-    joints_px: np.ndarray
-    variance_px2: np.ndarray
-    valid: np.ndarray
-    score: np.ndarray
-    boxes_px: np.ndarray
+    track_id: int
+    handedness: str
+    views: Mapping[str, ViewReading]
     gate: np.ndarray | None = None
 
-
-@dataclass(frozen=True)
-class Refinement:
-    """What a network makes of fused joints. joints: (21, 3) and vertices: (778, 3) metres, world.  gate: (V, 21).
-    covariance: (63, 63) m² of these joints, where a head has learned their errors."""
-
-    joints: np.ndarray
-    vertices: np.ndarray
-    gate: np.ndarray
-    covariance: np.ndarray | None = None
+    @property
+    def gaussians(self) -> ViewGaussians:
+        return stack(self.views.values())
 
 
 @dataclass(frozen=True)
@@ -116,8 +76,8 @@ class HandEstimate:
     view_weights: (V, 21) for the cameras in `cameras`; each column sums to 1, or to 0 where the
     joint is invalid or only predicted by the filter.  view_used: (V,) bool.  covariance_calibrated: whether a map
     fitted on held-out data was applied.  reprojection_px: (V, 21) residual norms, NaN where unused.  fit: the hand
-    model's parameters that give the vertices, where one is fitted.  view_reports: one for each of `cameras`, empty
-    where their health is not watched.
+    model's parameters that give the vertices, where one is fitted.  track_id: stays the same while the hand is
+    followed.
     """
 
     stamp_ns: int
@@ -135,32 +95,26 @@ class HandEstimate:
     vertices: np.ndarray | None = None
     vertex_variance: np.ndarray | None = None
     fit: HandFit | None = None
-    view_reports: tuple[ViewReport, ...] = ()
     track_id: int = 0
-    stage_ms: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class NoHand:
-    """Why a frame set gave no hand, in words fit for diagnostics."""
+class FrameResult:
+    """Everything that the estimator makes of a frame set.
+
+    hands: those that were found, none, one or more.  readings: of each hand that was looked for, found or not; empty
+    where the views were too few to be read.  reasons: why hands are not there, in words fit for diagnostics.
+    view_reports: one for each camera of the rig, empty where their health is not watched and without a hand.
+    stage_ms: stage → milliseconds, over all hands.
+    """
 
     stamp_ns: int
-    reason: str
-    stage_ms: dict[str, float] = field(default_factory=dict)
+    hands: tuple[HandEstimate, ...] = ()
+    readings: tuple[HandReadings, ...] = ()
+    reasons: tuple[str, ...] = ()
+    view_reports: tuple[ViewReport, ...] = ()
+    stage_ms: Mapping[str, float] = field(default_factory=dict)
 
-
-def joint_blocks(covariance: np.ndarray) -> np.ndarray:
-    """The 3×3 diagonal blocks (..., 21, 3, 3) of joint-major covariances (..., 63, 63)."""
-    parts = covariance.reshape(*covariance.shape[:-2], JOINT_COUNT, 3, JOINT_COUNT, 3)
-    return np.einsum('...jajb->...jab', parts)
-
-
-def block_diagonal(blocks: np.ndarray) -> np.ndarray:
-    """(63, 63) from (21, 3, 3), symmetrised; rows and columns of a NaN block are NaN."""
-    full = np.zeros((JOINT_COUNT, 3, JOINT_COUNT, 3))
-    joint = np.arange(JOINT_COUNT)
-    full[joint, :, joint, :] = (blocks + np.swapaxes(blocks, 1, 2)) / 2
-    lost = ~np.isfinite(blocks).all(axis=(1, 2))
-    full[lost] = np.nan
-    full[:, :, lost] = np.nan
-    return full.reshape(3 * JOINT_COUNT, 3 * JOINT_COUNT)
+    def readings_of(self, hand: HandEstimate) -> HandReadings:
+        """The readings that one of `hands` was made of."""
+        return next(readings for readings in self.readings if readings.track_id == hand.track_id)

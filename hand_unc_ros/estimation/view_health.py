@@ -10,13 +10,14 @@ that shift taken as known.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from hand_unc_ros.estimation.fusion import Innovations
-from hand_unc_ros.estimation.types import ViewEstimate, ViewReport
+from hand_unc_ros.estimation.innovations import Innovations
+from hand_unc_ros.estimation.types import ViewReport
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 
 # The knuckles move with the palm.
 GROUPS = {'palm': (0, 1, 5, 9, 13, 17), 'thumb': (2, 3, 4), 'index': (6, 7, 8), 'middle': (10, 11, 12),
@@ -47,6 +48,15 @@ _PRIOR = 0.02
 _PARTS = 10
 # Nothing is forgotten in a pause, and a slow stream is not more certain for being slow.
 _LONGEST_STEP_S = 0.2
+
+
+class Observation(NamedTuple):
+    """One hand of a set. views: V readings.  innovations: theirs, about the fused joints.  agreed: (V,) bool, those
+    that were not left out for disagreement."""
+
+    views: ViewGaussians
+    innovations: Innovations
+    agreed: np.ndarray
 
 
 class _Sums:
@@ -90,8 +100,8 @@ class _Window:
 
 
 class ViewHealth:
-    """Follows the innovations of the named cameras: `update` takes each fused set, `reports` tells how each camera is
-    doing, and `counted` lets those that have moved count less."""
+    """Follows the innovations of the named cameras: `update` takes each fused set, `reports` rates each camera, and
+    `extra_variance_px2` lets those that have moved count less."""
 
     def __init__(self, cameras: tuple[str, ...]) -> None:
         self.cameras = cameras
@@ -113,35 +123,25 @@ class ViewHealth:
         return {self.cameras[row]: tuple(self.cameras[other] for other in suspects)
                 for row, suspects in self._blamed.items()}
 
-    def counted(self, estimate: ViewEstimate) -> ViewEstimate:
-        """What is to be fused of an estimate: the joints of a camera that has moved with its shift as one more standard
-        deviation along each axis.  Where it is not clear which camera has moved, all count as they are.
+    @property
+    def extra_variance_px2(self) -> dict[str, np.ndarray]:
+        """Added to the variances of a camera that has moved, (2,): its shift as one more standard deviation along each
+        axis.  Where it is not clear which camera has moved, all count as they are.
 
         To leave the view out altogether costs more than a shift of 1° and 5 mm does: of four views and of three.
         """
-        variance = estimate.variance_px2.copy()
-        for row, suspects in self._blamed.items():
-            if len(suspects) == 1 and self.cameras[row] in estimate.cameras:
-                variance[estimate.cameras.index(self.cameras[row])] += np.square(self._shift_px[row])
-        return replace(estimate, variance_px2=variance)
+        return {self.cameras[row]: np.square(self._shift_px[row]) for row, suspects in self._blamed.items()
+                if len(suspects) == 1}
 
-    def update(self, stamp_ns: int, estimate: ViewEstimate, innovations: Innovations, agreed: np.ndarray) -> None:
-        """Take a set that gave a hand. agreed: (V,) of the estimate's views, those not left out for disagreement.
-
-        A stamp that is not after the one before resets.
-        """
+    def update(self, stamp_ns: int, observed: Sequence[Observation]) -> None:
+        """Take the hands of a set. A stamp that is not after the one before resets."""
         if self._seen_ns is not None and stamp_ns <= self._seen_ns:
             self.reset()
         step_s = 0.0 if self._seen_ns is None else min((stamp_ns - self._seen_ns) / 1e9, _LONGEST_STEP_S)
         self._seen_ns = stamp_ns
-        rows = np.array([self.cameras.index(name) for name in estimate.cameras])
-        pairs = (2 * rows[:, None] + (0, 1)).ravel()
-        offered = estimate.valid.any(1)
         sums = _Sums(len(self.cameras))
-        sums.score[pairs], sums.information[np.ix_(pairs, pairs)] = innovations.score, innovations.information
-        sums.weight[rows] = innovations.weight
-        sums.squared[rows], sums.dof[rows] = np.nan_to_num(innovations.squared) @ _MEMBERS, innovations.dof @ _MEMBERS
-        sums.offered[rows], sums.left_out[rows] = offered, offered & ~agreed
+        for hand in observed:
+            sums.add(self._sums_of(hand))
         for window in self._windows:
             window.add(sums, step_s)
         recent = self._windows[-1].total
@@ -149,6 +149,17 @@ class ViewHealth:
         self._disagrees = np.where(self._disagrees, share > LEFT_OUT_CLEAR,
                                    self._windows[-1].judges() & (share > LEFT_OUT_RAISE))
         self._blame()
+
+    def _sums_of(self, hand: Observation) -> _Sums:
+        rows = np.array([self.cameras.index(name) for name in hand.views.cameras])
+        pairs = (2 * rows[:, None] + (0, 1)).ravel()
+        offered, innovations = hand.views.valid.any(1), hand.innovations
+        sums = _Sums(len(self.cameras))
+        sums.score[pairs], sums.information[np.ix_(pairs, pairs)] = innovations.score, innovations.information
+        sums.weight[rows] = innovations.weight
+        sums.squared[rows], sums.dof[rows] = np.nan_to_num(innovations.squared) @ _MEMBERS, innovations.dof @ _MEMBERS
+        sums.offered[rows], sums.left_out[rows] = offered, offered & ~hand.agreed
+        return sums
 
     def _blame(self) -> None:
         """Blame anew, one after the other; a camera that was blamed before needs less to stay so."""

@@ -17,15 +17,16 @@ from hand_unc_ros.data.datasets import DATASETS, open_dataset
 from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.build import covariance_map_of, files_of
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
-from hand_unc_ros.estimation.estimator import EstimatorSettings, calibration_of, files_of
-from hand_unc_ros.estimation.network_front_end import choose_device, choose_precision
-from hand_unc_ros.estimation.types import block_diagonal
+from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation import metrics, uncertainty
+from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance, propagated_covariance
 from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, load_jump_hand
+from hand_unc_ros.networks.placement import choose_device, choose_precision
 
 BATCH = 8
 HARD_SHARE = 0.1
@@ -228,7 +229,7 @@ def run(model: Path, data: str, views: Sequence[int], *, gate: str = '', triangu
     choices = {name: value for name, value in (('gate', gate), ('triangulation', triangulation)) if value}
     network.with_choices(**choices)
     settings = EstimatorSettings(weights=str(model), covariance_head=covariance_head, calibration=calibration)
-    head_path, covariance_map = files_of(settings).get('covariance_head'), calibration_of(settings)
+    head_path, covariance_map = files_of(settings).get('covariance_head'), covariance_map_of(settings)
     head = None if head_path is None else load_joint_covariance(head_path, model).double()
     source, words = open_source(data, options)
     auc_range = metrics.AucRange(auc_mm / 1e3, metrics.POEM_AUC.steps)

@@ -17,14 +17,18 @@ from tqdm import tqdm
 
 from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
+from hand_unc_ros.estimation.build import build_estimator, files_of
 from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, fit_factor, fit_map
-from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator, build_estimator, files_of
+from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.filter import SETTLED
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, View, joint_blocks
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.types import FrameSet
 from hand_unc_ros.evaluation import uncertainty
 from hand_unc_ros.evaluation.benchmark import errors_of
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.networks.joint_covariance import load_joint_covariance
 from hand_unc_ros.networks.jump_hand import load_jump_hand
 from hand_unc_ros.networks.weights import fingerprint
@@ -87,12 +91,12 @@ def run_scene(estimator: HandEstimator, scene: Scene, frames: int, cameras: tupl
         if index < skip:
             continue
         into.sets += 1
-        if isinstance(result, HandEstimate):
+        for hand in result.hands:
             into.found += 1
             truth = scene.truth(t)[0]
-            into.errors.append(np.where(result.valid[:, None], result.joints - truth, np.nan))
-            into.covariances.append(result.covariance)
-            into.views.append(np.isfinite(result.reprojection_px).sum(axis=0))
+            into.errors.append(np.where(hand.valid[:, None], hand.joints - truth, np.nan))
+            into.covariances.append(hand.covariance)
+            into.views.append(np.isfinite(hand.reprojection_px).sum(axis=0))
     return into
 
 
@@ -166,8 +170,8 @@ def fit(settings: EstimatorSettings, kind: str, collected: list[Errors], seeds: 
     fitted = replace(fit_map(kind, errors, joint_blocks(covariances), views), head=head)
     filtered = {}
     for count in arguments.views:
-        estimator = build_estimator(replace(settings, filter=True), ())
-        estimator.calibration = fitted
+        method = build_estimator(replace(settings, filter=True), ()).method
+        estimator = HandEstimator(method, replace(settings, filter=True), fitted)
         # The filter needs some sets to settle.
         again = run_seeds(estimator, seeds, arguments.frames, count, max(arguments.cameras, count), arguments.clutter,
                           skip=SETTLED, **_ring(arguments))

@@ -24,9 +24,9 @@ import torch
 from scipy.integrate import simpson
 from scipy.special import chdtr
 
-from hand_unc_ros.estimation.types import joint_blocks
 from hand_unc_ros.evaluation.metrics import finite_mean, pearson
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import JOINT_COUNT
 
 LEVELS = (0.50, 0.68, 0.90, 0.95, 0.99)

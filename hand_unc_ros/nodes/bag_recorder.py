@@ -30,8 +30,8 @@ from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.nodes.bag_player import message_class
 from hand_unc_ros.nodes.process import node_of_its_own
-from hand_unc_ros.nodes.recorded_topics import Selection, select
 from hand_unc_ros.processes.stop_signals import StopSignals
+from hand_unc_ros.settings.recorded_topics import Selection, select
 
 # Messages that may wait for this process, which takes them one by one.
 _IMAGE_DEPTH, _DEPTH = 50, 500

@@ -1,15 +1,15 @@
-"""Health of each camera and of the output, and the diagnostics made of it."""
+"""Diagnostics of each camera and of the output."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from hand_unc_ros.estimation.synchroniser import CameraStatistics
+from hand_unc_ros.estimation.camera_timeline import CameraStatistics
+from hand_unc_ros.estimation.health import RATE_WINDOW_S, CameraHealth, OutputHealth
 from hand_unc_ros.estimation.types import ViewReport
 
 FAST_DDS_REMEDY = ('raw images are lost when Fast DDS has its default shared memory: start the camera driver '
@@ -28,157 +28,99 @@ _DROP_REMEDIES = {
 # Below this share of the nominal rate a camera is reported, above this share of its images a cause of drops.
 _LOW_RATE = 0.7
 _MANY_DROPS = 0.1
-_WINDOW_S = 3.0
 
 
-@dataclass
-class CameraHealth:
-    """What is known of one camera besides the synchroniser's counts.
+class CameraState(NamedTuple):
+    """What else is known of a camera. calibration_fault: why it has no calibration, or None."""
 
-    image_fault: why its newest image cannot be decoded.  subscription_fault: why none can arrive (wrong type
-    or QoS, nobody publishes).  uncalibrated: images thrown away for want of a calibration.
-    reprojection_px: running mean of the median residual of its joints.  view: how its joints agree with those of the
-    other cameras, None where that is not watched.
-    """
-
-    topic: str
-    transport: str
-    received: int = 0
-    uncalibrated: int = 0
-    image_fault: str | None = None
-    subscription_fault: str | None = None
-    reprojection_px: float | None = None
-    view: ViewReport | None = None
-    started_s: float = 0.0
-    _arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    _drops_before: Counter[str] = field(default_factory=Counter)
-    _received_before: int = 0
-
-    def arrived(self, now_s: float) -> None:
-        self.received += 1
-        self._arrivals_s.append(now_s)
-
-    def age_s(self, now_s: float) -> float:
-        """Since the last image, or since the start."""
-        return now_s - (self._arrivals_s[-1] if self._arrivals_s else self.started_s)
-
-    def rate_hz(self, now_s: float) -> float:
-        """Images per second over the last seconds."""
-        window = min(_WINDOW_S, max(now_s - self.started_s, 1e-3))
-        return sum(arrival > now_s - window for arrival in self._arrivals_s) / window
-
-    def note_reprojection(self, residual_px: float) -> None:
-        if math.isfinite(residual_px):
-            old = self.reprojection_px
-            self.reprojection_px = residual_px if old is None else old + 0.1 * (residual_px - old)
-
-    def status(self, name: str, statistics: CameraStatistics, calibration_fault: str | None, now_s: float,
-               period_s: float) -> DiagnosticStatus:
-        """The camera's diagnostic; drops are judged since the last call."""
-        recent = statistics.drops - self._drops_before
-        arrivals = max(self.received - self._received_before, 1)
-        self._drops_before, self._received_before = Counter(statistics.drops), self.received
-        worst, count = max(((reason, recent[reason]) for reason in _DROP_REMEDIES), key=lambda item: item[1])
-        age_s, rate_hz = self.age_s(now_s), self.rate_hz(now_s)
-        silent = age_s > silence_s(period_s)
-        raw = self.transport == 'raw'
-
-        level, message = DiagnosticStatus.OK, f'{rate_hz:.1f} images/s'
-        if silent and self.subscription_fault:
-            level, message = DiagnosticStatus.ERROR, self.subscription_fault
-        elif silent:
-            level = DiagnosticStatus.ERROR
-            message = (f'{self.topic} has a publisher, but no image came for {age_s:.1f} s'
-                       + (f': {FAST_DDS_REMEDY}' if raw else ''))
-        elif calibration_fault:
-            level, message = DiagnosticStatus.ERROR, f'left out, calibration: {calibration_fault}'
-        elif self.image_fault:
-            level, message = DiagnosticStatus.ERROR, f'left out, image: {self.image_fault}'
-        elif (fault := _view_fault(name, self.view)) is not None:
-            level, message = DiagnosticStatus.WARN, fault
-        elif count >= _MANY_DROPS * arrivals:
-            level = DiagnosticStatus.WARN
-            message = f'{count} of {arrivals} images dropped: {_DROP_REMEDIES[worst]}'
-        elif now_s - self.started_s > _WINDOW_S and rate_hz < _LOW_RATE / period_s:
-            level = DiagnosticStatus.WARN
-            message = (f'{rate_hz:.1f} images/s instead of {1 / period_s:.1f}: set sync.period if the camera '
-                       f'sends no more; if it does, {FAST_DDS_REMEDY if raw else "the network loses them"}')
-        offset = statistics.offset_ns
-        values = {
-            'topic': self.topic, 'rate_hz': f'{rate_hz:.2f}', 'age_s': f'{age_s:.3f}',
-            'offset_ms': '' if offset is None else f'{offset / 1e6:.3f}',
-            'received': self.received, 'used': statistics.used, 'awaited': statistics.awaited,
-            'calibration': calibration_fault or 'ok', 'image': self.image_fault or 'ok',
-            'subscription': (self.subscription_fault if silent else None) or 'ok',
-            'reprojection_px': '' if self.reprojection_px is None else f'{self.reprojection_px:.2f}',
-            **_view_values(self.view),
-            'dropped/uncalibrated': self.uncalibrated,
-            **{f'dropped/{reason}': number for reason, number in sorted(statistics.drops.items()) if number},
-        }
-        return make_status(f'camera {name}', level, message, values, hardware_id=name)
+    statistics: CameraStatistics
+    calibration_fault: str | None = None
 
 
-@dataclass
-class OutputHealth:
-    """What became of the frame sets."""
+def camera_status(name: str, health: CameraHealth, state: CameraState, now_s: float,
+                  period_s: float) -> DiagnosticStatus:
+    """The camera's diagnostic; drops are judged since the last call."""
+    statistics, calibration_fault = state
+    recent, arrivals = health.recent(statistics.drops)
+    arrivals = max(arrivals, 1)
+    worst, count = max(((reason, recent[reason]) for reason in _DROP_REMEDIES), key=lambda item: item[1])
+    age_s, rate_hz = health.age_s(now_s), health.rate_hz(now_s)
+    silent = age_s > silence_s(period_s)
+    raw = health.transport == 'raw'
 
-    started_s: float = 0.0
-    taken: int = 0
-    skipped: int = 0
-    published: int = 0
-    no_hand: int = 0
-    failures: int = 0
-    no_hand_reason: str = ''
-    failure: str | None = None
-    last_set_s: float | None = None
-    last_published_s: float | None = None
-    interval_s: float = 0.0
-    latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=300))
-    stage_ms: dict[str, float] = field(default_factory=dict)
+    level, message = DiagnosticStatus.OK, f'{rate_hz:.1f} images/s'
+    if silent and health.subscription_fault:
+        level, message = DiagnosticStatus.ERROR, health.subscription_fault
+    elif silent:
+        level = DiagnosticStatus.ERROR
+        message = (f'{health.topic} has a publisher, but no image came for {age_s:.1f} s'
+                   + (f': {FAST_DDS_REMEDY}' if raw else ''))
+    elif calibration_fault:
+        level, message = DiagnosticStatus.ERROR, f'left out, calibration: {calibration_fault}'
+    elif health.image_fault:
+        level, message = DiagnosticStatus.ERROR, f'left out, image: {health.image_fault}'
+    elif (fault := _view_fault(name, health.view)) is not None:
+        level, message = DiagnosticStatus.WARN, fault
+    elif count >= _MANY_DROPS * arrivals:
+        level = DiagnosticStatus.WARN
+        message = f'{count} of {arrivals} images dropped: {_DROP_REMEDIES[worst]}'
+    elif now_s - health.started_s > RATE_WINDOW_S and rate_hz < _LOW_RATE / period_s:
+        level = DiagnosticStatus.WARN
+        message = (f'{rate_hz:.1f} images/s instead of {1 / period_s:.1f}: set sync.period if the camera '
+                   f'sends no more; if it does, {FAST_DDS_REMEDY if raw else "the network loses them"}')
+    offset = statistics.offset_ns
+    values = {
+        'topic': health.topic, 'rate_hz': f'{rate_hz:.2f}', 'age_s': f'{age_s:.3f}',
+        'offset_ms': '' if offset is None else f'{offset / 1e6:.3f}',
+        'received': health.received, 'used': statistics.used, 'awaited': statistics.awaited,
+        'calibration': calibration_fault or 'ok', 'image': health.image_fault or 'ok',
+        'subscription': (health.subscription_fault if silent else None) or 'ok',
+        'reprojection_px': '' if health.reprojection_px is None else f'{health.reprojection_px:.2f}',
+        **_view_values(health.view),
+        'dropped/uncalibrated': health.uncalibrated,
+        **{f'dropped/{reason}': number for reason, number in sorted(statistics.drops.items()) if number},
+    }
+    return make_status(f'camera {name}', level, message, values, hardware_id=name)
 
-    def note_published(self, now_s: float, latency_ms: float) -> None:
-        if self.last_published_s is not None:
-            step_s = min(now_s - self.last_published_s, 1.0)
-            before_s = self.interval_s or step_s
-            self.interval_s = before_s + 0.1 * (step_s - before_s)
-        self.published += 1
-        self.last_published_s = now_s
-        self.latencies_ms.append(latency_ms)
-        self.failure = None
 
-    def note_stages(self, stage_ms: Mapping[str, float]) -> None:
-        """Running means of the time that each stage takes."""
-        for stage, value in stage_ms.items():
-            self.stage_ms[stage] = self.stage_ms.get(stage, value) * 0.9 + value * 0.1
+class OutputState(NamedTuple):
+    """cameras_arriving: of `cameras` in all.  unclaimed, resets: counts of the synchroniser."""
 
-    def status(self, now_s: float, period_s: float, cameras_arriving: int, cameras: int,
-               unclaimed: int, resets: int) -> DiagnosticStatus:
-        limit_s = silence_s(period_s)
-        set_age_s = now_s - max(self.last_set_s or 0.0, self.started_s)
-        output_age_s = now_s - max(self.last_published_s or 0.0, self.started_s)
-        level = DiagnosticStatus.OK
-        message = f'{self.published} estimates, {cameras_arriving} of {cameras} cameras arrive'
-        if set_age_s > limit_s:
-            level = DiagnosticStatus.ERROR
-            message = (f'no output for {output_age_s:.1f} s: no set of images; '
-                       f'{cameras_arriving} of {cameras} cameras arrive')
-            if cameras_arriving == 1:
-                message += ', and from one alone depth is not observable'
-        elif self.failure:
-            level, message = DiagnosticStatus.ERROR, f'no output for {output_age_s:.1f} s: {self.failure}'
-        elif output_age_s > limit_s:
-            level, message = DiagnosticStatus.WARN, f'no hand for {output_age_s:.1f} s: {self.no_hand_reason}'
-        elif cameras_arriving < cameras:
-            level = DiagnosticStatus.WARN
-        ordered = sorted(self.latencies_ms)
-        values = {
-            'sets_taken': self.taken, 'sets_published': self.published, 'sets_without_hand': self.no_hand,
-            'sets_skipped': self.skipped + unclaimed, 'sets_failed': self.failures, 'resets': resets,
-            **{f'latency_ms/p{q}': f'{ordered[min(len(ordered) - 1, q * len(ordered) // 100)]:.1f}'
-               for q in (50, 95, 99) if ordered},
-            **{f'stage_ms/{stage}': f'{value:.2f}' for stage, value in self.stage_ms.items()},
-        }
-        return make_status('output', level, message, values)
+    cameras_arriving: int
+    cameras: int
+    unclaimed: int
+    resets: int
+
+
+def output_status(health: OutputHealth, state: OutputState, now_s: float, period_s: float) -> DiagnosticStatus:
+    """The diagnostic of the estimates as a whole."""
+    cameras_arriving, cameras, unclaimed, resets = state
+    limit_s = silence_s(period_s)
+    set_age_s = now_s - max(health.last_set_s or 0.0, health.started_s)
+    output_age_s = now_s - max(health.last_published_s or 0.0, health.started_s)
+    level = DiagnosticStatus.OK
+    message = f'{health.published} estimates, {cameras_arriving} of {cameras} cameras arrive'
+    if set_age_s > limit_s:
+        level = DiagnosticStatus.ERROR
+        message = (f'no output for {output_age_s:.1f} s: no set of images; '
+                   f'{cameras_arriving} of {cameras} cameras arrive')
+        if cameras_arriving == 1:
+            message += ', and from one alone depth is not observable'
+    elif health.failure:
+        level, message = DiagnosticStatus.ERROR, f'no output for {output_age_s:.1f} s: {health.failure}'
+    elif output_age_s > limit_s:
+        level, message = DiagnosticStatus.WARN, f'no hand for {output_age_s:.1f} s: {health.no_hand_reason}'
+    elif cameras_arriving < cameras:
+        level = DiagnosticStatus.WARN
+    ordered = sorted(health.latencies_ms)
+    values = {
+        'sets_taken': health.taken, 'sets_published': health.published, 'sets_without_hand': health.no_hand,
+        'sets_skipped': health.skipped + unclaimed, 'sets_failed': health.failures, 'resets': resets,
+        **{f'latency_ms/p{q}': f'{ordered[min(len(ordered) - 1, q * len(ordered) // 100)]:.1f}'
+           for q in (50, 95, 99) if ordered},
+        **{f'stage_ms/{stage}': f'{value:.2f}' for stage, value in health.stage_ms.items()},
+    }
+    return make_status('output', level, message, values)
 
 
 def _view_fault(name: str, view: ViewReport | None) -> str | None:

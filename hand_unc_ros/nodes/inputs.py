@@ -1,8 +1,8 @@
-"""Subscriptions to the images and calibrations of the cameras, and why nothing comes through them."""
+"""Subscriptions to the images and CameraInfo of the cameras, and why nothing comes through them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
@@ -18,26 +18,6 @@ def sensor_qos(reliable: bool = False) -> QoSProfile:
     """Best effort, as consumers of sensor data ask for (REP-2003), unless `reliable`."""
     reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=_DEPTH, reliability=reliability)
-
-
-def image_topics(cameras: tuple[str, ...], pattern: str, transport: str,
-                 named: Mapping[str, str]) -> dict[str, str]:
-    """The image topic of each camera: the one `named` for it or the pattern, and /compressed if asked for."""
-    topics = {}
-    for name in cameras:
-        topic = named.get(name) or pattern.replace('{camera}', name)
-        if transport == 'compressed' and not topic.endswith('/compressed'):
-            topic += '/compressed'
-        topics[name] = topic
-    return topics
-
-
-def info_topic(image_topic: str, pattern: str, camera: str) -> str:
-    """The CameraInfo topic: the pattern's, or camera_info beside the image, as image_transport has it."""
-    if pattern:
-        return pattern.replace('{camera}', camera)
-    base = image_topic.removesuffix('/compressed')
-    return base.rpartition('/')[0] + '/camera_info' if '/' in base else 'camera_info'
 
 
 class CameraInput:

@@ -9,8 +9,9 @@ from scipy.spatial.transform import Rotation
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
-from hand_unc_ros.estimation.types import HandEstimate, joint_blocks
+from hand_unc_ros.estimation.types import HandEstimate
 from hand_unc_ros.geometry.gaussians import ellipsoid_axes
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import BONES
 from hand_unc_ros.nodes.messages import stamp_to_message
 from hand_unc_ros.viewer.colours import BONE, COLOUR_LIMIT_MM, SKIN, uncertainty_colours

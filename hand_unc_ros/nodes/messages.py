@@ -9,11 +9,12 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Point, Vector3
 
-from hand_unc_ros.estimation.types import HandEstimate, ViewEstimate, joint_blocks
+from hand_unc_ros.estimation.types import HandEstimate, HandReadings
 from hand_unc_ros.geometry.gaussians import is_psd
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import JOINT_COUNT
-from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh
-from hand_unc_ros.msg import ViewEstimate as ViewEstimateMessage
+from hand_unc_ros.methods.contract import ViewReading
+from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh, ViewEstimate
 
 _HANDEDNESS = {'unknown': HandJointsWithCovariance.HANDEDNESS_UNKNOWN,
                'left': HandJointsWithCovariance.HANDEDNESS_LEFT,
@@ -132,39 +133,40 @@ def mesh_from_message(message: HandMesh) -> tuple[np.ndarray, np.ndarray, np.nda
     return np.array(message.vertices).reshape(-1, 3), np.array(message.triangles).reshape(-1, 3), variance
 
 
-def views_to_messages(views: ViewEstimate, stamps_ns: Mapping[str, int],
-                      frame_ids: Mapping[str, str]) -> list[ViewEstimateMessage]:
-    """One message for each view; stamps and optical frames by camera name."""
+def readings_to_messages(readings: HandReadings, frame_ids: Mapping[str, str]) -> list[ViewEstimate]:
+    """One message for each view of a hand; optical frames by camera name."""
     messages = []
-    for row, camera in enumerate(views.cameras):
-        message = ViewEstimateMessage()
-        message.header.stamp = stamp_to_message(stamps_ns[camera])
+    for row, (camera, reading) in enumerate(readings.views.items()):
+        message = ViewEstimate()
+        message.header.stamp = stamp_to_message(reading.stamp_ns)
         message.header.frame_id = frame_ids[camera]
         message.camera = camera
-        message.score = float(views.score[row])
-        valid = views.valid[row]
-        for name in ('joints_px', 'variance_px2'):
-            values = np.where(valid[:, None], getattr(views, name)[row], np.nan)
-            setattr(message, name, values.astype(np.float32).reshape(-1))
-        message.valid = valid.tolist()
-        message.box_px = np.asarray(views.boxes_px[row], dtype=np.float32)
-        if views.gate is not None:
-            message.gate = np.asarray(views.gate[row], dtype=np.float32)
+        message.handedness = readings.handedness
+        message.track_id = readings.track_id
+        message.score = float(reading.score)
+        valid = reading.valid[:, None]
+        message.joints_px = np.where(valid, reading.joints_px, np.nan).astype(np.float32).reshape(-1)
+        message.variance_px2 = np.where(valid, reading.variance_px2, np.nan).astype(np.float32).reshape(-1)
+        message.valid = reading.valid.tolist()
+        message.box_px = np.asarray(reading.box_px, dtype=np.float32)
+        if readings.gate is not None:
+            message.gate = np.asarray(readings.gate[row], dtype=np.float32)
         messages.append(message)
     return messages
 
 
-def views_from_messages(messages: Sequence[ViewEstimateMessage]) -> ViewEstimate:
-    """The views of one set, in the order of the messages."""
-    def stack(name: str, kind: type, *shape: int) -> np.ndarray:
-        return np.array([getattr(message, name) for message in messages], kind).reshape(-1, *shape)
+def readings_from_messages(messages: Sequence[ViewEstimate]) -> HandReadings:
+    """The readings of one hand by the views of one set, in the order of the messages; there must be one."""
+    def array_of(values: Sequence[float], *shape: int) -> np.ndarray:
+        return np.array(values, float).reshape(shape)
 
-    return ViewEstimate(
-        cameras=tuple(message.camera for message in messages),
-        joints_px=stack('joints_px', float, JOINT_COUNT, 2),
-        variance_px2=stack('variance_px2', float, JOINT_COUNT, 2),
-        valid=stack('valid', bool, JOINT_COUNT), score=stack('score', float),
-        boxes_px=stack('box_px', float, 4), gate=stack('gate', float, JOINT_COUNT))
+    views = {message.camera: ViewReading(
+        message.camera, stamp_from_message(message.header.stamp), array_of(message.joints_px, JOINT_COUNT, 2),
+        array_of(message.variance_px2, JOINT_COUNT, 2), np.array(message.valid, bool), message.score,
+        message.handedness, array_of(message.box_px, 4))
+        for message in messages}
+    gate = np.array([array_of(message.gate, JOINT_COUNT) for message in messages])
+    return HandReadings(messages[0].track_id, messages[0].handedness, views, gate)
 
 
 # rclpy takes an array.array as it is; from an ndarray or a list it would copy item by item.

@@ -18,30 +18,40 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from visualization_msgs.msg import MarkerArray
 
-from hand_unc_ros.data.image_messages import decode_compressed
+from hand_unc_ros.data.camera_calibrations import CameraCalibrations
+from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError, ConfigError, HandUncError
-from hand_unc_ros.estimation.estimator import build_estimator
-from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
-from hand_unc_ros.estimation.types import HandEstimate, NoHand
+from hand_unc_ros.estimation.build import build_estimator
+from hand_unc_ros.estimation.health import CameraHealth
+from hand_unc_ros.estimation.stream import Estimator, Stream
+from hand_unc_ros.estimation.synchroniser import MatchedSet, Statistics, Synchroniser
+from hand_unc_ros.estimation.types import FrameResult, HandEstimate
+from hand_unc_ros.estimation.worker import Worker
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh, ViewEstimate
-from hand_unc_ros.nodes.calibration import Calibrations
-from hand_unc_ros.nodes.diagnostics import CameraHealth, make_status, silence_s
-from hand_unc_ros.nodes.images import decode_image
-from hand_unc_ros.nodes.inputs import CameraInput, image_topics, info_topic
+from hand_unc_ros.nodes.diagnostics import (
+    CameraState,
+    OutputState,
+    camera_status,
+    make_status,
+    output_status,
+    silence_s,
+)
+from hand_unc_ros.nodes.inputs import CameraInput
 from hand_unc_ros.nodes.markers import hand_markers
 from hand_unc_ros.nodes.messages import (
     hand_to_message,
     mesh_to_message,
+    readings_to_messages,
     stamp_from_message,
-    views_to_messages,
 )
-from hand_unc_ros.nodes.parameters import declare, refusal, unknown_names
-from hand_unc_ros.nodes.pipeline import Estimator, Pipeline
+from hand_unc_ros.nodes.parameters import declare
 from hand_unc_ros.nodes.process import run_node
-from hand_unc_ros.nodes.settings import estimator_settings
 from hand_unc_ros.nodes.transforms import TransformSource
+from hand_unc_ros.settings.estimator import estimator_settings
+from hand_unc_ros.settings.parameters import refusal, unknown_names
+from hand_unc_ros.settings.topics import image_topics, info_topic
 
 _TRANSFORM_PERIOD_S = 0.5
 _LOG_EVERY_S = 5.0
@@ -73,11 +83,10 @@ class MultiviewNode(LifecycleNode):
         self._health: dict[str, CameraHealth] = {}
         self._inputs: dict[str, CameraInput] = {}
         self._estimator: Estimator | None = None
-        self._surface: Any = None
-        self._calibrations: Calibrations | None = None
+        self._calibrations: CameraCalibrations | None = None
         self._transforms: TransformSource | None = None
         self._transform_timer: Any = None
-        self._pipeline: Pipeline | None = None
+        self._worker: Worker | None = None
         self._outputs: list[Any] = []
         self._failure: str | None = None
         super().__init__('multiview', **node_options)
@@ -147,14 +156,12 @@ class MultiviewNode(LifecycleNode):
                               f'{len(self._cameras)} cameras')
         self._topics = image_topics(self._cameras, values['image_topic'], values['transport'], named)
         pose_used = values['rig.extrinsics'] == 'tf'
-        self._calibrations = Calibrations(
+        self._calibrations = CameraCalibrations(
             self._cameras, rig if 'file' in (values['rig.intrinsics'], values['rig.extrinsics']) else None,
             info_used=values['rig.intrinsics'] == 'camera_info', pose_used=pose_used)
         self._transforms = TransformSource(self, values['world_frame']) if pose_used else None
         self._frames = {name: name for name in self._cameras}
         self._estimator = self._build_estimator(values, self._cameras)
-        # An estimator that fits a hand model offers its triangles and name for the mesh.
-        self._surface = getattr(self._estimator, 'surface', None)
         self._create_publishers()
 
     def _create_publishers(self) -> None:
@@ -179,14 +186,13 @@ class MultiviewNode(LifecycleNode):
         transport = values['transport']
         self._health = {name: CameraHealth(self.resolve_topic_name(topic), transport)
                         for name, topic in self._topics.items()}
-        self._pipeline = Pipeline(
-            synchroniser, self._estimator, self._calibrations, self._health, min_views=values['min_views'],
-            decode=decode_image if transport == 'raw' else decode_compressed,
-            now_ns=lambda: self.get_clock().now().nanoseconds,
-            simulated=lambda: self.get_clock().ros_time_is_active,
-            publish=self._publish, fail=self._log_failure)
+        stream = Stream(synchroniser, self._estimator, self._calibrations.camera,
+                        decode_image if transport == 'raw' else decode_compressed)
+        self._worker = Worker(stream, self._health, now_ns=lambda: self.get_clock().now().nanoseconds,
+                              simulated=lambda: self.get_clock().ros_time_is_active,
+                              publish=self._publish, fail=self._log_failure)
         self._estimator.reset()
-        self._pipeline.start()
+        self._worker.start()
         for name, topic in self._topics.items():
             self._inputs[name] = CameraInput(
                 self, name, topic, transport, values['reliable'], self._take_image,
@@ -202,9 +208,9 @@ class MultiviewNode(LifecycleNode):
         if self._transform_timer is not None:
             self.destroy_timer(self._transform_timer)
             self._transform_timer = None
-        if self._pipeline is not None:
-            self._pipeline.stop()
-            self._pipeline = None
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
 
     def _release(self) -> None:
         self._stop()
@@ -220,8 +226,8 @@ class MultiviewNode(LifecycleNode):
     # --- input: these run in the executor's thread and only put down what came
 
     def _take_image(self, name: str, message: Any) -> None:
-        if self._pipeline is not None:
-            self._pipeline.add(name, stamp_from_message(message.header.stamp), message)
+        if self._worker is not None:
+            self._worker.add(name, stamp_from_message(message.header.stamp), message)
 
     def _take_info(self, name: str, message: Any) -> None:
         if self._calibrations is not None:
@@ -244,15 +250,14 @@ class MultiviewNode(LifecycleNode):
 
     # --- output: these run in the worker's thread
 
-    def _publish(self, estimate: HandEstimate | NoHand, matched: MatchedSet) -> None:
-        if isinstance(estimate, HandEstimate):
-            self._publish_hand(estimate)
-        views = self._estimator.last_views
-        wanted = self._values['publish.view_estimates'] and self._views.get_subscription_count()
-        if wanted and views is not None:
-            stamps_ns = {name: stamp_ns for name, (stamp_ns, _) in matched.items.items()}
-            frames = {name: message.header.frame_id or name for name, (_, message) in matched.items.items()}
-            for message in views_to_messages(views, stamps_ns, frames):
+    def _publish(self, result: FrameResult, matched: MatchedSet) -> None:
+        for hand in result.hands:
+            self._publish_hand(hand)
+        if not (self._values['publish.view_estimates'] and self._views.get_subscription_count()):
+            return
+        frames = {name: message.header.frame_id or name for name, (_, message) in matched.items.items()}
+        for readings in result.readings:
+            for message in readings_to_messages(readings, frames):
                 self._views.publish(message)
 
     def _publish_hand(self, estimate: HandEstimate) -> None:
@@ -260,18 +265,19 @@ class MultiviewNode(LifecycleNode):
         frame_id = values['world_frame']
         self._joints.publish(hand_to_message(estimate, frame_id, values['publish.full_covariance']))
         triangles = None
-        if self._surface is not None and estimate.vertices is not None:
-            triangles = self._surface.faces
+        if estimate.vertices is not None:
+            surface = self._estimator.surfaces[estimate.handedness]
+            triangles = surface.faces
             if self._mesh.get_subscription_count():
-                self._mesh.publish(mesh_to_message(estimate, frame_id, triangles, self._surface.name))
+                self._mesh.publish(mesh_to_message(estimate, frame_id, triangles, surface.name))
         if values['publish.markers'] and self._markers.get_subscription_count():
-            interval_s = max(values['sync.period'], self._pipeline_interval_s())
+            interval_s = max(values['sync.period'], self._interval_s())
             lifetime_s = min(_MARKER_PERIODS * interval_s, _MARKER_LIMIT_S)
             self._markers.publish(hand_markers(estimate, frame_id, lifetime_s, triangles))
 
-    def _pipeline_interval_s(self) -> float:
-        pipeline = self._pipeline
-        return pipeline.output.interval_s if pipeline is not None else 0.0
+    def _interval_s(self) -> float:
+        worker = self._worker
+        return worker.output.interval_s if worker is not None else 0.0
 
     def _log_failure(self, what: str, error: Exception) -> None:
         self.get_logger().error(f'a set of images was lost: {what}', throttle_duration_sec=_LOG_EVERY_S)
@@ -286,8 +292,8 @@ class MultiviewNode(LifecycleNode):
         self._diagnostics.publish(message)
 
     def _statuses(self) -> list[DiagnosticStatus]:
-        pipeline = self._pipeline
-        if pipeline is None:
+        worker = self._worker
+        if worker is None:
             if self._failure is not None:
                 return [make_status('output', DiagnosticStatus.ERROR, self._failure, {})]
             return [make_status('output', DiagnosticStatus.OK, 'not active', {})]
@@ -299,13 +305,15 @@ class MultiviewNode(LifecycleNode):
             health.subscription_fault = self._inputs[name].fault() if silent else None
             arriving += not silent
 
-        def read(statistics: Any) -> list[DiagnosticStatus]:
-            return [pipeline.output.status(now_s, period_s, arriving, len(self._cameras),
-                                           statistics.sets_unclaimed, statistics.resets),
-                    *(health.status(name, statistics.cameras[name], self._calibrations.reason(name), now_s,
-                                    period_s) for name, health in self._health.items())]
+        def read(statistics: Statistics) -> list[DiagnosticStatus]:
+            output = OutputState(arriving, len(self._cameras), statistics.sets_unclaimed, statistics.resets)
+            of_cameras = {name: CameraState(statistics.cameras[name], self._calibrations.reason(name))
+                          for name in self._health}
+            return [output_status(worker.output, output, now_s, period_s),
+                    *(camera_status(name, health, of_cameras[name], now_s, period_s)
+                      for name, health in self._health.items())]
 
-        return pipeline.read_statistics(read)
+        return worker.read_statistics(read)
 
 
 def run(argv: Sequence[str], build_estimator: BuildEstimator = build_from_parameters) -> int:

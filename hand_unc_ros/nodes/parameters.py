@@ -1,241 +1,26 @@
-"""The parameters of the `multiview` node in one table: declared, checked and documented from here."""
+"""A table of parameters declared on a node."""
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException, ParameterException
+from rclpy.node import Node
 
 from hand_unc_ros.errors import ConfigError
-
-_TYPE_NAMES = {bool: 'bool', int: 'integer', float: 'double', str: 'string', tuple: 'string[]'}
-
-
-class Parameter(NamedTuple):
-    """default: its type is the parameter's (a tuple stands for a list of strings).
-    unit: SI, or empty.  low, high: range of a number, both included.  choices: the words that a text may be.
-    live: may be set while the node runs; the others are read-only after start."""
-
-    name: str
-    default: bool | int | float | str | tuple[str, ...]
-    description: str
-    unit: str = ''
-    low: float | None = None
-    high: float | None = None
-    choices: tuple[str, ...] = ()
-    live: bool = False
-
-    @property
-    def type_name(self) -> str:
-        return _TYPE_NAMES[type(self.default)]
-
-    @property
-    def range_text(self) -> str:
-        if self.choices:
-            return ', '.join(self.choices)
-        return f'{self.low:g} to {self.high:g}' if self.low is not None else ''
-
-    def check(self, value: Any) -> None:
-        """Raise ConfigError, naming parameter, value and what is allowed."""
-        if isinstance(self.default, tuple):
-            good = isinstance(value, Sequence) and not isinstance(value, (str, bytes)) and all(
-                isinstance(item, str) for item in value)
-        else:
-            # A bool is an int to Python and not to ROS.
-            good = type(value) is type(self.default)
-        if not good:
-            hint = f'; write {value}.0' if self.type_name == 'double' and type(value) is int else ''
-            raise ConfigError(f'parameter {self.name} is {value!r}; it must be of type '
-                              f'{self.type_name}{hint}')
-        if self.choices and value not in self.choices:
-            raise ConfigError(f'parameter {self.name} is {value!r}; it must be one of {self.range_text}')
-        if self.low is not None and not (math.isfinite(value) and self.low <= value <= self.high):
-            unit = f' {self.unit}' if self.unit else ''
-            raise ConfigError(f'parameter {self.name} is {value}; it must be from {self.range_text}{unit}')
+from hand_unc_ros.settings.parameters import PARAMETERS, Parameter, check_names, check_together
 
 
-PARAMETERS: tuple[Parameter, ...] = (
-    Parameter(
-        'cameras', (),
-        "Names of the cameras. Empty: all cameras of rig.file. The first one's stamp is the stamp of the "
-        'estimate while it lives.'),
-    Parameter(
-        'image_topic', '/{camera}/image_raw',
-        "Topic of the images; {camera} is replaced by the name. With transport 'compressed', /compressed "
-        'is put behind it. A `topic` in the rig file goes before it.'),
-    Parameter(
-        'camera_info_topic', '',
-        'Topic of the CameraInfo; {camera} is replaced by the name. Empty: camera_info beside the image '
-        'topic.'),
-    Parameter(
-        'transport', 'raw',
-        'sensor_msgs/Image or sensor_msgs/CompressedImage.',
-        choices=('raw', 'compressed')),
-    Parameter(
-        'reliable', False,
-        'Subscribe to images reliably. Best effort, the usual QoS of sensor data, takes images from every'
-        ' publisher; reliable takes none from a best-effort one.'),
-    Parameter(
-        'rig.file', '',
-        "Calibration of the rig: this package's YAML, a Kalibr camchain, or an aniposelib or caliscope "
-        'TOML.'),
-    Parameter(
-        'rig.intrinsics', 'file',
-        'Where K and D come from.',
-        choices=('file', 'camera_info')),
-    Parameter(
-        'rig.extrinsics', 'file',
-        'Where the poses of the cameras come from: rig.file, or tf, looked up once from world_frame to '
-        'the frame_id of the CameraInfo.',
-        choices=('file', 'tf')),
-    Parameter(
-        'world_frame', 'world',
-        'frame_id of everything in 3D that is published.'),
-    Parameter(
-        'front_end', 'network',
-        'What finds the 2D joints in each image.',
-        choices=('network', 'mediapipe')),
-    Parameter(
-        'weights', '',
-        'Weights of the 2D network (safetensors). Empty: those that come with the package.'),
-    Parameter(
-        'finder_weights', '',
-        'Weights of the network that finds the hand in the whole image. Empty: those that come with the '
-        'package.'),
-    Parameter(
-        'device', 'auto',
-        'Where the networks run: auto, cpu, cuda or cuda:N.'),
-    Parameter(
-        'precision', 'auto',
-        'Number format of the networks; auto takes float16 on a GPU, and on a CPU bfloat16 where that is '
-        'fast and float32 elsewhere.',
-        choices=('auto', 'float32', 'float16', 'bfloat16')),
-    Parameter(
-        'acceleration', 'none',
-        'How the network is run: as it is, by torch.compile (a minute at the start), or by torch.compile with'
-        ' CUDA graphs.',
-        choices=('none', 'compile', 'cuda_graph')),
-    Parameter(
-        'threads', 0,
-        'Threads of PyTorch on the CPU. 0: half of the cores, which leaves the others to cameras, middleware and viewer.',
-        low=0, high=256),
-    Parameter(
-        'handedness', 'right',
-        'Which hand is looked for.',
-        choices=('right', 'left')),
-    Parameter(
-        'hand_model', '',
-        'Hand model that is fitted to the joints; its surface and parameters are published as mesh: an .npz made by '
-        "`hand-unc mano convert`, or 'stand-in'. Empty: the network's own vertices, without parameters."),
-    Parameter(
-        'triangulation', 'refined',
-        "How views become 3D: robust refinement, inverse-variance DLT, JUMP-Hand's weighted DLT, or plain"
-        ' DLT.',
-        choices=('refined', 'inverse_variance', 'ug_dlt', 'vanilla')),
-    Parameter(
-        'refinement', True,
-        "Let the network's decoder correct the fused joints."),
-    Parameter(
-        'covariance_head', '',
-        'Weights of the head that gives the covariance between joints, trained on the weights in use; none: go without.'
-        ' Empty: those that lie beside the weights.'),
-    Parameter(
-        'covariance_calibration', '',
-        'Map fitted on held-out data (hand-unc calibrate-covariance); none: go without. Empty: that which lies beside'
-        ' the weights.'),
-    Parameter(
-        'min_views', 2,
-        'Fewest cameras that make an estimate.',
-        low=2, high=64),
-    Parameter(
-        'filter.enabled', False,
-        'Smooth the joints by a constant-velocity filter, which adds velocities.'),
-    Parameter(
-        'view_health.enabled', True,
-        'Watch how the joints of each camera agree with those of the others, and warn of a camera that has moved since'
-        ' its calibration.'),
-    Parameter(
-        'view_health.down_weight', False,
-        'Let a camera that has moved count less: its shift is added to the deviations of its joints.'),
-    Parameter(
-        'sync.period', 1 / 15,
-        'Nominal time between two images of a camera.',
-        unit='s', low=0.001, high=10.0),
-    Parameter(
-        'sync.tolerance', 0.0,
-        'Largest distance between the stamp of an image and that of its set. 0: half a period, which '
-        'free-running cameras need; take a few milliseconds for triggered ones.',
-        unit='s', low=0.0, high=10.0),
-    Parameter(
-        'sync.deadline', 0.0,
-        'Longest wait between the arrival of the first image of a set and its use. 0: one period.',
-        unit='s', low=0.0, high=10.0),
-    Parameter(
-        'publish.full_covariance', False,
-        'Fill in the 63×63 covariance between joints.',
-        live=True),
-    Parameter(
-        'publish.markers', True,
-        'Publish markers for RViz and Foxglove (while somebody listens).',
-        live=True),
-    Parameter(
-        'publish.view_estimates', True,
-        'Publish the 2D joints of each camera (while somebody listens).',
-        live=True),
-    Parameter(
-        'diagnostics.period', 1.0,
-        'Time between two diagnostics.',
-        unit='s', low=0.1, high=60.0),
-)
-# Set by ROS itself, launch files and QoS overrides.
-_OF_ROS = ('qos_overrides.', 'use_sim_time', 'start_type_description')
-TABLE: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
-
-
-def check_together(values: Mapping[str, Any]) -> None:
-    """Raise ConfigError for values that are good each by itself but not together."""
-    cameras = [name for name in values['cameras'] if name]
-    if len(set(cameras)) != len(cameras):
-        raise ConfigError(f'parameter cameras names a camera twice: {", ".join(cameras)}')
-    file_needed = [name for name in ('rig.intrinsics', 'rig.extrinsics') if values[name] == 'file']
-    if file_needed and not values['rig.file']:
-        raise ConfigError(f"parameter rig.file is empty, but {' and '.join(file_needed)} "
-                          f"{'is' if len(file_needed) == 1 else 'are'} 'file'; name a calibration file")
-    if not cameras and not values['rig.file']:
-        raise ConfigError('parameter cameras is empty and there is no rig.file to take them from; '
-                          'name the cameras')
-    # The viewer shares only the parameters of the cameras.
-    if values.get('view_health.down_weight') and not values['view_health.enabled']:
-        raise ConfigError('parameter view_health.down_weight is true, but view_health.enabled is false; without it '
-                          'nobody knows which camera has moved: enable both')
-    if '{camera}' not in values['image_topic'] and len(cameras) > 1:
-        raise ConfigError(f"parameter image_topic is {values['image_topic']!r}; with several cameras it must "
-                          'have {camera} in it')
-
-
-def unknown_names(given: Sequence[str], table: Mapping[str, Parameter] = TABLE) -> list[str]:
-    """A sentence for each given name that is no parameter, with the one that was probably meant."""
-    strange = [name for name in given if name not in table and not name.startswith(_OF_ROS)]
-    sentences = []
-    for name in strange:
-        near = difflib.get_close_matches(name, table, n=1)
-        sentences.append(f'there is no parameter {name}' + (f'; did you mean {near[0]}?' if near else ''))
-    return sentences
-
-
-def declare(node: Any, parameters: Sequence[Parameter] = PARAMETERS) -> dict[str, Any]:
+def declare(node: Node, parameters: Sequence[Parameter] = PARAMETERS) -> dict[str, Any]:
     """Declare a table on an rclpy node and return the values in force.
 
     Raises ConfigError for a value from the command line or a parameter file that the table does not allow.
     """
-    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
-    from rclpy.exceptions import (
-        InvalidParameterTypeException,
-        InvalidParameterValueException,
-        ParameterException,
-    )
-
+    overrides = node._parameter_overrides
+    if parameters is PARAMETERS:
+        check_names(overrides)
     types = {'bool': ParameterType.PARAMETER_BOOL, 'integer': ParameterType.PARAMETER_INTEGER,
              'double': ParameterType.PARAMETER_DOUBLE, 'string': ParameterType.PARAMETER_STRING,
              'string[]': ParameterType.PARAMETER_STRING_ARRAY}
@@ -253,7 +38,7 @@ def declare(node: Any, parameters: Sequence[Parameter] = PARAMETERS) -> dict[str
                 descriptor.integer_range = [IntegerRange(**{k: int(v) for k, v in ends.items()})]
         # rclpy cannot tell the type of an empty list.
         default = list(parameter.default) or [''] if parameter.type_name == 'string[]' else parameter.default
-        override = getattr(node, '_parameter_overrides', {}).get(parameter.name)
+        override = overrides.get(parameter.name)
         if override is not None:
             parameter.check(override.value)
         try:
@@ -265,28 +50,3 @@ def declare(node: Any, parameters: Sequence[Parameter] = PARAMETERS) -> dict[str
     if parameters is PARAMETERS:
         check_together(values)
     return values
-
-
-def refusal(name: str, value: Any) -> str | None:
-    """Why a parameter must not be set to a value while the node runs, or None."""
-    parameter = TABLE.get(name)
-    if parameter is None:
-        return None
-    try:
-        parameter.check(value)
-    except ConfigError as error:
-        return str(error)
-    return None
-
-
-def markdown_table() -> str:
-    """The table as Markdown, for the README."""
-    rows = ['| parameter | type | default | range | live | what it does |', '|---|---|---|---|---|---|']
-    for p in PARAMETERS:
-        default = {True: 'true', False: 'false'}.get(p.default) if isinstance(p.default, bool) else (
-            f'{p.default:.4g}' if isinstance(p.default, float) else str(p.default or '–').replace('()', '–'))
-        unit = f' {p.unit}' if p.unit else ''
-        allowed = p.range_text + unit if p.range_text else ''
-        live = 'yes' if p.live else ''
-        rows.append(f'| `{p.name}` | {p.type_name} | {default}{unit} | {allowed} | {live} | {p.description} |')
-    return '\n'.join(rows) + '\n'

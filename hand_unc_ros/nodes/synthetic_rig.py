@@ -22,8 +22,9 @@ from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import hand_to_message, stamp_to_message
-from hand_unc_ros.nodes.parameters import Parameter, declare
+from hand_unc_ros.nodes.parameters import declare
 from hand_unc_ros.nodes.process import run_node
+from hand_unc_ros.settings.parameters import Parameter
 
 PARAMETERS = (
     Parameter('cameras', 4, 'Number of cameras, cam0, cam1, …, around the hand.', low=2, high=16),

@@ -12,17 +12,18 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from hand_unc_ros.data.image_messages import decode_compressed
+from hand_unc_ros.data.camera_calibrations import CameraCalibrations
+from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh
-from hand_unc_ros.nodes.calibration import Calibrations
-from hand_unc_ros.nodes.images import decode_image
-from hand_unc_ros.nodes.inputs import CameraInput, image_topics, info_topic
+from hand_unc_ros.nodes.inputs import CameraInput
 from hand_unc_ros.nodes.messages import hand_from_message, mesh_from_message
-from hand_unc_ros.nodes.parameters import TABLE, Parameter, check_together, declare, unknown_names
+from hand_unc_ros.nodes.parameters import declare
 from hand_unc_ros.nodes.process import run_node
 from hand_unc_ros.nodes.transforms import TransformSource
+from hand_unc_ros.settings.parameters import TABLE, Parameter, check_together, unknown_names
+from hand_unc_ros.settings.topics import image_topics, info_topic
 from hand_unc_ros.viewer.framing import UP_AXES
 from hand_unc_ros.viewer.scene import HandViewer
 
@@ -61,7 +62,7 @@ class ViewerNode(Node):
         known = {parameter.name: parameter for parameter in PARAMETERS}
         for sentence in unknown_names(list(self._parameter_overrides), known):
             self.get_logger().warning(sentence)
-        self._calibrations: Calibrations | None = None
+        self._calibrations: CameraCalibrations | None = None
         self._transforms: TransformSource | None = None
         self._frames: dict[str, str] = {}
         self._values = values
@@ -90,7 +91,7 @@ class ViewerNode(Node):
         self._frames = {name: name for name in cameras or rig.names}
         pose_used = values['rig.extrinsics'] == 'tf'
         file_used = 'file' in (values['rig.intrinsics'], values['rig.extrinsics'])
-        self._calibrations = Calibrations(
+        self._calibrations = CameraCalibrations(
             tuple(self._frames), rig if file_used else None,
             info_used=values['rig.intrinsics'] == 'camera_info', pose_used=pose_used)
         if pose_used:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hand_unc_ros.estimation.types import joint_blocks
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.networks.covariance_heads import COORDINATES, full_nll
 from hand_unc_ros.networks.joint_covariance import WHITENED_FLOOR, JointCovariance, propagated_covariance
 from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, ViewStage

@@ -15,7 +15,7 @@ import yaml
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import TrainingError
-from hand_unc_ros.estimation.network_front_end import choose_precision
+from hand_unc_ros.networks.placement import choose_precision
 from hand_unc_ros.networks.weights import save_network
 from hand_unc_ros.training import covariance, hand_finder, jump_hand, start
 from hand_unc_ros.training.card import write_card

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hand_unc_ros.estimation.types import joint_blocks
 from hand_unc_ros.geometry.gaussians import ellipsoid_axes
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import BONES
 
 # An instance that is not to be seen keeps its place in the batch and shrinks to nothing, so that

@@ -16,6 +16,7 @@ filter on; without it those of the map in use are kept.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,15 +26,20 @@ import numpy as np
 
 from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.errors import ConfigError, RecordingError
+from hand_unc_ros.estimation.build import build_estimator, files_of
 from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, Curve, fit_factor, fit_map
-from hand_unc_ros.estimation.estimator import HandEstimator, build_estimator, files_of
+from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.filter import SETTLED
-from hand_unc_ros.estimation.types import FrameSet, NoHand, joint_blocks
+from hand_unc_ros.estimation.types import HandReadings
 from hand_unc_ros.evaluation.recordings.evaluate import bag_fingerprint
-from hand_unc_ros.evaluation.recordings.left_out import SIZES, answer, check, subsets
-from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
+from hand_unc_ros.evaluation.recordings.left_out import SIZES, answers_of, check, subsets
+from hand_unc_ros.evaluation.recordings.replay import Replay, find_calibration, find_images
 from hand_unc_ros.evaluation.recordings.truth import Truth, load_truth
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
+from hand_unc_ros.methods.contract import Method
 from hand_unc_ros.networks.weights import fingerprint
+from hand_unc_ros.settings.recordings import BagSettings
 
 # Below so many errors the 95 % quantile of one number of views is a guess.
 FEWEST_ERRORS = 1000
@@ -67,11 +73,10 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
                                  f'{settings.world_frame!r}; give the truth in the world frame of the rig')
         estimator = build_estimator(settings.estimator, cameras)
         try:
-            parts, hands = _collected(Replay(bag, calibrated, settings, estimator), settings, true)
+            parts, hands = _collected(Replay(bag, calibrated, settings, estimator), estimator.method, true)
             fitted = replace(_fit(kind, parts, path, true is not None), head=head)
             if true is not None:
-                smooth = HandEstimator(estimator.front_end, replace(settings.estimator, filter=True), fitted,
-                                       estimator.refine)
+                smooth = HandEstimator(estimator.method, replace(settings.estimator, filter=True), fitted)
                 fitted = replace(fitted, filtered=_filter_factors(Replay(bag, calibrated, settings, smooth), true))
         finally:
             estimator.close()
@@ -91,35 +96,34 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
     return _at_least(fitted, lowest), notes
 
 
-def _collected(replay: Replay, settings: BagSettings, true: Truth | None) -> tuple[list[tuple], int]:
+def _collected(replay: Replay, method: Method, true: Truth | None) -> tuple[list[tuple], int]:
     """Errors, their covariances and numbers of views, as `fit_map` takes them, in parts; and the number of hands."""
     parts: list[tuple] = []
     hands = 0
-    rigs: dict[tuple[str, ...], Any] = {}
-    for frames, estimate in replay:
-        if isinstance(estimate, NoHand):
-            continue
-        hands += 1
-        names = replay.estimator.last_views.cameras
-        rig = rigs.setdefault(names, replay.rig.subset(list(names)))
-        parts += (_of_views(replay.estimator, rig, settings) if true is None
-                  else _of_truth(replay.estimator, rig, settings, frames, true))
+    rigs: dict[tuple[str, ...], CameraRig] = {}
+    for processed in replay:
+        for hand in processed.result.hands:
+            hands += 1
+            readings = processed.result.readings_of(hand)
+            names = tuple(readings.views)
+            rig = rigs.setdefault(names, replay.rig.subset(list(names)))
+            parts += (_of_views(method, readings, rig) if true is None
+                      else _of_truth(method, readings, rig, true.at(np.array([hand.stamp_ns]))[0]))
     return parts, hands
 
 
 def _filter_factors(replay: Replay, true: Truth) -> dict[int, float]:
     """Number of views → factor on the output of the filter that `replay` has on, where there are enough errors."""
     parts: list[tuple] = []
-    track, age = 0, 0
-    for frames, estimate in replay:
-        if isinstance(estimate, NoHand):
-            continue
-        track, age = estimate.track_id, age + 1 if estimate.track_id == track else 0
-        if age < SETTLED:
-            continue
-        error = estimate.joints - true.at(np.array([frames.stamp_ns]))[0]
-        views = np.isfinite(estimate.reprojection_px).sum(0)
-        parts.append((error[None], joint_blocks(estimate.covariance)[None], views[None]))
+    age: Counter[int] = Counter()
+    for processed in replay:
+        for hand in processed.result.hands:
+            age[hand.track_id] += 1
+            if age[hand.track_id] <= SETTLED:
+                continue
+            error = hand.joints - true.at(np.array([hand.stamp_ns]))[0]
+            views = np.isfinite(hand.reprojection_px).sum(0)
+            parts.append((error[None], joint_blocks(hand.covariance)[None], views[None]))
     enough = [views for views, count in _counts(parts).items() if count >= FEWEST_ERRORS]
     if not enough:
         return {}
@@ -129,21 +133,18 @@ def _filter_factors(replay: Replay, true: Truth) -> dict[int, float]:
             for number in enough}
 
 
-def _of_views(estimator: HandEstimator, rig: Any, settings: BagSettings) -> list[tuple]:
-    found = check(estimator.last_views, rig, settings.estimator.triangulation, estimator.refine,
-                  (*SIZES, len(rig) - 1))
+def _of_views(method: Method, readings: HandReadings, rig: CameraRig) -> list[tuple]:
+    found = check(readings.gaussians, rig, answers_of(method, readings, rig), (*SIZES, len(rig) - 1))
     return [] if found is None else [(found.as_errors(), found.covariance, found.views)]
 
 
-def _of_truth(estimator: HandEstimator, rig: Any, settings: BagSettings, frames: FrameSet,
-              true: Truth) -> list[tuple]:
-    joints = true.at(np.array([frames.stamp_ns]))[0]
+def _of_truth(method: Method, readings: HandReadings, rig: CameraRig, joints: np.ndarray) -> list[tuple]:
+    """joints: (21, 3) metres, the true ones."""
     if not np.isfinite(joints).any():
         return []
-    views = estimator.last_views
-    answers = [answer(views, rig, chosen, settings.estimator.triangulation, estimator.refine)
-               for chosen in subsets(views)]
-    return [(found.joints[None] - joints, found.covariance[None], found.views[None]) for found in answers]
+    answers = answers_of(method, readings, rig)
+    found = [answers(chosen) for chosen in subsets(readings.gaussians)]
+    return [(answer.joints[None] - joints, answer.covariance[None], answer.views[None]) for answer in found]
 
 
 def _fit(kind: str, parts: Sequence[tuple], path: Path, with_truth: bool) -> CovarianceMap:

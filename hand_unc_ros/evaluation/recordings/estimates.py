@@ -20,7 +20,6 @@ from hand_unc_ros.data.bags.hands import (
 from hand_unc_ros.data.bags.reader import Bag
 from hand_unc_ros.errors import CalibrationError, RecordingError
 from hand_unc_ros.evaluation.recordings.replay import (
-    BagSettings,
     Calibrated,
     CameraTraffic,
     Estimates,
@@ -29,6 +28,7 @@ from hand_unc_ros.evaluation.recordings.replay import (
     known_delays_ms,
     stamps_by_topic,
 )
+from hand_unc_ros.settings.recordings import BagSettings
 
 
 def estimates_topic(bag: Bag, wanted: str = '', truth: str = '') -> str:

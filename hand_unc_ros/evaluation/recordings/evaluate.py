@@ -16,15 +16,13 @@ import torch
 from hand_unc_ros import __version__
 from hand_unc_ros.data.bags.reader import Bag, open_bag, storage_files
 from hand_unc_ros.errors import RecordingError
+from hand_unc_ros.estimation.build import build_estimator, files_of
 from hand_unc_ros.estimation.covariance_map import fit_factor
-from hand_unc_ros.estimation.estimator import build_estimator, files_of
-from hand_unc_ros.estimation.types import NoHand, joint_blocks
 from hand_unc_ros.evaluation import metrics, uncertainty
 from hand_unc_ros.evaluation.recordings import without_truth as alone
 from hand_unc_ros.evaluation.recordings.estimates import estimates_topic, read_estimates
-from hand_unc_ros.evaluation.recordings.left_out import LeftOut, check
+from hand_unc_ros.evaluation.recordings.left_out import LeftOut, answers_of, check, geometric_answers
 from hand_unc_ros.evaluation.recordings.replay import (
-    BagSettings,
     Collector,
     Estimates,
     Replay,
@@ -33,8 +31,11 @@ from hand_unc_ros.evaluation.recordings.replay import (
 )
 from hand_unc_ros.evaluation.recordings.truth import MATCHING, Truth, load_truth
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_NAMES
+from hand_unc_ros.methods import METHODS
 from hand_unc_ros.networks.weights import fingerprint
+from hand_unc_ros.settings.recordings import BagSettings
 
 # Keys that need the truth; null without it.
 OF_TRUTH = ('ausc', 'ause', 'pearson_3d', 'nees_per_dof', 'nees_63_per_dof', 'coverage', 'energy_score_mm', 'nll')
@@ -97,24 +98,25 @@ def _replayed(bag: Bag, settings: BagSettings,
     try:
         replay = Replay(bag, calibrated, settings, estimator)
         collector, checks, rigs = Collector(cameras), [], {}
-        for _, estimate in replay:
-            collector.add(estimator, estimate)
-            if isinstance(estimate, NoHand):
-                continue
-            views = estimator.last_views
-            rig = rigs.setdefault(views.cameras, replay.rig.subset(list(views.cameras)))
-            found = check(views, rig, settings.estimator.triangulation, estimator.refine)
-            if found is not None:
-                index = np.array([cameras.index(name) for name in views.cameras])
-                checks.append(found._replace(camera=index[found.camera]))
+        for processed in replay:
+            collector.add(processed.result)
+            for hand in processed.result.hands:
+                readings = processed.result.readings_of(hand)
+                views = readings.gaussians
+                rig = rigs.setdefault(views.cameras, replay.rig.subset(list(views.cameras)))
+                found = check(views, rig, answers_of(estimator.method, readings, rig))
+                if found is not None:
+                    index = np.array([cameras.index(name) for name in views.cameras])
+                    checks.append(found._replace(camera=index[found.camera]))
         told = collector.estimates(replay, settings)
     finally:
         estimator.close()
     left_out = _joined(checks)
     files = files_of(settings.estimator)
-    if estimator.calibration is None:
+    covariance_map = estimator.stages.covariance_map
+    if covariance_map is None:
         files.pop('calibration', None)
-    factors = None if left_out is None else left_out.published_factors(estimator.calibration)
+    factors = None if left_out is None else left_out.published_factors(covariance_map)
     return told, left_out, factors, files
 
 
@@ -129,8 +131,10 @@ def _recorded(bag: Bag, topic: str, settings: BagSettings) -> tuple[Estimates, L
     told = read_estimates(bag, topic, calibrated, settings)
     left_out = None
     if told.rig is not None:
-        each = (check(told.view_estimate(index), told.rig, settings.estimator.triangulation)
-                for index in range(len(told.stamps_ns)))
+        each = []
+        for views in map(told.views_of, range(len(told.stamps_ns))):
+            answers = geometric_answers(views, told.rig, settings.estimator.triangulation)
+            each.append(check(views, told.rig, answers))
         left_out = _joined([found for found in each if found is not None])
     return told, left_out, None if left_out is None else np.ones(left_out.views.shape)
 
@@ -254,9 +258,9 @@ def _identity(path: Path, settings: BagSettings, told: Estimates, files: Mapping
     if truth and Path(truth).is_file():
         hashes['truth'] = fingerprint(Path(truth))
     software = {'hand_unc_ros': __version__, 'torch': torch.__version__, 'numpy': np.__version__}
-    if not topic and settings.estimator.front_end == 'mediapipe':
-        # Its weights are inside the release.
-        software['mediapipe'] = version('mediapipe')
+    release = METHODS[settings.estimator.method].weights_in
+    if release and not topic:
+        software[release] = version(release)
     return {'hashes': hashes, 'configuration': configuration, 'software': software}
 
 

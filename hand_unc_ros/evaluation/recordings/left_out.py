@@ -1,7 +1,7 @@
 """Each view's 2D joints against what the others, without it, say of them: the one check that needs no truth.
 
-The pipeline behind the per-view stage is run anew for the other views (fusion, then the network's decoder where it
-refines), so that what is tested, and calibrated, is what would be published without that camera.
+The method's fusing side is run anew for the other views, so that what is tested, and calibrated, is what would be
+published without that camera.
 
 What it cannot see: an error that all views share. A joint that every view takes to be 5 mm too far out moves with all
 of them, and the left-out view agrees. Errors of views that point the same way make the left-out error smaller than the
@@ -18,12 +18,13 @@ import numpy as np
 import torch
 
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
-from hand_unc_ros.estimation.fusion import fuse
-from hand_unc_ros.estimation.types import Refinement, ViewEstimate, joint_blocks
+from hand_unc_ros.estimation.types import HandReadings
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
+from hand_unc_ros.methods.contract import HandPrior, Method, NotFused, Triangulation
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians, fuse
 
-Refine = Callable[[np.ndarray, np.ndarray, np.ndarray], Refinement | None]
 # Numbers of other views that calibration tries, besides all of them.
 SIZES = (2, 3, 4, 6, 8, 12)
 
@@ -82,24 +83,45 @@ class LeftOut(NamedTuple):
         return np.where(known[..., None], length[..., None] * root[..., 0], np.nan)
 
 
-def answer(views: ViewEstimate, rig: CameraRig, chosen: np.ndarray, method: str = 'refined',
-           refine: Refine | None = None) -> Answer:
-    """What the `chosen` (V,) views alone give: fused, and refined by `refine` where that is given (an estimator's,
-    right after it has looked at the very set that `views` is of)."""
-    fused = fuse(replace(views, valid=views.valid & chosen[:, None]), rig, method)
-    joints, covariance = fused.joints, fused.covariance
-    refined = refine(joints, covariance, fused.used) if refine is not None and fused.valid.any() else None
-    if refined is not None:
-        joints = np.where(fused.valid[:, None], refined.joints, np.nan)
-        covariance = covariance if refined.covariance is None else joint_blocks(refined.covariance)
-    return Answer(joints, covariance, np.isfinite(fused.reprojection_px).sum(0) * fused.valid)
+# Which (V,) views may be used → the hand that they alone give.
+Answers = Callable[[np.ndarray], Answer]
 
 
-def check(views: ViewEstimate, rig: CameraRig, method: str = 'refined', refine: Refine | None = None,
-          sizes: Sequence[int] | None = None) -> LeftOut | None:
+def answers_of(method: Method, readings: HandReadings, rig: CameraRig) -> Answers:
+    """Those of a method that reads one set at a time, for the hand of `readings`; `rig` has its cameras."""
+    prior = HandPrior(readings.handedness)
+
+    def answer(chosen: np.ndarray) -> Answer:
+        views = {name: replace(reading, valid=reading.valid & used)
+                 for used, (name, reading) in zip(chosen, readings.views.items())}
+        fused = method.fuse([views], rig, prior)
+        if isinstance(fused, NotFused):
+            return Answer(np.full((21, 3), np.nan), np.full((21, 3, 3), np.nan), np.zeros(21, int))
+        return Answer(fused.joints, joint_blocks(fused.covariance), _counts(fused.triangulation))
+
+    return answer
+
+
+def geometric_answers(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined') -> Answers:
+    """Those of triangulation alone."""
+    def answer(chosen: np.ndarray) -> Answer:
+        part = replace(views, valid=views.valid & chosen[:, None])
+        found = fuse(part, rig, triangulation)
+        return Answer(found.joints, found.covariance, _counts(found))
+
+    return answer
+
+
+def _counts(triangulation: Triangulation) -> np.ndarray:
+    """How many views gave each joint (21,)."""
+    return np.isfinite(triangulation.reprojection_px).sum(0) * triangulation.valid
+
+
+def check(views: ViewGaussians, rig: CameraRig, answers: Answers, sizes: Sequence[int] | None = None) -> LeftOut | None:
     """Every view that has joints against the others that have some; None where there are fewer than three.
 
-    sizes: the numbers of other views to check by, the next ones in a circle; None for all of them.
+    answers: of the hand that `views` read.  sizes: the numbers of other views to check by, the next ones in a circle;
+    None for all of them.
     """
     seeing = np.flatnonzero(views.valid.any(1))
     if len(seeing) < 3:
@@ -110,11 +132,11 @@ def check(views: ViewEstimate, rig: CameraRig, method: str = 'refined', refine: 
         for size in sorted({min(size, len(others)) for size in sizes or (len(others),)}):
             chosen = np.zeros(len(views.cameras), bool)
             chosen[others[:size]] = True
-            rows.append(_compared(views, rig, int(view), answer(views, rig, chosen, method, refine)))
+            rows.append(_compared(views, rig, int(view), answers(chosen)))
     return LeftOut(*(np.array(part) for part in zip(*rows)))
 
 
-def subsets(views: ViewEstimate) -> Iterator[np.ndarray]:
+def subsets(views: ViewGaussians) -> Iterator[np.ndarray]:
     """Masks (V,) of two, three … all views that have joints: of every size each circle's, as in `check`."""
     seeing = np.flatnonzero(views.valid.any(1))
     for size in sorted({size for size in (*SIZES, len(seeing)) if 2 <= size <= len(seeing)}):
@@ -124,7 +146,7 @@ def subsets(views: ViewEstimate) -> Iterator[np.ndarray]:
             yield chosen
 
 
-def _compared(views: ViewEstimate, rig: CameraRig, view: int, others: Answer) -> tuple:
+def _compared(views: ViewGaussians, rig: CameraRig, view: int, others: Answer) -> tuple:
     """The row of LeftOut of one view."""
     points = torch.from_numpy(np.ascontiguousarray(others.joints))
     jacobian = rig.projection_jacobian(points).numpy()[view]

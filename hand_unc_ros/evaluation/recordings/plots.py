@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import chdtr
 
-from hand_unc_ros.estimation.types import joint_blocks
 from hand_unc_ros.evaluation import plots, uncertainty
 from hand_unc_ros.evaluation.metrics import finite_mean
 from hand_unc_ros.geometry.gaussians import chi2_quantile
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import JOINT_NAMES
 
 if TYPE_CHECKING:

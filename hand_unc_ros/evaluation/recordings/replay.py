@@ -11,7 +11,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,42 +20,24 @@ from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INFO_TYPE, TF_TYPE, Bag
-from hand_unc_ros.data.camera_messages import check_size, rig_from_messages
+from hand_unc_ros.data.camera_messages import rig_from_messages
 from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
 from hand_unc_ros.errors import ConfigError, ImageFormatError, RecordingError
-from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
+from hand_unc_ros.estimation.stream import Estimator, Processed, Stream
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, ViewEstimate
+from hand_unc_ros.estimation.types import FrameResult
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians
+from hand_unc_ros.settings.recordings import BagSettings
 
 # A recording is no live system: its clocks may be decades apart, and stamps are not held against the log's times.
 _NO_FUTURE_S = 4e9
 _COMPRESSED = '/compressed'
 # What a damaged image message makes its readers raise.
-_UNREADABLE = (ImageFormatError, SerdeError, ValueError, IndexError, struct.error)
+_UNREADABLE = (SerdeError, ValueError, IndexError, struct.error)
 # A delay beyond this is no delay: stamp and log were made by different clocks.
 LONGEST_DELAY_S = 60.0
-
-
-@dataclass(frozen=True)
-class BagSettings:
-    """What the user can choose.
-
-    rig: calibration file; None takes rig.yaml in the bag's folder, else CameraInfo and /tf_static in the bag.
-    cameras: those to use; empty for all that have images.  image_topic: where they are, {camera} stands for the name.
-    world_frame: of the poses in /tf_static.  period_s: of the cameras, 0 to take it from the stamps.  tolerance_s,
-    deadline_s: as the node's, 0 for half a period and one period.
-    """
-
-    estimator: EstimatorSettings = EstimatorSettings()
-    rig: Path | None = None
-    cameras: tuple[str, ...] = ()
-    image_topic: str = '/{camera}/image_raw'
-    world_frame: str = 'world'
-    period_s: float = 0.0
-    tolerance_s: float = 0.0
-    deadline_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -91,7 +72,7 @@ class Estimates:
 
     cameras: V names.  rig: theirs, None where it is not known.  stamps_ns: (N,).  tracks: (N,) ids.  joints:
     (N, 21, 3) metres, world, NaN where invalid.  covariances: (N, 63, 63) m².  joints_px, variance_px2:
-    (N, V, 21, 2), NaN where a view has no joint.  boxes_px: (N, V, 4), as in ViewEstimate.  sets: those that gave no
+    (N, V, 21, 2), NaN where a view has no joint.  boxes_px: (N, V, 4), as in ViewReading.  sets: those that gave no
     hand as well; None where that was not recorded.  reasons: why sets gave none.  calibrated: whether a map was applied
     to the covariances.  frame_id: their world.  latency_ms: (N,) from capture to log, None where it was not recorded.
     processing_ms: of each set, by this machine's clock, None for recorded estimates.  correlated: whether
@@ -117,11 +98,11 @@ class Estimates:
     processing_ms: np.ndarray | None = None
     correlated: bool = True
 
-    def view_estimate(self, index: int) -> ViewEstimate:
-        """What all V views said of one hand; nothing is valid in one that said nothing."""
+    def views_of(self, index: int) -> ViewGaussians:
+        """The readings of one hand by all V views; nothing is valid in a view without one."""
         px, variance = self.joints_px[index], self.variance_px2[index]
         valid = (np.isfinite(px) & np.isfinite(variance)).all(-1)
-        return ViewEstimate(self.cameras, px, variance, valid, valid.any(1).astype(float), self.boxes_px[index])
+        return ViewGaussians(self.cameras, px, variance, valid, valid.any(1).astype(float), self.boxes_px[index])
 
 
 def header_stamp_ns(data: bytes) -> int:
@@ -220,15 +201,14 @@ def stamps_by_topic(bag: Bag, connections: Sequence[Connection]) -> dict[str, tu
 
 
 class Replay:
-    """The sets of a bag's images and what an estimator makes of them; to be iterated over once.
+    """The sets of a bag's images through the stream that runs live; to be iterated over once.
 
-    Gives (FrameSet, HandEstimate | NoHand) for every set.  traffic: of each camera; its `used` and `drops` are known
-    when all sets have been given.  processing_ms: of each set so far.
+    traffic: of each camera; its `used` and `drops` are known when all sets have been given.  faults: of each camera,
+    why its first unusable image could not be used.  processing_ms: of each set so far.
     """
 
-    def __init__(self, bag: Bag, calibrated: Calibrated, settings: BagSettings, estimator: HandEstimator) -> None:
+    def __init__(self, bag: Bag, calibrated: Calibrated, settings: BagSettings, estimator: Estimator) -> None:
         self.bag = bag
-        self.estimator = estimator
         topics = find_images(bag, calibrated, settings)
         if settings.estimator.min_views > len(topics):
             raise ConfigError(f'min_views is {settings.estimator.min_views}, and bag {bag.path} has images of only '
@@ -248,26 +228,25 @@ class Replay:
             tuple(topics), period_s=self.period_s, deadline_s=settings.deadline_s or self.period_s,
             tolerance_s=settings.tolerance_s or self.period_s / 2, min_views=settings.estimator.min_views,
             future_s=_NO_FUTURE_S)
+        self._stream = Stream(self.synchroniser, estimator, lambda camera: self.rig[camera], self._decode)
         self._store = get_typestore(Stores.ROS2_HUMBLE)
-        self._undecodable: Counter[str] = Counter()
-        self._resets = 0
         self.faults: dict[str, str] = {}
         self.processing_ms: list[float] = []
 
-    def __iter__(self) -> Iterator[tuple[FrameSet, HandEstimate | NoHand]]:
-        self.estimator.reset()
+    def __iter__(self) -> Iterator[Processed]:
+        self._stream.estimator.reset()
+        undecodable: Counter[str] = Counter()
         for matched in self._matched():
             started = time.perf_counter()
-            if self.synchroniser.statistics.resets != self._resets:
-                self._resets = self.synchroniser.statistics.resets
-                self.estimator.reset()
-            views = self._decoded(matched)
-            frames = FrameSet(matched.stamp_ns, views, self.rig.names)
-            estimate = self.estimator.process(frames)
+            processed = self._stream.process(matched)
             self.processing_ms.append(1e3 * (time.perf_counter() - started))
-            yield frames, estimate
+            for camera, fault in processed.faults.items():
+                if fault is not None:
+                    undecodable[camera] += 1
+                    self.faults.setdefault(camera, fault)
+            yield processed
         for camera, statistics in self.synchroniser.statistics.cameras.items():
-            bad = self._undecodable[camera]
+            bad = undecodable[camera]
             drops = Counter({reason: count for reason, count in statistics.drops.items() if count})
             if bad:
                 drops['undecodable'] = bad
@@ -289,19 +268,14 @@ class Replay:
         while (due_ns := self.synchroniser.next_deadline_ns) is not None:
             yield from self.synchroniser.poll(max(due_ns, now_ns))
 
-    def _decoded(self, matched: MatchedSet) -> dict[str, View]:
-        views = {}
-        for camera, (stamp_ns, (kind, data)) in matched.items.items():
-            try:
-                message = self._store.deserialize_cdr(data, kind)
-                image = decode_compressed(message) if 'Compressed' in kind else decode_image(message)
-                check_size(self.rig[camera], image)
-            except _UNREADABLE as error:
-                self._undecodable[camera] += 1
-                self.faults.setdefault(camera, str(error))
-                continue
-            views[camera] = View(self.rig[camera], image, stamp_ns)
-        return views
+    def _decode(self, stored: tuple[str, bytes]) -> np.ndarray:
+        """Pixels of a stored message. Raises ImageFormatError for one that cannot be read."""
+        kind, data = stored
+        try:
+            message = self._store.deserialize_cdr(data, kind)
+            return decode_compressed(message) if 'Compressed' in kind else decode_image(message)
+        except _UNREADABLE as error:
+            raise ImageFormatError(str(error)) from error
 
 
 class Collector:
@@ -311,27 +285,28 @@ class Collector:
         self.cameras = cameras
         self.sets = 0
         self.reasons: Counter[str] = Counter()
-        self._told: dict[str, str] = {}
+        self._examples: dict[str, str] = {}
         self.hands: list[tuple] = []
         self.calibrated = False
 
-    def add(self, estimator: HandEstimator, estimate: HandEstimate | NoHand) -> None:
-        """Take what the estimator has just returned."""
+    def add(self, result: FrameResult) -> None:
+        """Take the result of one set."""
         self.sets += 1
-        if isinstance(estimate, NoHand):
-            # Told once with its numbers, counted whatever they are.
-            self.reasons[self._told.setdefault(without_numbers(estimate.reason), estimate.reason)] += 1
-            return
-        views = estimator.last_views
-        px, variance = np.full((2, len(self.cameras), 21, 2), np.nan)
-        boxes = np.full((len(self.cameras), 4), np.nan)
-        rows = [self.cameras.index(name) for name in views.cameras]
-        seen = views.valid[..., None]
-        px[rows], variance[rows] = np.where(seen, views.joints_px, np.nan), np.where(seen, views.variance_px2, np.nan)
-        boxes[rows] = views.boxes_px
-        self.calibrated = estimate.covariance_calibrated
-        joints = np.where(estimate.valid[:, None], estimate.joints, np.nan)
-        self.hands.append((estimate.stamp_ns, estimate.track_id, joints, estimate.covariance, px, variance, boxes))
+        for reason in result.reasons:
+            # Given once with its numbers, counted whatever they are.
+            self.reasons[self._examples.setdefault(without_numbers(reason), reason)] += 1
+        for hand in result.hands:
+            views = result.readings_of(hand).gaussians
+            px, variance = np.full((2, len(self.cameras), 21, 2), np.nan)
+            boxes = np.full((len(self.cameras), 4), np.nan)
+            rows = [self.cameras.index(name) for name in views.cameras]
+            known = views.valid[..., None]
+            px[rows] = np.where(known, views.joints_px, np.nan)
+            variance[rows] = np.where(known, views.variance_px2, np.nan)
+            boxes[rows] = views.boxes_px
+            self.calibrated = hand.covariance_calibrated
+            joints = np.where(hand.valid[:, None], hand.joints, np.nan)
+            self.hands.append((hand.stamp_ns, hand.track_id, joints, hand.covariance, px, variance, boxes))
 
     def estimates(self, replay: Replay, settings: BagSettings) -> Estimates:
         """Everything that was gathered from the replay. Raises RecordingError where no set gave a hand."""
@@ -341,8 +316,8 @@ class Collector:
                               for camera, traffic in replay.traffic.items())
             faults = ''.join(f'; {camera}: {fault}' for camera, fault in replay.faults.items())
             raise RecordingError(f'no hand was found in bag {replay.bag.path}: {self.sets} sets ({why}); images '
-                                 f'dropped before: {drops}{faults}. Check the calibration, the handedness and the '
-                                 'front end')
+                                 f'dropped before: {drops}{faults}. Check the camera calibration, the handedness '
+                                 'and the method')
         stamps, tracks, *arrays = (np.array(part) for part in zip(*self.hands))
         return Estimates(self.cameras, replay.rig, stamps, tracks, *arrays, sets=self.sets, reasons=self.reasons,
                          calibrated=self.calibrated, frame_id=settings.world_frame, traffic=replay.traffic,

@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from scipy.special import chdtr
 
-from hand_unc_ros.estimation.fusion import fuse, innovations
-from hand_unc_ros.estimation.types import joint_blocks
+from hand_unc_ros.estimation.innovations import innovations
 from hand_unc_ros.evaluation.recordings.replay import Estimates
 from hand_unc_ros.evaluation.uncertainty import coverage
 from hand_unc_ros.geometry.gaussians import chi2_quantile
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, JOINT_NAMES
+from hand_unc_ros.methods.geometric_fusion import fuse
 
 # Of a joint that counts as at rest, metres per second, and the fewest moments of rest that say something.
 REST_SPEED, FEWEST_AT_REST = 0.05, 20
@@ -41,12 +42,12 @@ class Agreement(NamedTuple):
     published_px: np.ndarray
 
 
-def agreement(estimates: Estimates, method: str = 'refined') -> Agreement:
-    """Fuse the views of every hand anew, by one of fusion.METHODS. `estimates.rig` must be known."""
+def agreement(estimates: Estimates, triangulation: str = 'refined') -> Agreement:
+    """Fuse the views of every hand anew, by one of geometric_fusion.TRIANGULATIONS. `estimates.rig` must be known."""
     rows = []
     for index in range(len(estimates.stamps_ns)):
-        views = estimates.view_estimate(index)
-        fused = fuse(views, estimates.rig, method)
+        views = estimates.views_of(index)
+        fused = fuse(views, estimates.rig, triangulation)
         apart = innovations(views, estimates.rig, fused.joints)
         taking_part = np.isfinite(fused.mahalanobis2)
         nis, dof = np.nansum(fused.mahalanobis2, axis=0), 2 * taking_part.sum(0) - 3

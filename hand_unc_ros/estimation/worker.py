@@ -1,63 +1,44 @@
-"""From messages to estimates: callbacks leave messages here, one thread works on the newest set of them."""
+"""The thread between messages and estimates: callbacks leave messages here, it works on the newest set of them."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from hand_unc_ros.data.camera_messages import check_size
-from hand_unc_ros.errors import ImageFormatError
-from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
-from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View
-from hand_unc_ros.nodes.calibration import Calibrations
-from hand_unc_ros.nodes.diagnostics import CameraHealth, OutputHealth
+from hand_unc_ros.estimation.health import CameraHealth, OutputHealth
+from hand_unc_ros.estimation.stream import Stream
+from hand_unc_ros.estimation.synchroniser import MatchedSet
+from hand_unc_ros.estimation.types import FrameResult
 
 # Longest sleep of the worker. Simulated time may run at any speed, so deadlines on it are looked at often.
 _IDLE_S = 0.5
 _SIMULATED_S = 0.01
 
 
-class Estimator(Protocol):
-    """What the pipeline needs of `estimation.estimator.HandEstimator`."""
+class Worker:
+    """Owns the stream and its thread.
 
-    def process(self, frame_set: FrameSet) -> HandEstimate | NoHand: ...
-
-    def reset(self) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Pipeline:
-    """Owns the synchroniser, the estimator and the worker thread.
-
-    decode: message -> (H, W, 3) RGB, raises ImageFormatError.  now_ns: the ROS clock.
-    publish: called from the worker with each estimate or NoHand and the set that it was made of.
+    cameras: health by camera name.  now_ns: the clock of the messages, and simulated: whether it is one that runs at
+    any speed.  publish: called from the worker with the result of each set, and the set.
     fail: called from the worker with a sentence and the exception when the estimator or `publish` raised.
     """
 
-    def __init__(self, synchroniser: Synchroniser, estimator: Estimator, calibrations: Calibrations,
-                 cameras: Mapping[str, CameraHealth], *, min_views: int, decode: Callable[[Any], np.ndarray],
-                 now_ns: Callable[[], int], simulated: Callable[[], bool],
-                 publish: Callable[[HandEstimate | NoHand, MatchedSet], None],
+    def __init__(self, stream: Stream, cameras: Mapping[str, CameraHealth], *, now_ns: Callable[[], int],
+                 simulated: Callable[[], bool], publish: Callable[[FrameResult, MatchedSet], None],
                  fail: Callable[[str, Exception], None]) -> None:
-        self._synchroniser = synchroniser
-        self._estimator = estimator
-        self._calibrations = calibrations
+        self._stream = stream
         self._cameras = cameras
-        self._min_views = min_views
-        self._decode = decode
         self._now_ns = now_ns
         self._simulated = simulated
         self._publish = publish
         self._fail = fail
         self._condition = threading.Condition()
         self._stopping = False
-        self._resets = 0
         self._thread: threading.Thread | None = None
         self.output = OutputHealth()
 
@@ -83,18 +64,15 @@ class Pipeline:
         """Take a message as it arrives; never waits for the worker."""
         health = self._cameras[camera]
         health.arrived(time.monotonic())
-        if self._calibrations.camera(camera) is None:
-            # To the synchroniser the camera is silent, so that no set waits for what cannot be used.
-            health.uncalibrated += 1
-            return
         with self._condition:
-            self._synchroniser.add(camera, stamp_ns, message, self._now_ns())
+            if not self._stream.add(camera, stamp_ns, message, self._now_ns()):
+                health.uncalibrated += 1
             self._condition.notify()
 
     def read_statistics(self, read: Callable[[Any], Any]) -> Any:
         """`read(statistics)` while no message is being added."""
         with self._condition:
-            return read(self._synchroniser.statistics)
+            return read(self._stream.synchroniser.statistics)
 
     def _work(self) -> None:
         while (matched := self._next_set()) is not None:
@@ -109,12 +87,12 @@ class Pipeline:
         with self._condition:
             while not self._stopping:
                 now_ns = self._now_ns()
-                sets = self._synchroniser.poll(now_ns)
+                sets = self._stream.synchroniser.poll(now_ns)
                 if sets:
                     self.output.skipped += len(sets) - 1
                     self.output.last_set_s = time.monotonic()
                     return sets[-1]
-                deadline_ns = self._synchroniser.next_deadline_ns
+                deadline_ns = self._stream.synchroniser.next_deadline_ns
                 wait_s = _IDLE_S if deadline_ns is None else min(_IDLE_S, (deadline_ns - now_ns) / 1e9)
                 if deadline_ns is not None and self._simulated():
                     wait_s = min(wait_s, _SIMULATED_S)
@@ -122,46 +100,28 @@ class Pipeline:
         return None
 
     def _process(self, matched: MatchedSet) -> None:
-        begin_s = time.perf_counter()
-        resets = self._synchroniser.statistics.resets
-        if resets != self._resets:
-            self._resets = resets
-            self._estimator.reset()
-        views = {}
-        for name, (stamp_ns, message) in matched.items.items():
-            camera = self._calibrations.camera(name)
-            if camera is None:
-                continue
-            health = self._cameras[name]
-            try:
-                image = self._decode(message)
-                check_size(camera, image)
-            except ImageFormatError as error:
-                health.image_fault = str(error)
-                continue
-            health.image_fault = None
-            views[name] = View(camera, image, stamp_ns)
-        if len(views) < self._min_views:
-            self.output.no_hand += 1
-            self.output.no_hand_reason = f'{len(views)} usable images, {self._min_views} needed'
-            return
-        decoded_s = time.perf_counter()
-        estimate = self._estimator.process(FrameSet(matched.stamp_ns, views, tuple(self._cameras)))
+        frames, result, faults, decode_ms = self._stream.process(matched)
+        for name, fault in faults.items():
+            self._cameras[name].image_fault = fault
         estimated_s = time.perf_counter()
-        self._publish(estimate, matched)
-        if isinstance(estimate, NoHand):
+        if result.hands or result.readings:
+            self._publish(result, matched)
+        if result.reasons:
+            self.output.no_hand_reason = '; '.join(result.reasons)
+        if not result.hands:
             self.output.no_hand += 1
-            self.output.no_hand_reason = estimate.reason
-            self.output.failure = None
+            if len(frames.views) >= self._stream.synchroniser.min_views:
+                self.output.failure = None
             return
         published_s = time.perf_counter()
-        self.output.note_stages({'decode': 1000 * (decoded_s - begin_s), **estimate.stage_ms,
+        self.output.note_stages({'decode': decode_ms, **result.stage_ms,
                                  'publish': 1000 * (published_s - estimated_s)})
         self.output.note_published(time.monotonic(), (self._now_ns() - matched.stamp_ns) / 1e6)
-        for name, residuals in zip(estimate.cameras, estimate.reprojection_px):
-            if np.isfinite(residuals).any():
-                self._cameras[name].note_reprojection(float(np.nanmedian(residuals)))
-        for name, report in zip(estimate.cameras, estimate.view_reports):
+        for hand in result.hands:
+            for name, residuals in zip(hand.cameras, hand.reprojection_px):
+                if np.isfinite(residuals).any():
+                    self._cameras[name].note_reprojection(float(np.nanmedian(residuals)))
+        for name, report in zip(self._cameras, result.view_reports):
             self._cameras[name].view = report
 
     def _recover(self, error: Exception) -> None:
@@ -174,4 +134,4 @@ class Pipeline:
                     'device')
         self.output.failure = what
         self._fail(what, error)
-        self._estimator.reset()
+        self._stream.estimator.reset()

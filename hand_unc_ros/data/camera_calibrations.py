@@ -13,7 +13,7 @@ from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera, CameraRig
 
 
-class Calibrations:
+class CameraCalibrations:
     """The calibration of each camera as far as it is known, from a rig file, CameraInfo and poses. Its
     uncertainty is the rig file's, wherever the rest comes from.
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hand_unc_ros.estimation.estimator import EstimatorSettings
+from hand_unc_ros.estimation.settings import EstimatorSettings
 
 
 def estimator_settings(values: Mapping[str, Any]) -> EstimatorSettings:
     """values: of all parameters of the table. Raises ConfigError."""
     return EstimatorSettings(
-        front_end=values['front_end'], weights=values['weights'], finder_weights=values['finder_weights'],
+        method=values['method'], weights=values['weights'], finder_weights=values['finder_weights'],
         covariance_head=values['covariance_head'], calibration=values['covariance_calibration'],
         device=values['device'], precision=values['precision'], acceleration=values['acceleration'],
         threads=values['threads'], handedness=values['handedness'], hand_model=values['hand_model'],

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.nodes.parameters import TABLE
 from hand_unc_ros.nodes.run import nodes_of
+from hand_unc_ros.settings.parameters import TABLE, check_names
 
 _NODE = 'multiview'
 
@@ -28,6 +28,7 @@ def estimator_parameters(params: Path) -> tuple[str, dict[str, Any]]:
     for key, section in yaml.safe_load(params.read_text()).items():
         if str(key).rpartition('/')[2] in (_NODE, '*', '**'):
             values |= _flat(section.get('ros__parameters') or {})
+    check_names(values)
     for name, value in values.items():
         if name in TABLE:
             TABLE[name].check(value)

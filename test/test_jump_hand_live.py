@@ -10,28 +10,25 @@ from network_cases import (
     TINY,
     VIEW,
     Centred,
+    Reader,
     boxes_of,
     check_contract,
-    front_end,
     pictures,
+    reader,
     save_tiny,
     tiny_network,
 )
 from view_cases import START_NS, hand
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.estimation.estimator import EstimatorSettings, build_estimator
-from hand_unc_ros.estimation.network_front_end import (
-    ACCELERATIONS,
-    FINDER_THRESHOLD,
-    PRECISIONS,
-    choose_device,
-    choose_precision,
-)
-from hand_unc_ros.estimation.types import View
+from hand_unc_ros.estimation.build import build_estimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.jump_hand.live import ACCELERATIONS, FINDER_THRESHOLD
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DNet
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder
 from hand_unc_ros.networks.jump_hand import save_jump_hand
+from hand_unc_ros.networks.placement import PRECISIONS, choose_device, choose_precision
 from hand_unc_ros.networks.weights import save_network
 
 torch.set_num_threads(1)
@@ -48,19 +45,19 @@ def weights(tmp_path_factory):
 
 def test_a_search_gives_joints_in_every_view(weights):
     views = pictures()
-    estimate = front_end(weights).estimate(views)
+    estimate = reader(weights).estimate(views)
     check_contract(estimate, views)
     assert (estimate.valid.sum(1) > 10).all() and (estimate.score > 0.9).all()
 
 
 def test_a_followed_hand_is_cut_out_where_it_is_expected(weights):
     views = pictures()
-    estimate = front_end(weights).estimate(views, STILL)
+    estimate = reader(weights).estimate(views, STILL)
     check_contract(estimate, views)
     np.testing.assert_allclose(estimate.boxes_px, boxes_of(STILL))
     partly = STILL.copy()
     partly[[4, 8, 12, 16, 20]] = np.nan
-    estimate = front_end(weights).estimate(views, partly)
+    estimate = reader(weights).estimate(views, partly)
     check_contract(estimate, views)
     # The crop depends on the palm alone.
     np.testing.assert_allclose(estimate.boxes_px, boxes_of(STILL))
@@ -72,10 +69,10 @@ def test_a_view_that_cannot_see_the_hand_has_no_box(weights):
     side = np.cross(towards, [0, 0, 1.0])
     for place in (STILL + 0.6 * side / np.linalg.norm(side), STILL + 1.3 * towards):
         views = pictures()
-        estimate = front_end(weights).estimate(views, place)
+        estimate = reader(weights).estimate(views, place)
         check_contract(estimate, views)
         assert np.isnan(estimate.boxes_px[1]).all() and estimate.score[1] == 0 and not estimate.valid[1].any()
-    nowhere = front_end(weights).estimate(pictures(), STILL + [0, 0, 50.0])
+    nowhere = reader(weights).estimate(pictures(), STILL + [0, 0, 50.0])
     assert not nowhere.valid.any() and (nowhere.score == 0).all()
 
 
@@ -88,7 +85,7 @@ def test_joints_that_near_the_camera_plane_do_no_harm(weights):
         camera.centre + forward * 1e-4 + 5e-3 * STILL[15:] / np.linalg.norm(STILL[15:], axis=1, keepdims=True)
     )
     views = {'cam0': pictures()['cam0']}
-    check_contract(front_end(weights).estimate(views, joints), views)
+    check_contract(reader(weights).estimate(views, joints), views)
 
 
 def test_images_of_different_sizes_go_together(weights):
@@ -106,24 +103,24 @@ def test_images_of_different_sizes_go_together(weights):
     )
     small['cam1'] = View(half, np.ascontiguousarray(views['cam1'].image[::2, ::2]), START_NS)
     for predicted in (None, STILL):
-        check_contract(front_end(weights).estimate(small, predicted), small)
+        check_contract(reader(weights).estimate(small, predicted), small)
 
 
 def test_without_a_hand_nothing_is_read(weights):
-    front = front_end(weights)
+    front = reader(weights)
     with torch.no_grad():
-        front.finder.out.weight.zero_()
-        front.finder.out.bias[0] = np.log(FINDER_THRESHOLD / (1 - FINDER_THRESHOLD)) - 0.01
-    front._see = Centred()
+        front.method.finder.out.weight.zero_()
+        front.method.finder.out.bias[0] = np.log(FINDER_THRESHOLD / (1 - FINDER_THRESHOLD)) - 0.01
+    front.method._encode = Centred()
     views = pictures()
     estimate = front.estimate(views)
     check_contract(estimate, views)
-    assert not estimate.valid.any() and np.isnan(estimate.boxes_px).all() and front._see.calls == 0
+    assert not estimate.valid.any() and np.isnan(estimate.boxes_px).all() and front.method._encode.calls == 0
 
 
 def test_a_crop_that_shows_no_hand_is_scored_and_left_out(weights):
-    front = front_end(weights)
-    front._see = Centred(presence=torch.tensor([3.0, -3.0, 0.001]))
+    front = reader(weights)
+    front.method._encode = Centred(presence=torch.tensor([3.0, -3.0, 0.001]))
     estimate = front.estimate(pictures(), STILL)
     check_contract(estimate, pictures())
     np.testing.assert_allclose(estimate.score, 1 / (1 + np.exp([-3, 3, -0.001])), rtol=1e-5)
@@ -134,8 +131,8 @@ def test_a_crop_that_shows_no_hand_is_scored_and_left_out(weights):
 
 def test_half_precision_is_close_to_single(weights):
     views = pictures(4)
-    single = front_end(weights).estimate(views, STILL)
-    half = front_end(weights, precision='bfloat16').estimate(views, STILL)
+    single = reader(weights).estimate(views, STILL)
+    half = reader(weights, precision='bfloat16').estimate(views, STILL)
     # bfloat16 has three digits; a cell is 5 px here, and the heatmap of random weights is nearly flat.
     assert np.nanmax(np.abs(half.joints_px - single.joints_px)) < 2.5
     np.testing.assert_allclose(half.variance_px2, single.variance_px2, rtol=0.05)
@@ -147,30 +144,30 @@ def test_half_precision_is_close_to_single(weights):
 def test_missing_and_wrong_weights_are_named(weights, tmp_path):
     network, finder = weights
     with pytest.raises(ConfigError, match='gone.safetensors'):
-        front_end((tmp_path / 'gone.safetensors', finder))
+        reader((tmp_path / 'gone.safetensors', finder))
     with pytest.raises(ConfigError, match='gone.safetensors'):
-        front_end((network, tmp_path / 'gone.safetensors'))
+        reader((network, tmp_path / 'gone.safetensors'))
     with pytest.raises(ConfigError, match='finder.safetensors holds HandFinder'):
-        front_end((finder, network))
+        reader((finder, network))
     with pytest.raises(ConfigError, match='tiny.safetensors holds JumpHand.*expected HandFinder'):
-        front_end((network, network))
+        reader((network, network))
     # What the package shipped before: the per-view network alone.
     save_network(tmp_path / 'old.safetensors', Gaussian2DNet(VIEW), VIEW.to_dict())
     with pytest.raises(ConfigError, match='old.safetensors holds Gaussian2DNet.*expected JumpHand'):
-        front_end((tmp_path / 'old.safetensors', finder))
+        reader((tmp_path / 'old.safetensors', finder))
 
 
 def test_weights_that_do_not_fit_their_own_description_are_named(tmp_path, weights):
     wrong = tmp_path / 'wrong.safetensors'
     save_network(wrong, tiny_network(), {**TINY.to_dict(), 'width': 32})
     with pytest.raises(ConfigError, match='wrong.safetensors'):
-        front_end((wrong, weights[1]))
+        reader((wrong, weights[1]))
     save_network(wrong, tiny_network(), {**TINY.to_dict(), 'depth': 3})
     with pytest.raises(ConfigError, match='wrong.safetensors'):
-        front_end((wrong, weights[1]))
+        reader((wrong, weights[1]))
     save_network(wrong, HandFinder(width=4), {})
     with pytest.raises(ConfigError, match='wrong.safetensors'):
-        front_end((weights[0], wrong))
+        reader((weights[0], wrong))
 
 
 @pytest.mark.parametrize('name', ('cuda:9', 'tpu', 'gpu0', ''))
@@ -197,22 +194,22 @@ def test_devices_and_precisions():
 
 def test_accelerations_that_cannot_be_are_refused(weights):
     with pytest.raises(ConfigError, match=f"acceleration 'tensorrt' is unknown.*{', '.join(ACCELERATIONS)}"):
-        front_end(weights, acceleration='tensorrt')
+        reader(weights, acceleration='tensorrt')
     with pytest.raises(ConfigError, match="'cuda_graph' needs a CUDA device, chosen is cpu; use 'none' or 'compile'"):
-        front_end(weights, acceleration='cuda_graph')
+        reader(weights, acceleration='cuda_graph')
 
 
 def test_a_gate_by_an_outside_detector_is_refused(tmp_path):
     """The live pipeline has none; it would end at the first frame."""
     network = tiny_network().with_choices(gate='confidence')
     with pytest.raises(ConfigError, match="tiny.safetensors.*'confidence'"):
-        front_end(save_tiny(tmp_path, network))
+        reader(save_tiny(tmp_path, network))
 
 
 @pytest.mark.slow
 def test_compiling_changes_nothing_but_the_speed(weights):
     """Also for another number of views."""
-    plain, compiled = front_end(weights), front_end(weights, acceleration='compile')
+    plain, compiled = reader(weights), reader(weights, acceleration='compile')
     sharp = np.tile(1e-6 * np.eye(3), (21, 1, 1))
     for count in (3, 2):
         views = dict(list(pictures(5).items())[:count])
@@ -230,19 +227,21 @@ def test_estimators_are_built_from_settings(weights, tmp_path):
     own = dict(weights=network, finder_weights=finder, device='cpu', precision='float32')
     plain = build_estimator(EstimatorSettings(**own), RIG.names)
     # No factors lie beside these weights, whose vertices have the stand-in's triangles.
-    assert plain.calibration is None and plain.surface.name == 'stand-in'
-    assert plain.refine == plain.front_end.refine
+    assert plain.stages.covariance_map is None and plain.surfaces['right'].name == 'stand-in'
+    assert plain.method.surface == 'stand-in'
     unrefined = build_estimator(EstimatorSettings(**own, refinement=False), RIG.names)
-    assert unrefined.refine is None and unrefined.surface is None and unrefined.calibration is None
+    assert unrefined.method.surface == '' and not unrefined.surfaces and unrefined.stages.covariance_map is None
+    read = Reader(unrefined.method)
+    assert read.estimate(pictures(), STILL).valid.any() and all(one.features is None for one in read.readings)
     fitted = build_estimator(EstimatorSettings(**own, refinement=False, hand_model='stand-in'), RIG.names)
-    assert fitted.refine is None and fitted.surface.name == 'stand-in'
+    assert fitted.method.surface == '' and fitted.surfaces['right'].name == 'stand-in'
     for config, refined in ((replace(TINY, surface='mano'), True), (replace(TINY, layers=0), False)):
         save_jump_hand(tmp_path / 'other.safetensors', tiny_network(config))
         other = build_estimator(
             EstimatorSettings(**{**own, 'weights': str(tmp_path / 'other.safetensors')}), RIG.names
         )
         # MANO's triangles come with MANO alone; without a decoder there is nothing to refine with.
-        assert other.surface is None and (other.refine is not None) == refined
+        assert not other.surfaces and (other.method.surface == 'mano') == refined
     (tmp_path / 'factors.json').write_text('{"kind": "scalar", "factors": {"2": 1.5}}')
     full = build_estimator(
         EstimatorSettings(
@@ -251,9 +250,10 @@ def test_estimators_are_built_from_settings(weights, tmp_path):
         RIG.names,
     )
     assert (
-        full.calibration.views == {2: 1.5} and full.surface.name == 'stand-in' and full.front_end.mirrored
+        full.stages.covariance_map.views == {2: 1.5} and set(full.surfaces) == {'left'}
+        and full.surfaces['left'].name == 'stand-in' and full.method.options.handedness == 'left'
     )
-    assert build_estimator(EstimatorSettings(**own, calibration='none'), RIG.names).calibration is None
+    assert build_estimator(EstimatorSettings(**own, calibration='none'), RIG.names).stages.covariance_map is None
     full.close()
     for changes, word in (
         (dict(weights='/nowhere.safetensors'), 'nowhere'),
@@ -268,7 +268,7 @@ def test_estimators_are_built_from_settings(weights, tmp_path):
 
 def test_frames_have_the_size_that_the_finder_was_trained_on(weights):
     seen = []
-    front = front_end(weights)
-    front.finder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
+    front = reader(weights)
+    front.method.finder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].shape))
     front.estimate(pictures())
     assert seen == [(3, 3, FRAME_HEIGHT, FRAME_WIDTH)]

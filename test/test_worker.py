@@ -6,25 +6,21 @@ import threading
 import types
 
 import pytest
+from dots import DotEstimator, dot_rig, draw
 
-pytest.importorskip('rclpy', reason='no ROS 2 here')
-pytest.importorskip('diagnostic_msgs.msg', reason='no ROS 2 messages here')
-
-from dots import DotEstimator, dot_rig, draw  # noqa: E402
-
-from hand_unc_ros.errors import ImageFormatError  # noqa: E402
-from hand_unc_ros.estimation.synchroniser import Synchroniser  # noqa: E402
-from hand_unc_ros.estimation.types import HandEstimate  # noqa: E402
-from hand_unc_ros.nodes.calibration import Calibrations  # noqa: E402
-from hand_unc_ros.nodes.diagnostics import CameraHealth  # noqa: E402
-from hand_unc_ros.nodes.pipeline import Pipeline  # noqa: E402
+from hand_unc_ros.data.camera_calibrations import CameraCalibrations
+from hand_unc_ros.errors import ImageFormatError
+from hand_unc_ros.estimation.health import CameraHealth
+from hand_unc_ros.estimation.stream import Stream
+from hand_unc_ros.estimation.synchroniser import Synchroniser
+from hand_unc_ros.estimation.worker import Worker
 
 PERIOD = 66_666_667
 WAIT_S = 20.0
 
 
 class Setup:
-    """A pipeline of two dot cameras on a clock that the test moves."""
+    """A worker on two dot cameras on a clock that the test moves."""
 
     def __init__(self, estimator=None):
         rig = dot_rig(2)
@@ -33,14 +29,14 @@ class Setup:
         self.out, self.failed, self.decoded = [], [], []
         self.told = threading.Condition()
         self.health = {name: CameraHealth(f'/{name}', 'raw') for name in rig.names}
-        self.calibrations = Calibrations(rig.names, rig, info_used=False, pose_used=False)
+        self.calibrations = CameraCalibrations(rig.names, rig, info_used=False, pose_used=False)
         self.estimator = estimator or DotEstimator()
-        self.pipeline = Pipeline(
-            Synchroniser(rig.names, period_s=PERIOD / 1e9, tolerance_s=0.01, deadline_s=PERIOD / 1e9),
-            self.estimator, self.calibrations, self.health, min_views=2, decode=self.decode,
-            now_ns=lambda: self.now_ns, simulated=lambda: False, publish=self.publish,
+        stream = Stream(Synchroniser(rig.names, period_s=PERIOD / 1e9, tolerance_s=0.01, deadline_s=PERIOD / 1e9),
+                        self.estimator, self.calibrations.camera, self.decode)
+        self.worker = Worker(
+            stream, self.health, now_ns=lambda: self.now_ns, simulated=lambda: False, publish=self.publish,
             fail=lambda what, error: self.tell(self.failed, what))
-        self.pipeline.start()
+        self.worker.start()
 
     def decode(self, message):
         self.tell(self.decoded, message.name)
@@ -53,13 +49,13 @@ class Setup:
             store.append(item)
             self.told.notify_all()
 
-    def publish(self, estimate, matched):
-        self.tell(self.out, estimate)
+    def publish(self, result, matched):
+        self.tell(self.out, result)
 
     def send(self, frame, broken=False):
         for name in self.pictures:
             message = types.SimpleNamespace(name=name, broken=broken)
-            self.pipeline.add(name, self.now_ns + frame * PERIOD, message)
+            self.worker.add(name, self.now_ns + frame * PERIOD, message)
 
     def until(self, condition):
         with self.told:
@@ -76,7 +72,7 @@ def make():
 
     yield build
     for setup in setups:
-        setup.pipeline.stop()
+        setup.worker.stop()
 
 
 def test_a_busy_worker_takes_the_newest_set_and_counts_the_others(make):
@@ -97,9 +93,10 @@ def test_a_busy_worker_takes_the_newest_set_and_counts_the_others(make):
     newest = setup.now_ns
     go.set()
     setup.until(lambda: len(setup.out) == 2)
-    assert isinstance(setup.out[1], HandEstimate) and setup.out[1].stamp_ns == newest
-    output = setup.pipeline.output
-    unclaimed = setup.pipeline.read_statistics(lambda statistics: statistics.sets_unclaimed)
+    hand, = setup.out[1].hands
+    assert hand.stamp_ns == setup.out[1].stamp_ns == newest
+    output = setup.worker.output
+    unclaimed = setup.worker.read_statistics(lambda statistics: statistics.sets_unclaimed)
     assert output.taken == 2 and output.skipped + unclaimed == 11
 
 
@@ -119,8 +116,8 @@ def test_an_estimator_that_raises_costs_one_set(make):
         setup.send(0)
         setup.until(lambda: len(setup.out) + len(setup.failed) == frame)
     assert setup.failed == ['RuntimeError: out of luck'] * 2 and len(setup.out) == 1
-    assert setup.pipeline.output.failures == 2 and setup.estimator.resets == 2
-    assert setup.pipeline.output.failure is None
+    assert setup.worker.output.failures == 2 and setup.estimator.resets == 2
+    assert setup.worker.output.failure is None
 
 
 def test_sets_with_too_few_usable_images_are_counted_and_cameras_recover(make):
@@ -130,7 +127,7 @@ def test_sets_with_too_few_usable_images_are_counted_and_cameras_recover(make):
     setup.now_ns += PERIOD
     setup.send(0)
     setup.until(lambda: len(setup.out) == 1)
-    output = setup.pipeline.output
+    output = setup.worker.output
     assert output.no_hand == 1 and '0 usable images, 2 needed' in output.no_hand_reason
     assert all(health.image_fault is None for health in setup.health.values())
 
@@ -145,11 +142,11 @@ def test_a_jump_of_the_time_line_resets_the_estimator(make):
     assert setup.estimator.resets == 1
 
 
-def test_a_stopped_pipeline_publishes_nothing_more(make):
+def test_a_stopped_worker_publishes_nothing_more(make):
     setup = make()
     setup.send(0)
     setup.until(lambda: len(setup.out) == 1)
-    setup.pipeline.stop()
+    setup.worker.stop()
     setup.now_ns += PERIOD
     setup.send(0)
     assert len(setup.out) == 1

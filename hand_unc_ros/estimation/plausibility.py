@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hand_unc_ros.estimation.fusion import Fused
-from hand_unc_ros.estimation.types import ViewEstimate
 from hand_unc_ros.hand.joints import BONES, MIDDLE_MCP, WRIST
+from hand_unc_ros.methods.contract import Triangulation
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 
 # Lengths of the 20 bones in metres, adult mean, in the order of BONES (each finger base → tip; the first
 # of a finger runs from the wrist). Hands differ by about ±25 %; estimates err more. The limits below
@@ -33,10 +33,10 @@ def bone_lengths(joints: np.ndarray) -> np.ndarray:
     return np.linalg.norm(joints[..., children, :] - joints[..., parents, :], axis=-1)
 
 
-def implausibility(fused: Fused, estimate: ViewEstimate) -> str | None:
+def implausibility(fused: Triangulation, views: ViewGaussians) -> str | None:
     """Why the fused joints cannot be a hand, or None if they can.
 
-    estimate: the views they were fused from; the sides of its boxes say how large the hand is in each.
+    views: the readings they were fused from; the sides of its boxes say how large the hand is in each.
     """
     count = int(fused.valid.sum())
     if count < MIN_VALID_JOINTS:
@@ -51,8 +51,8 @@ def implausibility(fused: Fused, estimate: ViewEstimate) -> str | None:
     bad = known & ((ratio < MIN_RATIO) | (ratio > MAX_RATIO))
     if bad.sum() > MAX_BAD_BONES * max(1, known.sum()):
         return f'{int(bad.sum())} of {int(known.sum())} bones have impossible lengths'
-    side = estimate.boxes_px[:, 2, None]
-    unsure = np.sqrt(estimate.variance_px2[fused.used].mean(axis=-1)) / side[fused.used]
+    side = views.boxes_px[:, 2, None]
+    unsure = np.sqrt(views.variance_px2[fused.used].mean(axis=-1)) / side[fused.used]
     if np.nanmedian(unsure) > MAX_SIGMA_SHARE:
         return f'the views are unsure of the joints by {100 * np.nanmedian(unsure):.0f} % of the hand, as of no hand'
     share = fused.reprojection_px / side

@@ -1,4 +1,4 @@
-"""The MediaPipe front end: its contract with a stand-in tracker, and the real one where it is installed."""
+"""The method landmarks: its contract with a stand-in tracker, and the real one where it is installed."""
 
 import os
 import sys
@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
-from hand_unc_ros.estimation import mediapipe_front_end
-from hand_unc_ros.estimation.mediapipe_front_end import SIGMA_FRACTION, MediapipeFrontEnd, landmark_variance
-from hand_unc_ros.estimation.types import View
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
+from hand_unc_ros.methods.contract import MethodOptions, View
+from hand_unc_ros.methods.cropping import whole_image
+from hand_unc_ros.methods.geometric_fusion import stack
+from hand_unc_ros.methods.landmarks import live
+from hand_unc_ros.methods.landmarks.live import SIGMA_FRACTION, Landmarks, TrackerOptions, landmark_variance
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
 VIDEO = RECORDINGS / 'handpose3d' / 'cam0_test.mp4'
@@ -56,9 +58,14 @@ class StandInHands:
         self.log.append('close')
 
 
+def read(method, views):
+    """The readings of whole images, stacked."""
+    return stack(method.read([whole_image(view, method.options.handedness) for view in views.values()]))
+
+
 @pytest.fixture
 def stand_in(monkeypatch):
-    monkeypatch.setattr(mediapipe_front_end, '_hands_class', lambda: StandInHands)
+    monkeypatch.setattr(live, '_hands_class', lambda: StandInHands)
     monkeypatch.setattr(StandInHands, 'answer', ())
     monkeypatch.setattr(StandInHands, 'log', [])
     return StandInHands
@@ -71,7 +78,7 @@ def landmarks(seed=0, low=0.3, high=0.7):
 def test_landmarks_become_pixels_whose_centres_are_integers(stand_in, monkeypatch):
     points = landmarks()
     monkeypatch.setattr(stand_in, 'answer', [(points, 'Left', 0.9)])
-    estimate = MediapipeFrontEnd(['cam0']).estimate({'cam0': black()})
+    estimate = read(Landmarks(['cam0']), {'cam0': black()})
     # The middle of the first pixel is half a pixel into MediaPipe's unit square.
     np.testing.assert_allclose(estimate.joints_px[0], points * (WIDTH, HEIGHT) - 0.5, rtol=1e-12)
     assert estimate.cameras == ('cam0',)
@@ -82,7 +89,7 @@ def test_landmarks_become_pixels_whose_centres_are_integers(stand_in, monkeypatc
 
 
 def test_no_hand_is_invalid_and_nan(stand_in):
-    estimate = MediapipeFrontEnd(['cam0']).estimate({'cam0': black()})
+    estimate = read(Landmarks(['cam0']), {'cam0': black()})
     assert not estimate.valid.any() and estimate.score[0] == 0.0
     for array in (estimate.joints_px, estimate.variance_px2, estimate.boxes_px):
         assert np.isnan(array).all()
@@ -95,7 +102,7 @@ def test_joints_well_outside_the_image_are_invalid(stand_in, monkeypatch):
     # One pixel beyond, with a standard deviation of 0.033 of an extent of more than 100 px.
     points[12] = (1 + 1 / WIDTH, 0.5)
     monkeypatch.setattr(stand_in, 'answer', [(points, 'Left', 0.9)])
-    estimate = MediapipeFrontEnd(['cam0']).estimate({'cam0': black()})
+    estimate = read(Landmarks(['cam0']), {'cam0': black()})
     assert np.flatnonzero(~estimate.valid[0]).tolist() == [4, 8]
     assert np.isnan(estimate.joints_px[0, [4, 8]]).all() and np.isnan(estimate.variance_px2[0, [4, 8]]).all()
 
@@ -104,41 +111,42 @@ def test_joints_well_outside_the_image_are_invalid(stand_in, monkeypatch):
 def test_the_wanted_hand_is_chosen_by_its_mirrored_label(stand_in, monkeypatch, handedness, expected):
     both = [(landmarks(1), 'Right', 0.97), (landmarks(2), 'Left', 0.93)]
     monkeypatch.setattr(stand_in, 'answer', both)
-    estimate = MediapipeFrontEnd(['cam0'], handedness, max_hands=2).estimate({'cam0': black()})
+    method = Landmarks(['cam0'], MethodOptions(handedness=handedness), TrackerOptions(max_hands=2))
+    estimate = read(method, {'cam0': black()})
     np.testing.assert_allclose(estimate.joints_px[0], both[expected][0] * (WIDTH, HEIGHT) - 0.5)
     assert stand_in.log[0]['max_num_hands'] == 2
 
 
 def test_a_doubtful_label_lowers_the_score_and_a_sure_one_refuses_the_hand(stand_in, monkeypatch):
-    front_end = MediapipeFrontEnd(['cam0'], 'right')
+    method = Landmarks(['cam0'], MethodOptions(handedness='right'))
     monkeypatch.setattr(stand_in, 'answer', [(landmarks(), 'Right', 0.9)])
-    doubtful = front_end.estimate({'cam0': black()})
+    doubtful = read(method, {'cam0': black()})
     assert doubtful.valid.all() and doubtful.score[0] == pytest.approx(0.1)
     monkeypatch.setattr(stand_in, 'answer', [(landmarks(), 'Right', 0.995)])
-    assert not front_end.estimate({'cam0': black()}).valid.any()
+    assert not read(method, {'cam0': black()}).valid.any()
 
 
 def test_not_finite_landmarks_are_no_hand(stand_in, monkeypatch):
     points = landmarks()
     points[3, 0] = np.nan
     monkeypatch.setattr(stand_in, 'answer', [(points, 'Left', 0.9)])
-    assert not MediapipeFrontEnd(['cam0']).estimate({'cam0': black()}).valid.any()
+    assert not read(Landmarks(['cam0']), {'cam0': black()}).valid.any()
 
 
 def test_views_keep_their_order_and_may_be_missing(stand_in, monkeypatch):
     monkeypatch.setattr(stand_in, 'answer', [(landmarks(), 'Left', 0.9)])
-    front_end = MediapipeFrontEnd(['a', 'b', 'c'])
-    assert front_end.estimate({'c': black('c'), 'a': black('a')}).cameras == ('c', 'a')
-    empty = front_end.estimate({})
+    method = Landmarks(['a', 'b', 'c'])
+    assert read(method, {'c': black('c'), 'a': black('a')}).cameras == ('c', 'a')
+    empty = read(method, {})
     assert empty.joints_px.shape == (0, JOINT_COUNT, 2)
     with pytest.raises(ConfigError, match="'d'"):
-        front_end.estimate({'d': black('d')})
+        read(method, {'d': black('d')})
 
 
 def test_reset_and_close_reach_every_tracker(stand_in):
-    with MediapipeFrontEnd(['a', 'b'], tracking=False) as front_end:
-        front_end.reset()
-    front_end.close()
+    with Landmarks(['a', 'b'], tracker=TrackerOptions(tracking=False)) as method:
+        method.reset()
+    method.close()
     assert [entry for entry in stand_in.log if isinstance(entry, str)] == ['reset'] * 2 + ['close'] * 2
     assert all(entry['static_image_mode'] for entry in stand_in.log if isinstance(entry, dict))
 
@@ -148,14 +156,15 @@ def test_reset_and_close_reach_every_tracker(stand_in):
     {'tracking_confidence': float('nan')}])
 def test_bad_arguments_are_refused(stand_in, options):
     with pytest.raises(ConfigError):
-        MediapipeFrontEnd(['a'], **options)
+        side = options.pop('handedness', 'right')
+        Landmarks(['a'], MethodOptions(handedness=side), TrackerOptions(**options))
 
 
 def test_without_mediapipe_the_error_names_the_command(monkeypatch):
     monkeypatch.setitem(sys.modules, 'mediapipe', None)
     monkeypatch.setitem(sys.modules, 'mediapipe.python.solutions.hands', None)
     with pytest.raises(MissingDependencyError, match='make setup-mediapipe'):
-        MediapipeFrontEnd(['a'])
+        Landmarks(['a'])
 
 
 def test_noise_grows_with_the_hand_and_towards_the_tips():
@@ -182,11 +191,11 @@ def frames():
 def test_real_images_give_the_same_hand_wherever_it_is_in_the_image(frames):
     """Not square, and shifted: the landmarks move along, up to what the detector's coarser look changes."""
     pad = 160
-    with MediapipeFrontEnd(['a'], tracking=False) as front_end:
+    with Landmarks(['a'], tracker=TrackerOptions(tracking=False)) as method:
         differences = []
         for image in frames[40:130:18]:
-            plain = front_end.estimate({'a': view_of(image.copy())})
-            wide = front_end.estimate({'a': view_of(np.pad(image, ((0, 0), (pad, pad), (0, 0))))})
+            plain = read(method, {'a': view_of(image.copy())})
+            wide = read(method, {'a': view_of(np.pad(image, ((0, 0), (pad, pad), (0, 0))))})
             assert plain.valid.all() and wide.valid.all()
             differences.append(np.linalg.norm(wide.joints_px - (pad, 0) - plain.joints_px, axis=-1))
     # 1.6 px measured on hands of 210 px; a stretched or shifted unit square would give tens.
@@ -195,14 +204,15 @@ def test_real_images_give_the_same_hand_wherever_it_is_in_the_image(frames):
 
 def test_real_right_hand_is_not_a_left_one(frames):
     mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in frames[40:130:18]]
-    with MediapipeFrontEnd(['a'], 'right', tracking=False) as right, \
-            MediapipeFrontEnd(['a'], 'left', tracking=False) as left:
+    anew = TrackerOptions(tracking=False)
+    with Landmarks(['a'], MethodOptions(handedness='right'), anew) as right, \
+            Landmarks(['a'], MethodOptions(handedness='left'), anew) as left:
         for image in mirrored:
             view = {'a': view_of(image)}
-            assert left.estimate(view).score[0] > right.estimate(view).score[0]
+            assert read(left, view).score[0] > read(right, view).score[0]
 
 
 def test_real_empty_image_has_no_hand(frames):
-    with MediapipeFrontEnd(['a']) as front_end:
-        estimate = front_end.estimate({'a': view_of(np.full((480, 640, 3), 127, np.uint8))})
+    with Landmarks(['a']) as method:
+        estimate = read(method, {'a': view_of(np.full((480, 640, 3), 127, np.uint8))})
     assert not estimate.valid.any() and np.isnan(estimate.joints_px).all()

@@ -1,15 +1,36 @@
-"""A node's parameter file for work on recordings, without ROS."""
+"""How a recording is to be read: by a node's parameter file, without ROS."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.evaluation.recordings.replay import BagSettings
-from hand_unc_ros.nodes.parameter_files import estimator_parameters
-from hand_unc_ros.nodes.parameters import TABLE, unknown_names
-from hand_unc_ros.nodes.settings import estimator_settings
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.settings.estimator import estimator_settings
+from hand_unc_ros.settings.parameter_files import estimator_parameters
+from hand_unc_ros.settings.parameters import TABLE, unknown_names
+
+
+@dataclass(frozen=True)
+class BagSettings:
+    """What the user can choose.
+
+    rig: calibration file; None takes rig.yaml in the bag's folder, else CameraInfo and /tf_static in the bag.
+    cameras: those to use; empty for all that have images.  image_topic: where they are, {camera} stands for the name.
+    world_frame: of the poses in /tf_static.  period_s: of the cameras, 0 to take it from the stamps.  tolerance_s,
+    deadline_s: as the node's, 0 for half a period and one period.
+    """
+
+    estimator: EstimatorSettings = EstimatorSettings()
+    rig: Path | None = None
+    cameras: tuple[str, ...] = ()
+    image_topic: str = '/{camera}/image_raw'
+    world_frame: str = 'world'
+    period_s: float = 0.0
+    tolerance_s: float = 0.0
+    deadline_s: float = 0.0
 
 
 def bag_settings(params: Path | None, rig: Path | None, changes: dict[str, Any]) -> BagSettings:

@@ -1,0 +1,67 @@
+"""From settings to an estimator: which files take part, and whether they fit together."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.covariance_map import CovarianceMap
+from hand_unc_ros.estimation.estimator import HandEstimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.hand.fitting import load_hand_fitter
+from hand_unc_ros.hand.model import STANDIN
+from hand_unc_ros.methods import build_method, method_files
+from hand_unc_ros.networks.weights import fingerprint
+from hand_unc_ros.threads import live_threads
+
+log = logging.getLogger(__name__)
+
+
+def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> HandEstimator:
+    """Load weights and set up the pipeline for the named cameras. Raises HandUncError with the remedy."""
+    torch.set_num_threads(settings.threads or live_threads())
+    method = build_method(settings.method, settings.method_options, cameras)
+    # MANO's triangles come with MANO alone.
+    model = settings.hand_model or (STANDIN if method.surface == STANDIN else '')
+    covariance_map = covariance_map_of(settings)
+    surfaces = {settings.handedness: load_hand_fitter(model, settings.handedness)} if model else {}
+    if not surfaces:
+        log.info('no hand model is given: joints only, no mesh')
+    return HandEstimator(method, settings, covariance_map, surfaces)
+
+
+def files_of(settings: EstimatorSettings) -> dict[str, Path]:
+    """The files that decide what the estimator gives, by the names of their settings; only those that are used."""
+    files = method_files(settings.method, settings.method_options)
+    if settings.calibration:
+        if settings.calibration != 'none':
+            files['calibration'] = Path(settings.calibration)
+    elif settings.refinement and 'weights' in files:
+        # The map that comes with weights was fitted to refined joints.
+        beside = files['weights'].with_suffix('.calibration.json')
+        if beside.exists():
+            files['calibration'] = beside
+    return files
+
+
+def covariance_map_of(settings: EstimatorSettings) -> CovarianceMap | None:
+    """The covariance map that settings lead to. One that was fitted with another covariance head than the one in use is
+    refused where it was asked for (ConfigError), and left out where it only lies beside the weights."""
+    files = files_of(settings)
+    if 'calibration' not in files:
+        return None
+    fitted = CovarianceMap.load(files['calibration'])
+    if fitted.head == (fingerprint(files['covariance_head']) if 'covariance_head' in files else ''):
+        if settings.filter and not fitted.filtered:
+            log.warning('%s has no factors for the output of the filter: with it on, the covariance is published as'
+                        ' not calibrated; fit a map by the truth (hand-unc calibrate-covariance --truth) or turn the'
+                        ' filter off', files['calibration'])
+        return fitted
+    reason = f'{files["calibration"]} was fitted with {"another" if fitted.head else "no"} covariance head'
+    if settings.calibration:
+        raise ConfigError(f'{reason} and does not fit the one in use; fit it anew (hand-unc calibrate-covariance)')
+    log.warning('%s: the covariance is published as it is, not calibrated', reason)
+    return None

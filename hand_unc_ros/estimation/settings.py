@@ -1,0 +1,59 @@
+"""What the user can choose of the estimator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hand_unc_ros import methods
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.methods.contract import HANDEDNESS, MethodOptions
+from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS
+
+
+@dataclass(frozen=True)
+class EstimatorSettings:
+    """method: a live one of the table of methods.  weights, finder_weights: paths; empty takes what the package ships.
+    covariance_head, calibration (the covariance map): paths, 'none' to go without; empty takes those that lie beside
+    the weights.
+    handedness: 'right' or 'left', the hand that is looked for.  hand_model: 'stand-in' or the path of a converted
+    MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
+    triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
+    triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration:
+    'none', 'compile', 'cuda_graph'.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
+    the cameras still are where their calibration says.  down_weight: let a camera that is found to have moved count
+    less.
+    """
+
+    method: str = methods.DEFAULT
+    weights: str = ''
+    finder_weights: str = ''
+    covariance_head: str = ''
+    calibration: str = ''
+    device: str = 'auto'
+    precision: str = 'auto'
+    acceleration: str = 'none'
+    threads: int = 0
+    handedness: str = 'right'
+    hand_model: str = ''
+    triangulation: str = 'refined'
+    refinement: bool = True
+    min_views: int = 2
+    filter: bool = False
+    view_health: bool = True
+    down_weight: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value, known in (('method', self.method, methods.live_methods()),
+                                   ('handedness', self.handedness, HANDEDNESS),
+                                   ('triangulation', self.triangulation, TRIANGULATIONS)):
+            if value not in known:
+                raise ConfigError(f'{name} {value!r} is unknown; choose one of {", ".join(known)}')
+        if self.min_views < 2:
+            raise ConfigError(f'min_views is {self.min_views}; depth is observable from 2 views on')
+
+    @property
+    def method_options(self) -> MethodOptions:
+        return MethodOptions(
+            weights=self.weights, finder_weights=self.finder_weights, covariance_head=self.covariance_head,
+            device=self.device, precision=self.precision, acceleration=self.acceleration, handedness=self.handedness,
+            triangulation=self.triangulation, refinement=self.refinement, min_views=self.min_views)

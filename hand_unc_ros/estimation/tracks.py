@@ -1,0 +1,50 @@
+"""One hand's memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hand_unc_ros.estimation.filter import ConstantVelocityFilter
+from hand_unc_ros.hand.fitting import HandFit
+from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
+from hand_unc_ros.methods.contract import ViewReading
+
+# A hand not seen for this long is searched for anew and gets a new track id.
+TRACK_MEMORY_S = 0.5
+
+
+@dataclass
+class Track:
+    """A hand that is followed, or, with track_id 0, one that is searched for.
+
+    follower: filter of the joints as the views give them, by which the next crops are cut: a covariance head that is
+    wrong on images unlike those it was trained on must not lose the hand.  smoother: filter of what is published.
+    readings: of the last sets, oldest first, as many as the method's window needs.  fit: the hand model's parameters of
+    the last set.  seen_ns: stamp of the last set that gave the hand.
+    """
+
+    track_id: int
+    handedness: str
+    follower: ConstantVelocityFilter = field(default_factory=ConstantVelocityFilter)
+    smoother: ConstantVelocityFilter = field(default_factory=ConstantVelocityFilter)
+    readings: deque[Mapping[str, ViewReading]] = field(default_factory=lambda: deque(maxlen=0))
+    fit: HandFit | None = None
+    seen_ns: int | None = None
+
+    def predict(self, stamp_ns: int) -> np.ndarray | None:
+        """Joints (21, 3) metres, world, expected at a time, NaN where unknown; None where the palm is not known."""
+        predicted = self.follower.predict(stamp_ns)
+        if predicted is None or not np.isfinite(predicted[[WRIST, MIDDLE_MCP]]).all():
+            return None
+        return predicted
+
+    def ended(self, stamp_ns: int) -> bool:
+        """Whether the hand cannot be followed to a time: it lies before the last one, or too long after it."""
+        if self.seen_ns is None:
+            return False
+        gap_ns = stamp_ns - self.seen_ns
+        return gap_ns <= 0 or gap_ns > TRACK_MEMORY_S * 1e9

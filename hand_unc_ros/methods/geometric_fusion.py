@@ -1,0 +1,158 @@
+"""From 2D Gaussians per view to 3D joints with covariance, for every method that triangulates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.gaussians import nearest_psd
+from hand_unc_ros.geometry.triangulation import (
+    covariance_from_pixels,
+    gate_weights,
+    inverse_variance_weights,
+    propagate_covariance,
+    refine_reprojection,
+    triangulate_dlt,
+)
+from hand_unc_ros.hand.covariance_blocks import block_diagonal
+from hand_unc_ros.methods.contract import Fused, Triangulation, ViewReading
+from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE
+
+# 'refined' is the package's default; the others are JUMP-Hand's comparison (supplement, Table 2).
+TRIANGULATIONS = ('refined', 'inverse_variance', 'ug_dlt', 'vanilla')
+# A view whose median whitened error over the joints exceeds this (in σ, 2D) disagrees with the rest.
+DISAGREEMENT_SIGMA = 6.0
+
+
+@dataclass(frozen=True)
+class ViewGaussians:
+    """The readings of one hand by V cameras as arrays; the fields of ViewReading with V in front.
+
+    cameras: V names.  joints_px, variance_px2: (V, 21, 2), NaN where valid: (V, 21) is False.  score: (V,).
+    boxes_px: (V, 4).
+    """
+
+    cameras: tuple[str, ...]
+    joints_px: np.ndarray
+    variance_px2: np.ndarray
+    valid: np.ndarray
+    score: np.ndarray
+    boxes_px: np.ndarray
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What a network makes of triangulated joints. joints: (21, 3) and vertices: (778, 3) metres, world.
+    gate: (V, 21).  covariance: (63, 63) m² of these joints, where a head has learned their errors."""
+
+    joints: np.ndarray
+    vertices: np.ndarray
+    gate: np.ndarray
+    covariance: np.ndarray | None = None
+
+
+def stack(readings: Iterable[ViewReading]) -> ViewGaussians:
+    """The readings of one hand, one for each camera, in their order."""
+    rows = list(readings)
+
+    def stacked(name: str, *shape: int) -> np.ndarray:
+        return np.array([vars(row)[name] for row in rows]).reshape(len(rows), *shape)
+
+    return ViewGaussians(tuple(row.camera for row in rows), stacked('joints_px', 21, 2), stacked('variance_px2', 21, 2),
+                         stacked('valid', 21).astype(bool), stacked('score').astype(float), stacked('box_px', 4))
+
+
+def with_refinement(triangulation: Triangulation, refinement: Refinement | None,
+                    stage_ms: dict[str, float] | None = None) -> Fused:
+    """The refined hand; the triangulated one without a refinement. A joint that was not triangulated has no covariance,
+    so it stays invalid."""
+    covariance = block_diagonal(triangulation.covariance)
+    if refinement is None:
+        return Fused(triangulation.joints, covariance, triangulation.gate, triangulation, stage_ms=stage_ms or {})
+    joints = np.where(triangulation.valid[:, None], refinement.joints, np.nan)
+    if refinement.covariance is not None:
+        covariance = refinement.covariance
+    return Fused(joints, covariance, refinement.gate, triangulation, refinement.vertices, stage_ms or {})
+
+
+def fuse(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined', min_views: int = 2) -> Triangulation:
+    """Triangulate the joints of `views`, which are the cameras of `rig` in the same order.
+
+    A view on whose joints the others cannot agree is left out, worst first, while more than `min_views`
+    remain (and at least three, for of two views none can be called the wrong one).
+    Raises ConfigError for an unknown triangulation.
+    """
+    if triangulation not in TRIANGULATIONS:
+        raise ConfigError(f'triangulation {triangulation!r} is unknown; choose one of {", ".join(TRIANGULATIONS)}')
+    px = torch.from_numpy(views.joints_px)
+    xy, jacobian = rig.normalise_with_jacobian(px)
+    variance_px2 = torch.from_numpy(views.variance_px2)
+    valid = (torch.from_numpy(views.valid.copy()) & torch.isfinite(xy).all(-1)
+             & (torch.isfinite(variance_px2) & (variance_px2 > 0)).all(-1))
+    covariance = covariance_from_pixels(variance_px2, jacobian)
+    fused = _triangulate(views, rig, xy, covariance, valid, triangulation)
+    while fused.used.sum() > max(2, min_views) and _disagreement(fused) > DISAGREEMENT_SIGMA ** 2:
+        # Whose absence lets the others agree: by residuals alone a good view of three is blamed now and then.
+        remaining = []
+        for view in np.flatnonzero(fused.used):
+            without = valid.clone()
+            without[view] = False
+            remaining.append((_triangulate(views, rig, xy, covariance, without, triangulation), without))
+        fewest = fused.valid.sum() / 2
+        fused, valid = min(remaining, key=lambda pair: (pair[0].valid.sum() < fewest, _disagreement(pair[0])))
+    return fused
+
+
+def _disagreement(fused: Triangulation) -> float:
+    """The largest median over joints of a view's squared whitened error; infinite where no view is used."""
+    if not fused.used.any():
+        return np.inf
+    return float(np.nanmedian(fused.mahalanobis2[fused.used], axis=1).max())
+
+
+def _triangulate(estimate: ViewGaussians, rig: CameraRig, xy: Tensor, covariance: Tensor, valid: Tensor,
+                 method: str) -> Triangulation:
+    poses = rig.camera_from_world
+    first = triangulate_dlt(xy, poses, None, valid)
+    if method == 'vanilla':
+        weights = valid.double()
+        points = first.points
+    elif method == 'ug_dlt':
+        weights = gate_weights(_variance_cells2(estimate), valid)
+        points = triangulate_dlt(xy, poses, weights, valid).points
+    else:
+        weights = inverse_variance_weights(first.points, covariance, poses, valid)
+        linear = triangulate_dlt(xy, poses, weights, valid)
+        points = torch.where(linear.valid[..., None], linear.points, first.points)
+    if method == 'refined':
+        refined = refine_reprojection(points, xy, covariance, poses, valid)
+        points, spread, weights = refined.points, refined.covariance, refined.weights
+    else:
+        spread = propagate_covariance(points, covariance, poses, valid)
+    ok = torch.isfinite(points).all(-1) & torch.isfinite(spread).flatten(-2).all(-1)
+    projected, _ = rig.project(torch.where(ok[:, None], points, torch.zeros_like(points)))
+    contributes = valid & ok
+    residual = torch.where(contributes[..., None], projected - torch.from_numpy(estimate.joints_px),
+                           torch.full_like(projected, torch.nan))
+    weights = torch.where(contributes, weights, torch.zeros_like(weights))
+    total = weights.sum(0, keepdim=True)
+    weights = weights / torch.where(total > 0, total, torch.ones_like(total))
+    nan = torch.full_like(points, torch.nan)
+    # The inverse of a nearly singular information can be indefinite by its rounding.
+    spread = nearest_psd(torch.where(ok[:, None, None], spread, nan[..., None]).numpy())
+    return Triangulation(torch.where(ok[:, None], points, nan).numpy(), spread, ok.numpy(), weights.numpy(),
+                         contributes.any(1).numpy(), residual.norm(dim=-1).numpy(),
+                         (residual.square() / torch.from_numpy(estimate.variance_px2)).sum(-1).numpy(),
+                         gate_weights(_variance_cells2(estimate), contributes).numpy())
+
+
+def _variance_cells2(estimate: ViewGaussians) -> Tensor:
+    """Variances in heatmap cells of the view's own crop, the unit of JUMP-Hand's gate."""
+    cell_px = estimate.boxes_px[:, 2] / HEATMAP_SIZE
+    return torch.from_numpy(estimate.variance_px2 / (cell_px ** 2)[:, None, None])

@@ -1,0 +1,1 @@
+"""A 2D landmark network in each view, fused by geometry."""
