@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import pytest
 
@@ -53,12 +52,7 @@ def test_a_misspelt_name_is_told_with_the_right_one():
     assert 'did you mean sync.tolerance?' in unknown_names(['sync.tolerence'])[0]
 
 
-def test_the_readme_table_has_a_row_for_each():
+def test_the_table_of_the_docs_has_a_row_for_each():
     table = markdown_table()
     assert table.count('\n') == len(PARAMETERS) + 2
     assert all(row.count('|') == 7 for row in table.splitlines())
-
-
-def test_the_readme_has_the_table():
-    readme = (Path(__file__).parents[1] / 'README.md').read_text()
-    assert markdown_table() in readme, 'put the output of markdown_table() into README.md'
