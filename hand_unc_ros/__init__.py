@@ -18,9 +18,10 @@ __version__ = '0.1.0'
 if TYPE_CHECKING:
     from hand_unc_ros.api import *  # noqa: F403
 
-# Named here so that importing the package loads neither NumPy nor torch: `api` is imported when one of them is asked for.
-__all__ = ['CalibrationUncertainty', 'Camera', 'CameraRig', 'FrameResult', 'HandEstimate', 'HandTracker', 'RecordedHand',
-           'RecordedSet', 'Recording', 'load_bag', 'load_rig', 'project', 'triangulate']
+# Named here so that importing the package loads neither NumPy nor torch: the first use of a name imports `api`.
+__all__ = [
+    'CalibrationUncertainty', 'Camera', 'CameraRig', 'FrameResult', 'HandEstimate', 'HandTracker', 'RecordedHand',
+    'RecordedSet', 'Recording', 'load_bag', 'load_rig', 'project', 'triangulate']
 
 
 def __getattr__(name: str) -> Any:

@@ -36,8 +36,9 @@ from hand_unc_ros.geometry.triangulation import (
     triangulate_dlt,
 )
 
-__all__ = ['CalibrationUncertainty', 'Camera', 'CameraRig', 'FrameResult', 'HandEstimate', 'HandTracker', 'RecordedHand',
-           'RecordedSet', 'Recording', 'load_bag', 'load_rig', 'project', 'triangulate']
+__all__ = [
+    'CalibrationUncertainty', 'Camera', 'CameraRig', 'FrameResult', 'HandEstimate', 'HandTracker', 'RecordedHand',
+    'RecordedSet', 'Recording', 'load_bag', 'load_rig', 'project', 'triangulate']
 
 
 def load_rig(path: str | Path) -> CameraRig:
@@ -120,7 +121,8 @@ def triangulate(points_px: ArrayLike, sigma_px: ArrayLike, rig: CameraRig) -> tu
     >>> K = [[560, 0, 320], [0, 560, 240], [0, 0, 1]]
     >>> left, right = np.eye(4), np.eye(4)
     >>> left[0, 3], right[0, 3] = -0.1, 0.1
-    >>> rig = CameraRig([Camera('left', 640, 480, K, 'none', [], left), Camera('right', 640, 480, K, 'none', [], right)])
+    >>> rig = CameraRig([Camera('left', 640, 480, K, 'none', [], left),
+    ...                  Camera('right', 640, 480, K, 'none', [], right)])
     >>> px, _ = project([[0.0, 0.0, 0.5], [0.02, -0.01, 0.6]], rig)
     >>> px[1, 1] = np.nan
     >>> joints, covariance = triangulate(px, 1.0, rig)
@@ -248,7 +250,8 @@ class HandTracker:
     def __enter__(self) -> HandTracker:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
         self.close()
 
 

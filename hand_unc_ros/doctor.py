@@ -51,6 +51,7 @@ def run_doctor(as_json: bool = False) -> int:
 
 
 def format_table(checks: list[Check]) -> str:
+    """The checks as text, each missing part with its purpose and remedy."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -74,7 +75,7 @@ _EXTRAS = (
     ('onnxruntime', 'onnxruntime', 'ONNX files (hand-unc export)', "pip install 'hand_unc_ros[export]'"),
     ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
     ('matplotlib', 'matplotlib', 'plots in reports (hand-unc evaluate)', "pip install 'hand_unc_ros[report]'"),
-    ('mediapipe', 'mediapipe', '2D joints in real images (another front end)', 'make setup-mediapipe'),
+    ('mediapipe', 'mediapipe', '2D joints in real images (method: landmarks)', 'make setup-mediapipe'),
 )
 _ROS_EXTRAS = (
     ('tf2_ros', 'tf2-ros-py', 'camera poses from TF (else: a rig file)'),
@@ -84,6 +85,7 @@ _ROS_EXTRAS = (
 
 
 def examine() -> Iterator[Check]:
+    """Run all checks, one after the other."""
     yield _python()
     yield _torch()
     yield _module('opencv', 'cv2', 'decoding and resizing images',

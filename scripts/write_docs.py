@@ -25,8 +25,8 @@ PARAMETERS_PAGE = '''# Parameters
 <!-- scripts/write_docs.py writes this page. -->
 
 `config/multiview.yaml` is a commented parameter file to copy. `hand-unc run --params FILE` and
-`ros2 launch hand_unc_ros multiview.launch.py params_file:=FILE` read it. A name that does not exist, a wrong type or a value out of
-range is refused with the reason.
+`ros2 launch hand_unc_ros multiview.launch.py params_file:=FILE` read it. A name that does not exist, a wrong type or a
+value out of range is refused with the reason.
 
 ## `multiview`
 
@@ -46,17 +46,18 @@ Parameters marked *live* may be set while the node runs. All others are read-onl
 | `log_level` | info | debug, info, warn, error or fatal |
 | `viewer` | – | of `synthetic.launch.py` and `replay.launch.py`: start the browser view |
 
-With `autostart:=false`, `ros2 lifecycle set /hand/multiview configure` and `activate` start the node. RViz shows the markers with
-`rviz2 -d install/hand_unc_ros/share/hand_unc_ros/config/hand.rviz`, Foxglove with the layout `config/foxglove_layout.json`.
+With `autostart:=false`, `ros2 lifecycle set /hand/multiview configure` and `activate` start the node. RViz shows the
+markers with `rviz2 -d install/hand_unc_ros/share/hand_unc_ros/config/hand.rviz`, Foxglove with the layout
+`config/foxglove_layout.json`.
 '''
 
 API_PAGE = '''# Python API
 
 <!-- scripts/write_docs.py writes this page from the docstrings of hand_unc_ros/api.py. -->
 
-`from hand_unc_ros import …` offers every name on this page, without ROS. Importing the package itself loads neither NumPy nor torch.
-`make test` runs the examples. Errors that a user can mend are subclasses of `hand_unc_ros.errors.HandUncError`, and their text names
-the remedy.
+`from hand_unc_ros import …` offers every name on this page, without ROS. Importing the package itself loads neither
+NumPy nor torch. `make test` runs the examples. Errors that a user can mend are subclasses of
+`hand_unc_ros.errors.HandUncError`, and their text names the remedy.
 
 '''
 

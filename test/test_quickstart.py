@@ -43,7 +43,8 @@ def test_links_lead_somewhere() -> None:
     assert links and all((NOTEBOOK.parent / link).is_file() for link in links), links
 
 
-def test_cells_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cells_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                            capsys: pytest.CaptureFixture[str]) -> None:
     matplotlib = pytest.importorskip('matplotlib', reason='plots need the extra `report`')
     pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
     pytest.importorskip('smplx', reason='posing a hand needs the extra `hand`')
