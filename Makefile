@@ -30,7 +30,7 @@ help:
 	@sed -n '3,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
 	@echo 'make test-slow        the slow tests as well'
 	@echo 'make setup            only set up: afterwards $(VENV)/bin/hand-unc works as it is'
-	@echo 'make setup-mediapipe  adds MediaPipe for the method landmarks (about 100 MB)'
+	@echo 'make setup-mediapipe  adds the MediaPipe front end (about 100 MB)'
 	@echo 'make doctor           what is present and what to do about what is missing'
 	@echo 'make clean            removes $(VENV) and the message build'
 

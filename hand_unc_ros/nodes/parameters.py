@@ -280,7 +280,7 @@ def refusal(name: str, value: Any) -> str | None:
 
 
 def markdown_table() -> str:
-    """The table as Markdown, for docs/parameters.md."""
+    """The table as Markdown, for the README."""
     rows = ['| parameter | type | default | range | live | what it does |', '|---|---|---|---|---|---|']
     for p in PARAMETERS:
         default = {True: 'true', False: 'false'}.get(p.default) if isinstance(p.default, bool) else (
