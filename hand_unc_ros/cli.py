@@ -57,8 +57,9 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(args: argparse.Namespace) -> int | None:
-    from hand_unc_ros.nodes.run import run_nodes
-    return run_nodes(args)
+    from hand_unc_ros.processes.supervise import supervise
+    from hand_unc_ros.settings.node_specs import nodes_of
+    return supervise(nodes_of(args.params), args.params.resolve(), args.respawn)
 
 
 def _view_arguments(parser: argparse.ArgumentParser) -> None:

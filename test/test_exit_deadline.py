@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from hand_unc_ros.processes.exit_deadline import DESTROY_S, LEAVE_S
+from hand_unc_ros.processes.shared_memory import own_segments
 from hand_unc_ros.processes.supervise import end_processes
 
 # What the package promises, and what a process start may add on a busy machine.
@@ -81,22 +82,18 @@ raise SystemExit(run_node('talker', Talker, []))
 '''
 
 
-def segments() -> set[str]:
-    return {path.name for path in Path('/dev/shm').glob('fastdds_????????????????')}
-
-
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_node_that_cannot_be_destroyed_ends_in_time_with_everything_said(ros_domain: int, number: int) -> None:
     program = run(NODE, stderr=subprocess.PIPE)
     assert program.stderr.readline() == ' steady\n'
-    made = {name for name in segments() if f'/dev/shm/{name}' in Path(f'/proc/{program.pid}/maps').read_text()}
-    assert made
+    made = own_segments(program.pid)
+    assert made and all(segment.exists() for segment in made)
     begin = time.monotonic()
     program.send_signal(number)
     said, _ = program.communicate(timeout=START_S)
     assert program.returncode == 0 and said == 'ready'
     assert time.monotonic() - begin < PROMISED_S
-    assert not made & segments()
+    assert not any(segment.exists() for segment in made)
 
 
 def test_a_recording_is_whole_when_the_recorder_cannot_be_destroyed(ros_domain: int, tmp_path: Path) -> None:

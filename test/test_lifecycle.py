@@ -124,7 +124,7 @@ def test_an_estimator_that_cannot_be_built_is_a_failed_transition(make):
 @pytest.mark.parametrize('parameters, word', [
     (dict(sync__period=-1.0), 'sync.period'), (dict(sync__period=1), 'write 1.0'),
     (dict(transport='theora'), 'theora'), (dict(min_views=0), 'min_views'), (dict(cameras='cam0'), 'cameras'),
-    (dict(rig__file=''), 'rig.file')])
+    (dict(rig__file=''), 'rig.file'), (dict(front_end='mediapipe'), 'give method: jump_hand')])
 def test_a_bad_parameter_is_refused_at_start_with_the_reason(make, parameters, word):
     with pytest.raises(ConfigError, match=word):
         make(**parameters)

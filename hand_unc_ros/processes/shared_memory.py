@@ -56,10 +56,10 @@ def remove_dead_segments(folder: Path = _FOLDER, min_age_s: float = _MIN_AGE_S) 
     return freed
 
 
-def own_segments() -> set[Path]:
-    """The segments that participants of this process have made."""
+def own_segments(process: int | str = 'self') -> set[Path]:
+    """The segments that participants of this process, or of another one of the same user, have made."""
     found = set()
-    for descriptor in Path('/proc/self/fd').iterdir():
+    for descriptor in Path(f'/proc/{process}/fd').iterdir():
         try:
             lock = Path(os.readlink(descriptor))
         except OSError:
