@@ -31,7 +31,7 @@ from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
 from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
 from hand_unc_ros.networks.landmark_models import landmark_models
-from hand_unc_ros.methods.landmarks.tracker import HandTracker
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
 from hand_unc_ros.processes.supervise import end_processes
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
@@ -92,7 +92,7 @@ def detections(recording):
     joints = {name: np.full((FRAMES, JOINT_COUNT, 2), np.nan) for name in CAMERAS}
     variance = {name: joints[name].copy() for name in CAMERAS}
     count = dict.fromkeys(CAMERAS, 0)
-    tracker = HandTracker(LandmarkNetworks(*models))
+    tracker = ImageHandTracker(LandmarkNetworks(*models))
     with open_bag(bag_path) as bag:
         images = [connection for connection in bag.connections if connection.topic.endswith('/compressed')]
         for connection, stamp_ns, data in bag.messages(images):
@@ -151,8 +151,8 @@ def test_the_views_agree_on_the_hand(detections, record_property):
     palm = np.nanmedian(np.linalg.norm(points[:, MIDDLE_MCP] - points[:, WRIST], axis=-1))
     # Two views leave one residual of a joint's four coordinates free.
     inside = np.mean(np.nansum(mahalanobis2, axis=0)[np.isfinite(points).all(axis=-1)] < 1.96 ** 2)
-    for name, value in (('frames', int((joints > 0).sum())), ('half_of_the_joints', int((joints >= JOINT_COUNT / 2).sum())),
-                        ('median_px', median), ('p90_px', tail),
+    for name, value in (('frames', int((joints > 0).sum())),
+                        ('half_of_the_joints', int((joints >= JOINT_COUNT / 2).sum())), ('median_px', median), ('p90_px', tail),
                         ('palm_m', palm), ('bone_variation', np.median(bones)), ('inside_95', inside)):
         record_property(name, value)
         print(f'{name}: {value:.4g}')

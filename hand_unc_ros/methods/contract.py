@@ -163,8 +163,8 @@ class Method(Protocol):
 
     name: in the table of methods.  min_views: fewest views that `fuse` makes a hand of.  window: sets that `fuse` looks
     at.  crop_size: side in pixels of the crops that `read` takes, None for whole images.  surface: name of the hand
-    model whose vertices `fuse` gives ('stand-in' or 'mano'), '' without vertices.  crop_box: how the crop of a followed hand is drawn, as the method has learned to
-    see hands.
+    model whose vertices `fuse` gives ('stand-in' or 'mano'), '' without vertices.  crop_box: how the crop of a followed
+    hand is drawn, as the method's networks were trained.
     """
 
     name: str

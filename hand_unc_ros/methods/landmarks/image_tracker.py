@@ -36,14 +36,12 @@ class SeenHand:
     right: float
 
 
-class HandTracker:
-    """Follows up to `max_hands` hands in each camera; `find_always` searches every image anew for others, not only those
-    with fewer hands followed."""
+class ImageHandTracker:
+    """Follows up to `max_hands` hands in each camera, and searches images with fewer for others."""
 
-    def __init__(self, networks: LandmarkNetworks, max_hands: int = 1, find_always: bool = False) -> None:
+    def __init__(self, networks: LandmarkNetworks, max_hands: int = 1) -> None:
         self.networks = networks
         self.max_hands = max_hands
-        self.find_always = find_always
         self._followed: dict[str, list[np.ndarray]] = {}
 
     def reset(self) -> None:
@@ -54,7 +52,7 @@ class HandTracker:
         """Each camera's hands, the surest first."""
         boxes = {name: self._followed.get(name, []) for name in views}
         hands = self._read(views, boxes)
-        short = [name for name in views if self.find_always or len(hands[name]) < self.max_hands]
+        short = [name for name in views if len(hands[name]) < self.max_hands]
         palms = self.networks.find([views[name].image for name in short])
         found = {name: [box for palm in seen if np.isfinite(box := box_of_palm(palm, views[name].camera)).all()]
                  for name, seen in zip(short, palms)}
@@ -83,7 +81,8 @@ class HandTracker:
     def _distinct(self, hands: list[SeenHand]) -> list[SeenHand]:
         kept: list[SeenHand] = []
         for hand in sorted(hands, key=lambda hand: -hand.presence):
-            apart = (np.median(np.linalg.norm(hand.ideal_px - other.ideal_px, axis=1)) / other.box_px[2] for other in kept)
+            apart = (np.median(np.linalg.norm(hand.ideal_px - other.ideal_px, axis=1)) / other.box_px[2]
+                     for other in kept)
             if all(share > SAME_HAND_SHARE for share in apart):
                 kept.append(hand)
         return kept[:self.max_hands]
