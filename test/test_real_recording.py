@@ -48,6 +48,8 @@ PLAYER = (sys.executable, '-m', 'hand_unc_ros.cli', 'bag', 'play')
 RATES = ('1.0', '0.5', '0.25', '0.1')
 # In the other 18 frames, at the start and at the end, the hand is outside cam0's image.
 SEEN_BY_BOTH = 360
+# The live pipeline wants 11 joints in both views, which a hand half outside of an image does not have.
+LEAST_LIVE = 350
 
 
 def numbers(line):
@@ -198,7 +200,6 @@ def test_the_estimator_follows_the_hand(recording, record_property):
                         ('bone_variation', np.median(bone_variation(points)))):
         record_property(name, value)
         print(f'{name}: {value:.4g}')
-    # A set needs more joints here than above: at the ends of the recording the hand is half outside of an image.
     assert len(errors) >= SEEN_BY_BOTH - 3
     assert median <= 1.6
     assert tail <= 5.0
@@ -320,7 +321,7 @@ def play_whole(output, bag):
         before = int(output.health.get('sets_taken', 0))
         hands, views = play_through(output, bag, rate)
         taken = int(output.health['sets_taken']) - before
-        if len(hands) >= 0.95 * FRAMES:
+        if len(hands) >= LEAST_LIVE:
             break
     return hands, views, taken, rate
 
@@ -372,7 +373,7 @@ def test_through_ros_topics(recording, running_node, tmp_path, record_property):
     for name, value in results.items():
         record_property(name, value)
         print(f'{name}: {value:.4g}')
-    assert results['frames'] >= 0.95 * FRAMES, (
+    assert results['frames'] >= LEAST_LIVE, (
         f'the node worked on {taken} of {FRAMES} sets at rate {rate}', running_node.health, running_node.cameras)
     assert results['median_px'] <= 2.0
     for shift, factor in ((1, 1.3), (-1, 1.3), (4, 3.0), (-4, 3.0)):
