@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from hand_unc_ros import __version__
-from hand_unc_ros.errors import ConfigError, HandUncError
+from hand_unc_ros.errors import ConfigError, HandUncError, MissingDependencyError
 
 # Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
 SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
@@ -312,7 +312,30 @@ def _synth(args: argparse.Namespace) -> None:
     print(make_set(args.out, content, args.workers).description)
 
 
-GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model'}
+def _models_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', choices=('landmarks',),
+                        help="MediaPipe's palm detector and hand landmark network (Apache-2.0, 8 MB)")
+    parser.add_argument('--wheel', type=Path, metavar='FILE',
+                        help='a wheel of mediapipe 0.10.21, for any platform (default: pip downloads one, 36 MB)')
+    parser.add_argument('--if-missing', action='store_true',
+                        help='do nothing where the models are; when they cannot be had, say so and end well')
+
+
+def _models(args: argparse.Namespace) -> None:
+    from hand_unc_ros.networks.landmark_models import landmark_models
+    if args.if_missing and landmark_models() is not None:
+        return
+    from hand_unc_ros.networks.mediapipe_models import get_models
+    try:
+        print(get_models(args.wheel))
+    except MissingDependencyError as error:
+        if not args.if_missing:
+            raise
+        print(f'hand-unc: {error}', file=sys.stderr)
+
+
+GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model',
+          'models': 'networks that do not come with the package'}
 COMMANDS = (
     Command('doctor', 'what is present, and what to do about what is missing', _doctor_arguments, _doctor),
     Command('demo', 'synthetic cameras, the live estimator and the browser view', _demo_arguments, _demo,
@@ -332,6 +355,7 @@ COMMANDS = (
     Command('export', 'a network as ONNX files, compared with torch before they are written', _export_arguments,
             _export),
     Command('synth', 'write a set of synthetic samples to disk', _synth_arguments, _synth),
+    Command('models get', "fetch a network into the user's model folder", _models_arguments, _models),
     Command('mano convert', "your MANO .pkl to a file that is safe to load", _convert_arguments, _convert),
 )
 

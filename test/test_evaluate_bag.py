@@ -195,14 +195,6 @@ def filmed(folder, lost=(), extra=(), calibration=True, count=FILMED):
                                       *truth_messages(moving, count)])
 
 
-def test_the_release_of_mediapipe_stands_for_the_weights_inside_it(pipeline, monkeypatch, tmp_path):
-    monkeypatch.setattr(command, 'version', lambda package: f'{package} 0.10.21')
-    bag = filmed(tmp_path)
-    settings = BagSettings(estimator=EstimatorSettings(method='landmarks'))
-    assert evaluate_bag(bag, settings).summary['software']['mediapipe'] == 'mediapipe 0.10.21'
-    assert 'mediapipe' not in evaluate_bag(bag).summary['software']
-
-
 def test_images_become_hands(pipeline, tmp_path):
     summary = evaluate_bag(filmed(tmp_path), truth='/ground_truth').summary
     assert summary['sets'] == summary['hands'] == summary['truth']['matched'] == FILMED

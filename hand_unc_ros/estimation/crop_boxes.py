@@ -8,13 +8,17 @@ import torch
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
+from hand_unc_ros.methods.contract import CropBox
 
 # Share of the projected joints that must lie inside an image for a view to be worth a crop.
 MIN_INSIDE = 0.5
 
 
-def boxes_around(rig: CameraRig, predicted: np.ndarray) -> np.ndarray:
-    """Boxes (V, 4) in undistorted pixels around the projected joints; NaN where most of these are outside the image."""
+def boxes_around(rig: CameraRig, predicted: np.ndarray, crop_box: CropBox = crops.reach_box) -> np.ndarray:
+    """Boxes (V, 4) in undistorted pixels around the projected joints; NaN where most of these are outside the image.
+
+    crop_box: the rule by which the method draws them.
+    """
     known = np.isfinite(predicted).all(axis=1)
     boxes = np.full((len(rig), 4), np.nan)
     projected, depths = (part.numpy() for part in rig.project(torch.from_numpy(predicted)))
@@ -26,5 +30,5 @@ def boxes_around(rig: CameraRig, predicted: np.ndarray) -> np.ndarray:
             local = predicted @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             ideal = local[:, :2] / local[:, 2:] @ camera.K[:2, :2].T + camera.K[:2, 2]
             focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
-            boxes[row] = crops.reach_box(predicted, ideal, focal / depth[MIDDLE_MCP])
+            boxes[row] = crop_box(predicted, ideal, focal / depth[MIDDLE_MCP])
     return boxes

@@ -140,7 +140,7 @@ class HandEstimator:
         if sighting.predicted is not None and size is None:
             return [whole_image(view, side) for view in views.values()]
         if sighting.predicted is not None:
-            boxes = list(boxes_around(rig, sighting.predicted))
+            boxes = list(boxes_around(rig, sighting.predicted, self.method.crop_box))
         else:
             of_side = [[one for one in of_view if one.handedness == side] for of_view in found]
             boxes = [max(of_view, key=lambda one: one.score).box_px if of_view else np.full(4, np.nan)

@@ -22,19 +22,17 @@ class Entry:
 
     live: module with `build(options, cameras) -> Method` and `files(options) -> dict[str, Path]`, the files that decide
     its numbers; None for a method that is only trained and compared.  training_task: name of the method's task for
-    `hand-unc train`, None where it is not trained here.  weights_in: distribution whose release holds the weights,
-    '' where `files` names them.
+    `hand-unc train`, None where it is not trained here.
     """
 
     live: str | None = None
     training_task: str | None = None
-    weights_in: str = ''
 
 
 METHODS: dict[str, Entry] = {
     'jump_hand': Entry(live='hand_unc_ros.methods.jump_hand.live', training_task='jump_hand'),
     'correlated_uncertainty': Entry(training_task='correlated_uncertainty'),
-    'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live', weights_in='mediapipe'),
+    'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
 }
 DEFAULT = 'jump_hand'
 
