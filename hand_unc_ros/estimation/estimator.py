@@ -30,6 +30,7 @@ from hand_unc_ros.estimation.types import (
 )
 from hand_unc_ros.estimation.view_health import ViewHealth
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
+from hand_unc_ros.geometry.residual_covariance import inflate
 from hand_unc_ros.hand.fitting import HandFit, HandFitter, load_hand_fitter
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.model import STANDIN
@@ -236,7 +237,7 @@ class HandEstimator:
                 # What was followed is not a hand: search again next time.
                 self.reset()
             return NoHand(frames.stamp_ns, reason, stage_ms)
-        refined = self.refine(fused.joints, fused.covariance, fused.used) if self.refine is not None else None
+        refined = self.refine(fused.joints, fused.propagated, fused.used) if self.refine is not None else None
         stage_ms['refinement'] = 1e3 * (time.perf_counter() - joined)
         gate = fused.gate if refined is None else refined.gate
         self.last_views = replace(estimate, gate=gate)
@@ -269,14 +270,15 @@ class HandEstimator:
         """What is published: joints (21, 3), NaN where unknown, their velocity if filtered, and the covariance (63, 63)
         of all that it joins: views or head, map, filter, floor and calibration of the cameras."""
         joints, covariance = fused.joints, block_diagonal(fused.covariance)
-        propagated = covariance + FLOOR ** 2 * np.eye(63)
+        followed = covariance + FLOOR ** 2 * np.eye(63)
         views = np.isfinite(fused.reprojection_px).sum(axis=0)
         if refined is not None:
             # A joint that was not triangulated has no covariance, so it stays invalid.
             joints = np.where(fused.valid[:, None], refined.joints, np.nan)
             if refined.covariance is not None:
-                covariance = refined.covariance
-        self.follower.update(frames.stamp_ns, joints, propagated)
+                # The head was trained on propagated covariances, so it gets those; what the residuals say comes on top.
+                covariance = inflate(refined.covariance, fused.inflation)
+        self.follower.update(frames.stamp_ns, joints, followed)
         if self.calibration is not None:
             covariance = self.calibration.apply(covariance, views)
         velocity = None
@@ -287,7 +289,7 @@ class HandEstimator:
                 covariance = self.calibration.apply_filtered(covariance, views)
         # These errors stay as they are from frame to frame, so that no filter lessens them.
         covariance = covariance + FLOOR ** 2 * np.eye(63)
-        unsure = calibration_covariance(fused.joints, fused.covariance, self._rigs.of(frames.views),
+        unsure = calibration_covariance(fused.joints, fused.propagated, self._rigs.of(frames.views),
                                         np.isfinite(fused.reprojection_px), estimate.variance_px2, joints)
         return joints, velocity, covariance if unsure is None else covariance + unsure
 

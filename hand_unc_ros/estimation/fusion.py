@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.types import ViewEstimate
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import nearest_psd
+from hand_unc_ros.geometry.residual_covariance import residual_covariance
 from hand_unc_ros.geometry.triangulation import (
     CAUCHY_SCALE,
     covariance_from_pixels,
@@ -32,6 +34,9 @@ DISAGREEMENT_SIGMA = 6.0
 @dataclass(frozen=True)
 class Fused:
     """joints: (21, 3) and covariance: (21, 3, 3), NaN where invalid.  valid: (21,).
+    propagated: (21, 3, 3), the covariance that the views' variances alone give, whatever their residuals.
+    inflation: (21, 3, 3) T, with covariance = T propagated Tᵀ.  outlying: (V, 21) probability that a view's joint is a
+    gross outlier.
     weights: (V, 21) sums to 1 over views.  used: (V,) bool.  reprojection_px: (V, 21), NaN where unused.
     mahalanobis2: (V, 21) squared whitened reprojection errors, NaN where unused.
     gate: (V, 21) JUMP-Hand's weights of the views by their variances, whatever the method; zero where unused."""
@@ -44,6 +49,9 @@ class Fused:
     reprojection_px: np.ndarray
     mahalanobis2: np.ndarray
     gate: np.ndarray
+    propagated: np.ndarray
+    inflation: np.ndarray
+    outlying: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -93,7 +101,7 @@ def fuse(estimate: ViewEstimate, rig: CameraRig, method: str = 'refined', min_vi
             remaining.append((_triangulate(estimate, rig, xy, covariance, without, method), without))
         fewest = fused.valid.sum() / 2
         fused, valid = min(remaining, key=lambda pair: (pair[0].valid.sum() < fewest, _disagreement(pair[0])))
-    return fused
+    return _with_residuals(fused, estimate, rig)
 
 
 def innovations(estimate: ViewEstimate, rig: CameraRig, joints: np.ndarray) -> Innovations:
@@ -206,7 +214,19 @@ def _triangulate(estimate: ViewEstimate, rig: CameraRig, xy: Tensor, covariance:
     return Fused(torch.where(ok[:, None], points, nan).numpy(), spread, ok.numpy(), weights.numpy(),
                  contributes.any(1).numpy(), residual.norm(dim=-1).numpy(),
                  (residual.square() / torch.from_numpy(estimate.variance_px2)).sum(-1).numpy(),
-                 gate_weights(_variance_cells2(estimate), contributes).numpy())
+                 gate_weights(_variance_cells2(estimate), contributes).numpy(),
+                 spread, np.broadcast_to(np.eye(3), spread.shape), np.zeros(contributes.shape))
+
+
+def _with_residuals(fused: Fused, estimate: ViewEstimate, rig: CameraRig) -> Fused:
+    """The same joints with the covariance that their residuals leave (geometry.residual_covariance)."""
+    points = torch.from_numpy(np.ascontiguousarray(fused.joints))
+    residual = estimate.joints_px - rig.project(points)[0].numpy()
+    # A gross outlier lies anywhere in its crop.
+    gross_px = estimate.boxes_px[:, 2] / math.sqrt(12.0)
+    found = residual_covariance(fused.propagated, residual, rig.projection_jacobian(points).numpy(),
+                                estimate.variance_px2, gross_px, np.isfinite(fused.mahalanobis2))
+    return replace(fused, covariance=found.covariance, inflation=found.inflation, outlying=found.outlying)
 
 
 def _variance_cells2(estimate: ViewEstimate) -> Tensor:

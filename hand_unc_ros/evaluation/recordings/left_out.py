@@ -22,6 +22,7 @@ from hand_unc_ros.estimation.fusion import fuse
 from hand_unc_ros.estimation.types import Refinement, ViewEstimate, joint_blocks
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.geometry.residual_covariance import inflate
 
 Refine = Callable[[np.ndarray, np.ndarray, np.ndarray], Refinement | None]
 # Numbers of other views that calibration tries, besides all of them.
@@ -88,10 +89,11 @@ def answer(views: ViewEstimate, rig: CameraRig, chosen: np.ndarray, method: str 
     right after it has looked at the very set that `views` is of)."""
     fused = fuse(replace(views, valid=views.valid & chosen[:, None]), rig, method)
     joints, covariance = fused.joints, fused.covariance
-    refined = refine(joints, covariance, fused.used) if refine is not None and fused.valid.any() else None
+    refined = refine(joints, fused.propagated, fused.used) if refine is not None and fused.valid.any() else None
     if refined is not None:
         joints = np.where(fused.valid[:, None], refined.joints, np.nan)
-        covariance = covariance if refined.covariance is None else joint_blocks(refined.covariance)
+        if refined.covariance is not None:
+            covariance = joint_blocks(inflate(refined.covariance, fused.inflation))
     return Answer(joints, covariance, np.isfinite(fused.reprojection_px).sum(0) * fused.valid)
 
 
