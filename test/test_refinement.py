@@ -162,7 +162,7 @@ def live(weights, seed=6, index=0, **options):
 
 def test_live_joints_are_refined_and_keep_their_covariance(weights):
     estimator, result, fused = live(weights, surface=SURFACE)
-    answer = estimator.refine(fused.joints, fused.covariance, fused.used)
+    answer = estimator.refine(fused.joints, fused.propagated, fused.used)
     np.testing.assert_array_equal(result.joints, answer.joints)
     np.testing.assert_array_equal(result.vertices, answer.vertices)
     np.testing.assert_array_equal(estimator.last_views.gate, answer.gate)
@@ -177,7 +177,7 @@ def test_live_a_joint_that_was_not_triangulated_stays_invalid(weights):
     """Though the network says where it would be."""
     hidden = [(view, 8) for view in range(2)]
     estimator, result, fused = live(weights, alter=lambda e: see(CROPPED, STILL, hidden=hidden))
-    assert np.isfinite(estimator.refine(fused.joints, fused.covariance, fused.used).joints).all()
+    assert np.isfinite(estimator.refine(fused.joints, fused.propagated, fused.used).joints).all()
     assert np.flatnonzero(~result.valid).tolist() == [8] and np.isnan(result.joints[8]).all()
     assert np.isnan(result.covariance[24:27]).all() and np.isfinite(np.delete(result.joints, 8, 0)).all()
 
@@ -188,7 +188,7 @@ def test_what_is_not_finite_is_not_believed(tmp_path):
     with torch.no_grad():
         network.decoder.layers[-1].update[-1].bias.fill_(float('nan'))
     estimator, result, fused = live(save_tiny(tmp_path, network), surface=SURFACE)
-    assert estimator.refine(fused.joints, fused.covariance, fused.used) is None
+    assert estimator.refine(fused.joints, fused.propagated, fused.used) is None
     np.testing.assert_array_equal(result.joints, fused.joints)
     np.testing.assert_array_equal(estimator.last_views.gate, fused.gate)
     assert result.valid.all() and result.vertices is None
