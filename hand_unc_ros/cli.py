@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -97,6 +98,8 @@ def _from_videos_arguments(parser: argparse.ArgumentParser) -> None:
 def _from_videos(args: argparse.Namespace) -> None:
     from hand_unc_ros.data.bags.from_videos import DEFAULT_START_TIME_S, from_videos
     from hand_unc_ros.data.rigs import load_rig
+    # The offsets that --sync finds are logged.
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
     bag = from_videos(_videos_by_camera(args.videos), load_rig(args.rig), args.output, fps=args.fps,
                       start_time_s=args.start_time or DEFAULT_START_TIME_S, shift=dict(args.shift),
                       sync=args.sync == 'auto', trim=args.trim, jpeg_quality=args.quality)
