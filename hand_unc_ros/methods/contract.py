@@ -115,7 +115,9 @@ class HandPrior:
 class Triangulation:
     """Joints by the geometry of V views; a method that does not triangulate gives its own joints here.
 
-    joints: (21, 3) metres, world, and covariance: (21, 3, 3) m², propagated from the views; NaN where invalid.
+    joints: (21, 3) metres, world, and covariance: (21, 3, 3) m², from the views' variances and residuals; NaN where
+    invalid.  propagated: (21, 3, 3), what the views' variances alone give.  inflation: (21, 3, 3) T, with covariance =
+    T propagated Tᵀ.  outlying: (V, 21) probability that a view's joint is a gross outlier.
     valid: (21,).  weights: (V, 21), each valid joint's sum to 1 over the views.  used: (V,) bool.
     reprojection_px: (V, 21) residual norms and mahalanobis2: (V, 21) their whitened squares, NaN where unused.
     gate: (V, 21) JUMP-Hand's softmax of the views' variances; zero where unused.
@@ -129,6 +131,9 @@ class Triangulation:
     reprojection_px: np.ndarray
     mahalanobis2: np.ndarray
     gate: np.ndarray
+    propagated: np.ndarray
+    inflation: np.ndarray
+    outlying: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ class JumpHandLive:
         result = torch.cat([out.joints[-1, 0], out.vertices[-1, 0]]).double().cpu().numpy()
         if not np.isfinite(result).all():
             return None
-        learned = self._covariance(out, start.covariance * np.outer(flip, flip), np.tile(flip, len(joints)))
+        learned = self._covariance(out, start.propagated * np.outer(flip, flip), np.tile(flip, len(joints)))
         result = result * flip + origin
         return Refinement(result[:len(joints)], result[len(joints):], gate, learned)
 
