@@ -60,7 +60,7 @@ def published_extent(info: Any) -> Extent:
 def is_rectified(image_topic: str) -> bool:
     """Whether a topic carries rectified images, by the names that image_proc and the drivers give them."""
     parts = [part for part in image_topic.lower().split('/') if part and part not in _TRANSPORTS]
-    return any(_RECTIFIED.search(part) for part in parts[-2:])
+    return bool(parts) and (_RECTIFIED.search(parts[-1]) is not None or parts[-2:-1] in (['rect'], ['rectified']))
 
 
 def info_doubts(name: str, info: Any, rectified: bool = False) -> list[str]:

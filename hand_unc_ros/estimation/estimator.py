@@ -30,6 +30,8 @@ from hand_unc_ros.estimation.types import (
 )
 from hand_unc_ros.estimation.view_health import ViewHealth
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.inverted_poses import inversion_hint
 from hand_unc_ros.hand.fitting import HandFit, HandFitter, load_hand_fitter
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.model import STANDIN
@@ -227,8 +229,9 @@ class HandEstimator:
         counted = estimate
         if self.settings.down_weight and self.health is not None:
             counted = self.health.counted(estimate)
-        fused = fuse(counted, self._rigs.of(frames.views), self.settings.triangulation, self.settings.min_views)
-        reason = self._objection(estimate, fused)
+        rig = self._rigs.of(frames.views)
+        fused = fuse(counted, rig, self.settings.triangulation, self.settings.min_views)
+        reason = self._objection(estimate, fused, rig)
         joined = time.perf_counter()
         stage_ms = {'views': 1e3 * (read - started), 'fusion': 1e3 * (joined - read)}
         if reason is not None:
@@ -257,12 +260,15 @@ class HandEstimator:
         """Whether what is published went through a fitted map; the filter's output needs factors of its own."""
         return self.calibration is not None and (not self.settings.filter or bool(self.calibration.filtered))
 
-    def _objection(self, estimate: ViewEstimate, fused: Fused) -> str | None:
+    def _objection(self, estimate: ViewEstimate, fused: Fused, rig: CameraRig) -> str | None:
         seeing = int(estimate.valid.any(axis=1).sum())
         if seeing < self.settings.min_views:
             return (f'{seeing} of {len(estimate.cameras)} views show a hand, {self.settings.min_views} are needed:'
                     ' depth is not observable')
-        return implausibility(fused, estimate)
+        reason = implausibility(fused, estimate)
+        if reason is not None and (hint := inversion_hint(rig, estimate.joints_px, estimate.valid)) is not None:
+            return f'{reason}; {hint}'
+        return reason
 
     def _joined(self, frames: FrameSet, estimate: ViewEstimate, fused: Fused, refined: Refinement | None
                 ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:

@@ -35,7 +35,8 @@ _WINDOW_S = 3.0
 class CameraHealth:
     """What is known of one camera besides the synchroniser's counts.
 
-    image_fault: why its newest image cannot be decoded.  subscription_fault: why none can arrive (wrong type
+    image_fault: why its newest image cannot be decoded.  calibration_doubt: why its intrinsics may be those of another
+    image, though they are used.  subscription_fault: why none can arrive (wrong type
     or QoS, nobody publishes).  uncalibrated: images thrown away for want of a calibration.
     reprojection_px: running mean of the median residual of its joints.  view: how its joints agree with those of the
     other cameras, None where that is not watched.
@@ -46,6 +47,7 @@ class CameraHealth:
     received: int = 0
     uncalibrated: int = 0
     image_fault: str | None = None
+    calibration_doubt: str | None = None
     subscription_fault: str | None = None
     reprojection_px: float | None = None
     view: ViewReport | None = None
@@ -94,6 +96,8 @@ class CameraHealth:
             level, message = DiagnosticStatus.ERROR, f'left out, calibration: {calibration_fault}'
         elif self.image_fault:
             level, message = DiagnosticStatus.ERROR, f'left out, image: {self.image_fault}'
+        elif self.calibration_doubt:
+            level, message = DiagnosticStatus.WARN, self.calibration_doubt
         elif (fault := _view_fault(name, self.view)) is not None:
             level, message = DiagnosticStatus.WARN, fault
         elif count >= _MANY_DROPS * arrivals:
@@ -108,7 +112,7 @@ class CameraHealth:
             'topic': self.topic, 'rate_hz': f'{rate_hz:.2f}', 'age_s': f'{age_s:.3f}',
             'offset_ms': '' if offset is None else f'{offset / 1e6:.3f}',
             'received': self.received, 'used': statistics.used, 'awaited': statistics.awaited,
-            'calibration': calibration_fault or 'ok', 'image': self.image_fault or 'ok',
+            'calibration': calibration_fault or self.calibration_doubt or 'ok', 'image': self.image_fault or 'ok',
             'subscription': (self.subscription_fault if silent else None) or 'ok',
             'reprojection_px': '' if self.reprojection_px is None else f'{self.reprojection_px:.2f}',
             **_view_values(self.view),

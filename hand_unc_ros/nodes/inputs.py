@@ -6,18 +6,39 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import HistoryPolicy, QoSCompatibility, QoSProfile, ReliabilityPolicy, qos_check_compatible
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ModuleNotFoundError:  # ROS 2 Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 _IMAGE_TYPES = {'raw': (Image, 'sensor_msgs/msg/Image'),
                 'compressed': (CompressedImage, 'sensor_msgs/msg/CompressedImage')}
+_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 _DEPTH = 5
+# A publisher that does not keep its last message is no fault of a subscription that asks for it.
+_NO_EVENTS = SubscriptionEventCallbacks(incompatible_qos=lambda _: None, use_default_callbacks=False)
 
 
 def sensor_qos(reliable: bool = False) -> QoSProfile:
     """Best effort, as consumers of sensor data ask for (REP-2003), unless `reliable`."""
     reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
     return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=_DEPTH, reliability=reliability)
+
+
+def latched_qos() -> QoSProfile:
+    """For what a publisher has sent once, before this subscription was there."""
+    return QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
+                      durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 def image_topics(cameras: tuple[str, ...], pattern: str, transport: str,
@@ -32,8 +53,11 @@ def image_topics(cameras: tuple[str, ...], pattern: str, transport: str,
     return topics
 
 
-def info_topic(image_topic: str, pattern: str, camera: str) -> str:
-    """The CameraInfo topic: the pattern's, or camera_info beside the image, as image_transport has it."""
+def info_topic(image_topic: str, pattern: str, camera: str, named: Mapping[str, str]) -> str:
+    """The CameraInfo topic: the one `named` for the camera, the pattern's, or camera_info beside the image, as
+    image_transport has it."""
+    if camera in named:
+        return named[camera]
     if pattern:
         return pattern.replace('{camera}', camera)
     base = image_topic.removesuffix('/compressed')
@@ -52,14 +76,44 @@ class CameraInput:
         self._subscriptions = [node.create_subscription(
             message_type, topic, lambda message: on_image(name, message), self._qos)]
         self.topic = self._subscriptions[0].topic_name
+        self.info_topic: str | None = None
+        self._latched: Any = None
         if info is not None and on_info is not None:
-            self._subscriptions.append(node.create_subscription(
-                CameraInfo, info, lambda message: on_info(name, message), sensor_qos()))
+            self._subscribe_to_info(info, lambda message: on_info(name, message))
+
+    def _subscribe_to_info(self, topic: str, take: Callable[[Any], None]) -> None:
+        """Take CameraInfo as it comes, and the one that a driver sent once before."""
+        def take_live(message: Any) -> None:
+            # A driver that goes on sending needs no second subscription, whose messages would all come twice.
+            if self._latched is not None:
+                self._node.destroy_subscription(self._latched)
+                self._latched = None
+            take(message)
+
+        live = self._node.create_subscription(CameraInfo, topic, take_live, sensor_qos())
+        self._subscriptions.append(live)
+        self.info_topic = live.topic_name
+        self._latched = self._node.create_subscription(CameraInfo, topic, take, latched_qos(),
+                                                       event_callbacks=_NO_EVENTS)
 
     def destroy(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
+        if self._latched is not None:
+            self._node.destroy_subscription(self._latched)
+            self._latched = None
+
+    def info_fault(self) -> str:
+        """Why no CameraInfo has come, read from the ROS graph."""
+        publishers = self._node.get_publishers_info_by_topic(self.info_topic)
+        if not publishers:
+            return (f'nobody publishes {self.info_topic}; start the driver, or name the topic in the rig file '
+                    '(camera_info:) or by the parameter camera_info_topic')
+        types = {publisher.topic_type for publisher in publishers}
+        if _INFO_TYPE not in types:
+            return f'{self.info_topic} carries {min(types)}, and {_INFO_TYPE} is expected'
+        return f'{self.info_topic} has a publisher, but no message came'
 
     def fault(self) -> str | None:
         """Why no image can come, read from the ROS graph; None when a publisher fits."""
