@@ -5,15 +5,18 @@ Messages of rclpy and of rosbags alike: only their fields are looked at.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from hand_unc_ros.data.calibrated_image import published_extent
+from hand_unc_ros.data.calibrated_image import info_doubts, published_extent
 from hand_unc_ros.errors import CalibrationError, ImageFormatError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.lens_names import lens_model
+
+log = logging.getLogger(__name__)
 
 # Messages carry rotations with few digits; within this they are moved to the nearest rotation.
 _ROUNDING = 1e-3
@@ -23,7 +26,8 @@ def camera_from_info(name: str, info: Any, world_from_camera: np.ndarray, rectif
     """The camera of a sensor_msgs/CameraInfo at a (4, 4) pose, for the image as it is published.
 
     K and D are used, those of the raw image; for `rectified` images P, and R, which turns the camera. Binning and
-    the region of interest are taken into account.  Raises CalibrationError, naming the camera and the remedy.
+    the region of interest are taken into account.  Doubts whether these are the intrinsics of that image are logged as
+    warnings.  Raises CalibrationError, naming the camera and the remedy.
     """
     extent = published_extent(info)
     try:
@@ -36,7 +40,10 @@ def camera_from_info(name: str, info: Any, world_from_camera: np.ndarray, rectif
             model, D = lens_model(info.distortion_model, np.array(info.d, dtype=np.float64))
     except CalibrationError as error:
         raise CalibrationError(f"camera '{name}': {error}") from None
-    return Camera(name, extent.width, extent.height, extent.of_image(K), model, D, world_from_camera)
+    camera = Camera(name, extent.width, extent.height, extent.of_image(K), model, D, world_from_camera)
+    for doubt in info_doubts(name, info, rectified):
+        log.warning('%s', doubt)
+    return camera
 
 
 def _rectified(info: Any) -> tuple[np.ndarray, np.ndarray]:

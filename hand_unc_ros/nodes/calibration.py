@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,8 @@ from hand_unc_ros.data.calibrated_image import camera_doubts, check_rectified, i
 from hand_unc_ros.data.camera_messages import camera_from_info
 from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera, CameraRig
+
+log = logging.getLogger(__name__)
 
 
 class Calibrations:
@@ -82,6 +85,7 @@ class Calibrations:
             before = self._infos.get(name)
             if before is not None and (resized := resized_doubt(name, before, info)) is not None:
                 self._resized[name] = resized
+                log.warning('%s', resized)
             elif before is not None and not np.array_equal(before.k, info.k):
                 self._resized.pop(name, None)
             self._infos[name] = info

@@ -155,9 +155,6 @@ class MultiviewNode(LifecycleNode):
             self._cameras, rig if 'file' in (values['rig.intrinsics'], values['rig.extrinsics']) else None,
             info_used=values['rig.intrinsics'] == 'camera_info', pose_used=pose_used,
             image_topics=self._topics, info_topics=self._info_topics)
-        for name in self._cameras:
-            if (doubt := self._calibrations.doubt(name)) is not None:
-                self.get_logger().warning(doubt)
         self._transforms = TransformSource(self, values['world_frame']) if pose_used else None
         self._frames = {name: name for name in self._cameras}
         self._estimator = self._build_estimator(values, self._cameras)
@@ -234,11 +231,7 @@ class MultiviewNode(LifecycleNode):
     def _take_info(self, name: str, message: Any) -> None:
         if self._calibrations is not None:
             self._frames[name] = message.header.frame_id or name
-            before = self._calibrations.doubt(name)
             self._calibrations.take_info(name, message)
-            doubt = self._calibrations.doubt(name)
-            if doubt is not None and doubt != before:
-                self.get_logger().warning(doubt)
 
     def _look_up_poses(self) -> None:
         for name in self._calibrations.without_pose:

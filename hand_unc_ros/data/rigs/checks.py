@@ -45,7 +45,7 @@ def check_unit(path: Path, rig: CameraRig, unit_given: bool, remedy: str) -> Non
                                f'millimetres). {remedy}')
 
 
-def inversion_doubt(path: Path, rig: CameraRig) -> str | None:
+def inversion_doubt(rig: CameraRig) -> str | None:
     """Why the poses seem to map the other way, or None: the optical axes meet in front of the cameras only when each
     pose is inverted."""
     if len(rig) < 2 or meeting_point(rig) is not None:
@@ -53,6 +53,6 @@ def inversion_doubt(path: Path, rig: CameraRig) -> str | None:
     meeting = meeting_point(inverted(rig))
     if meeting is None:
         return None
-    return (f'{path}: the cameras do not look at a common place as given, and with every pose inverted they all look at '
+    return ('the cameras do not look at a common place as given, and with every pose inverted they all look at '
             f'one {np.median(meeting.depths):.2f} m in front of them; are the poses inverted (camera_from_world where '
             'world_from_camera is expected, or the other way round)?')

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import yaml
 
+from hand_unc_ros.data.calibrated_image import camera_doubts
 from hand_unc_ros.data.rigs import camera_info, kalibr, opencv, own, toml
 from hand_unc_ros.data.rigs.checks import check_unit, inversion_doubt
 from hand_unc_ros.data.rigs.text import FORMATS, read_content, short
@@ -40,7 +41,8 @@ def load_rig(path: str | Path) -> CameraRig:
     """Read a rig of any format named at the top of this module; cameras keep the file's order.
 
     Raises CalibrationError (the file, camera, key and remedy), or MissingDependencyError where a TOML
-    file needs a reader that Python 3.10 lacks. Poses that seem to be inverted are logged as a warning.
+    file needs a reader that Python 3.10 lacks. Poses that seem to be inverted, and intrinsics that seem to be
+    those of another image, are logged as warnings.
     """
     path = Path(path)
     content = read_content(path)
@@ -55,8 +57,10 @@ def load_rig(path: str | Path) -> CameraRig:
     where = "'metres_per_unit = 0.001' under [metadata]" if is_toml else "'metres_per_unit: 0.001' at its top level"
     check_unit(path, rig, unit is not None, f'A file in millimetres needs {where}, one in board squares the length of '
                                             'a square in metres; a file in metres that means it needs the number 1')
-    if (doubt := inversion_doubt(path, rig)) is not None:
-        log.warning('%s', doubt)
+    inversion = inversion_doubt(rig)
+    doubts = [doubt for camera in rig for doubt in camera_doubts(camera)] + ([] if inversion is None else [inversion])
+    for doubt in doubts:
+        log.warning('%s: %s', path, doubt)
     return rig
 
 

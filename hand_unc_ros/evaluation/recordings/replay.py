@@ -6,7 +6,6 @@ Unlike the live node nothing is skipped: every set is worked on, however long th
 
 from __future__ import annotations
 
-import logging
 import struct
 import time
 from collections import Counter, defaultdict
@@ -22,7 +21,7 @@ from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INFO_TYPE, TF_TYPE, Bag
-from hand_unc_ros.data.calibrated_image import camera_doubts, check_rectified, info_doubts, is_rectified
+from hand_unc_ros.data.calibrated_image import check_rectified, is_rectified
 from hand_unc_ros.data.camera_messages import check_size, rig_from_messages
 from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
@@ -31,8 +30,6 @@ from hand_unc_ros.estimation.estimator import EstimatorSettings, HandEstimator
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View, ViewEstimate
 from hand_unc_ros.geometry.cameras import CameraRig
-
-log = logging.getLogger(__name__)
 
 # A recording is no live system: its clocks may be decades apart, and stamps are not held against the log's times.
 _NO_FUTURE_S = 4e9
@@ -148,9 +145,7 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
     beside = (bag.path if bag.path.is_dir() else bag.path.parent) / 'rig.yaml'
     path = settings.rig or (beside if beside.is_file() else None)
     if path is not None:
-        rig = load_rig(path)
-        _log_doubts([doubt for camera in rig for doubt in camera_doubts(camera)])
-        return Calibrated(rig, str(path), load_topics(path))
+        return Calibrated(load_rig(path), str(path), load_topics(path))
     store = get_typestore(Stores.ROS2_HUMBLE)
     wanted = [connection for connection in bag.connections if connection.msgtype == INFO_TYPE
               or (connection.topic.endswith('/tf_static') and connection.msgtype == TF_TYPE)]
@@ -168,15 +163,8 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
     named = {topic.rsplit('/', 1)[0].strip('/'): info for topic, info in sorted(infos.items())}
     topics = {camera: _image_topic(bag, camera, {}, settings) for camera in named}
     rectified = [camera for camera, topic in topics.items() if topic is not None and is_rectified(topic)]
-    _log_doubts([doubt for name, info in named.items() if topics[name] is not None
-                 for doubt in info_doubts(name, info, name in rectified)])
     return Calibrated(rig_from_messages(named, transforms, settings.world_frame, rectified),
                       'CameraInfo and /tf_static in the bag')
-
-
-def _log_doubts(doubts: Sequence[str]) -> None:
-    for doubt in doubts:
-        log.warning('%s', doubt)
 
 
 def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict[str, str]:
