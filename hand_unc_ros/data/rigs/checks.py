@@ -19,7 +19,7 @@ _FEWEST_PX = 8.0
 
 
 def check_unit(path: Path, rig: CameraRig, unit_given: bool, remedy: str) -> None:
-    """Raise CalibrationError for positions that are not in metres. remedy: how this format names its unit.
+    """Raise CalibrationError for positions that are not in metres, or that are all one because the poses are inverted. remedy: how this format names its unit.
 
     A rig whose file names the unit is believed to see small hands.
     """
@@ -31,6 +31,9 @@ def check_unit(path: Path, rig: CameraRig, unit_given: bool, remedy: str) -> Non
     if extent > _LARGEST_RIG_M:
         raise CalibrationError(f'{path}: cameras {names} are {extent:.0f} m apart; positions are in metres. {remedy}')
     if 0 < extent < _SMALLEST_RIG_M:
+        # World to camera, cameras around a hand are all in one place.
+        if (doubt := inversion_doubt(rig)) is not None:
+            raise CalibrationError(f'{path}: {doubt}')
         raise CalibrationError(f'{path}: cameras {names} are {1e3 * extent:.2g} mm apart and no others farther; '
                                f'positions are in metres. {remedy}')
     if unit_given or len(rig) < 2:

@@ -18,6 +18,8 @@ FORMATS = ("hand_unc_ros YAML ('cameras:'), Kalibr camchain YAML ('cam0:' with '
 LARGEST_FILE = 512 * 1024
 # Values that a file may hold when its aliases are written out.
 MOST_VALUES = 100_000
+# A matrix below a key below a camera is 5 deep. PyYAML takes seconds to give up on thousands.
+_DEEPEST = 100
 _LONGEST_NUMBER = 1000
 _MOST_BITS = 1024
 _NUMBER_TAGS = ('tag:yaml.org,2002:int', 'tag:yaml.org,2002:float', 'tag:yaml.org,2002:timestamp')
@@ -103,7 +105,18 @@ def _read_text(path: Path) -> str:
     if re.match(r'\s*<(\?xml|opencv_storage)', text):
         raise CalibrationError(f'{path}: XML files of OpenCV are not read; write it as YAML (cv2.FileStorage with a '
                                'name that ends in .yml)')
+    if _depth(text) > _DEEPEST:
+        raise CalibrationError(f'{path}: brackets are nested too deep for a rig file; recognised are {FORMATS}')
     return text
+
+
+def _depth(text: str) -> int:
+    """How deep its brackets are nested, those in texts and comments included."""
+    depth = deepest = 0
+    for bracket in re.findall(r'[\[\]{}]', text):
+        depth = depth + 1 if bracket in '[{' else max(depth - 1, 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _parse_yaml(path: Path, text: str) -> Any:
