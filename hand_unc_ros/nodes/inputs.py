@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -16,17 +17,11 @@ from rclpy.qos import (
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
-except ModuleNotFoundError:  # ROS 2 Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks
-
 _IMAGE_TYPES = {'raw': (Image, 'sensor_msgs/msg/Image'),
                 'compressed': (CompressedImage, 'sensor_msgs/msg/CompressedImage')}
 _INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 _DEPTH = 5
-# A publisher that does not keep its last message is no fault of a subscription that asks for it.
-_NO_EVENTS = SubscriptionEventCallbacks(incompatible_qos=lambda _: None, use_default_callbacks=False)
+_LATCHED_PERIOD_S = 0.3
 
 
 def sensor_qos(reliable: bool = False) -> QoSProfile:
@@ -77,32 +72,48 @@ class CameraInput:
             message_type, topic, lambda message: on_image(name, message), self._qos)]
         self.topic = self._subscriptions[0].topic_name
         self.info_topic: str | None = None
-        self._latched: Any = None
+        self._latched_timer: Any = None
         if info is not None and on_info is not None:
             self._subscribe_to_info(info, lambda message: on_info(name, message))
 
     def _subscribe_to_info(self, topic: str, take: Callable[[Any], None]) -> None:
-        """Take CameraInfo as it comes, and the one that a driver sent once before."""
+        """Take CameraInfo as it comes, and the one that a driver sent once, before this subscription was there.
+
+        To a publisher that keeps no message the second subscription would be a fault, which it warns of; so it is made
+        when there is one that does.
+        """
+        received = False
+
         def take_live(message: Any) -> None:
-            # A driver that goes on sending needs no second subscription, whose messages would all come twice.
-            if self._latched is not None:
-                self._node.destroy_subscription(self._latched)
-                self._latched = None
+            nonlocal received
+            received = True
             take(message)
+
+        def look_for_latched() -> None:
+            publishers = self._node.get_publishers_info_by_topic(self.info_topic)
+            latched = any(publisher.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+                          for publisher in publishers)
+            if latched and not received:
+                self._subscriptions.append(self._node.create_subscription(CameraInfo, topic, take, latched_qos()))
+            if latched or received:
+                self._stop_looking()
 
         live = self._node.create_subscription(CameraInfo, topic, take_live, sensor_qos())
         self._subscriptions.append(live)
         self.info_topic = live.topic_name
-        self._latched = self._node.create_subscription(CameraInfo, topic, take, latched_qos(),
-                                                       event_callbacks=_NO_EVENTS)
+        self._latched_timer = self._node.create_timer(_LATCHED_PERIOD_S, look_for_latched,
+                                                      clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _stop_looking(self) -> None:
+        if self._latched_timer is not None:
+            self._node.destroy_timer(self._latched_timer)
+            self._latched_timer = None
 
     def destroy(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
-        if self._latched is not None:
-            self._node.destroy_subscription(self._latched)
-            self._latched = None
+        self._stop_looking()
 
     def info_fault(self) -> str:
         """Why no CameraInfo has come, read from the ROS graph."""
