@@ -104,9 +104,9 @@ def test_the_node_takes_the_topic_of_the_rig_file_and_names_what_it_waits_for(co
     first, second = content['cameras']
     content['cameras'][first]['camera_info'] = '/elsewhere/info'
     (tmp_path / 'rig.yaml').write_text(yaml.safe_dump(content, sort_keys=False))
-    node = MultiviewNode(lambda values, cameras: DotEstimator(), context=context, namespace='/hand', parameter_overrides=[
-        Parameter(name, value=value) for name, value in {
-            'rig.file': str(tmp_path / 'rig.yaml'), 'rig.intrinsics': 'camera_info'}.items()])
+    given = {'rig.file': str(tmp_path / 'rig.yaml'), 'rig.intrinsics': 'camera_info'}
+    node = MultiviewNode(lambda values, cameras: DotEstimator(), context=context, namespace='/hand',
+                         parameter_overrides=[Parameter(name, value=value) for name, value in given.items()])
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     driver = rclpy.create_node('driver', context=context)

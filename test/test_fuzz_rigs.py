@@ -32,6 +32,8 @@ TOKENS = ['1e308', '-1e308', '1e-300', '1e400', '.nan', '.inf', 'nan', 'true', '
           '...\n', '%YAML:1.0\n', '"\\ud800"', "'", '"', '\\', '\0', '\x85', '\ufeff', '\u2028', 'é', '🖐', 'cam0',
           'cam_1', 'cameras', '[cameras]', '[[cameras]]', 'ignore = true', 'K_', 'T_', '1979-05-27T07:32:00Z',
           '[' * 2000, '{a: ' * 300, '= 1', 'metres_per_unit: 1e-320\n', '500', '-1', '1e9', 'quaternion_xyzw', 'omni']
+FORMATS = ('own', 'kalibr', 'kalibr_imu', 'camera_info', 'caliscope', 'aniposelib', 'pose2sim', 'opencv',
+           'opencv_poses')
 
 
 @pytest.fixture(scope='module')
@@ -53,9 +55,6 @@ def originals(tmp_path_factory) -> dict[str, tuple[str, str, Path]]:
         'opencv': ('intri.yml', (folder['opencv'] / 'intri.yml').read_text()),
         'opencv_poses': ('extri.yml', (folder['opencv_poses'] / 'extri.yml').read_text())}
     return {name: (*texts[name], folder[name]) for name in FORMATS}
-
-
-FORMATS = ('own', 'kalibr', 'kalibr_imu', 'camera_info', 'caliscope', 'aniposelib', 'pose2sim', 'opencv', 'opencv_poses')
 
 
 @st.composite
@@ -162,7 +161,8 @@ def aliases(levels: int) -> str:
     ('a: ' + '[' * 20_000, 'nested too deep'), ('cameras: {left: ' + '9' * 6000 + '}', 'digits'),
     ('cameras: {left: 2001-99-99}', 'date'), ('cameras: {? [a, b] : 1}', 'YAML'),
     ('cameras: {"a\\nb": {}}', 'no name for a camera'), ('#' * (LARGEST_FILE + 1), 'larger than'),
-    ('cameras: {' + 'x' * 200 + ': {}}', 'no name for a camera'), ('cameras:\n  ? 0x' + 'f' * 6000 + '\n  : {}', 'digits')],
+    ('cameras: {' + 'x' * 200 + ': {}}', 'no name for a camera'),
+    ('cameras:\n  ? 0x' + 'f' * 6000 + '\n  : {}', 'digits')],
     ids=lambda value: value[:20])
 def test_hostile_yaml(tmp_path, text, word):
     path = tmp_path / 'rig.yaml'

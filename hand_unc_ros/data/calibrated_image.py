@@ -77,16 +77,17 @@ def info_doubts(name: str, info: Any, rectified: bool = False) -> list[str]:
         if off > _OFF and other * _NEARER < off:
             doubts.append(
                 f"camera '{name}': CameraInfo has {_cut(info, extent)}, but {letter} with its principal point "
-                f'({centre[0]:.0f}, {centre[1]:.0f}) px seems to belong to the published {extent.width}×{extent.height} '
-                f'image already and is divided or shifted once more; let the driver publish {letter} of the whole '
-                'sensor, or binning and roi as 0, or give the intrinsics in the rig file (rig.intrinsics: file)')
+                f'({centre[0]:.0f}, {centre[1]:.0f}) px seems to belong to the published '
+                f'{extent.width}×{extent.height} image already and is divided or shifted '
+                f'once more; let the driver publish {letter} of the whole sensor, or binning and roi as 0, '
+                'or give the intrinsics in the rig file (rig.intrinsics: file)')
             return doubts
     if off > _FAR_OFF:
         doubts.append(_far_off(name, letter, centre, info.width, info.height))
     if rectified and matrix.shape[1] == 4 and matrix[0, 3] != 0:
         offset_m = -matrix[0, 3] / matrix[0, 0] if matrix[0, 0] else 0.0
-        doubts.append(f"camera '{name}': P has the offset {offset_m:.3f} m from the other camera of a stereo pair, which "
-                      'is not used; its pose must be that of its own centre')
+        doubts.append(f"camera '{name}': P has the offset {offset_m:.3f} m from the other camera of a stereo pair, "
+                      'which is not used; its pose must be that of its own centre')
     return doubts
 
 
@@ -97,9 +98,9 @@ def resized_doubt(name: str, before: Any, after: Any) -> str | None:
             or not np.array_equal(np.asarray(before.k), np.asarray(after.k)):
         return None
     K = np.asarray(after.k, dtype=np.float64).reshape(3, 3)
-    return (f"camera '{name}': CameraInfo went from {before.width}×{before.height} to {after.width}×{after.height}, and "
-            f'K stayed the same (fx {K[0, 0]:.0f}, centre {K[0, 2]:.0f} {K[1, 2]:.0f} px); the driver does not scale K: '
-            'calibrate the camera at the size that is streamed')
+    return (f"camera '{name}': CameraInfo went from {before.width}×{before.height} to {after.width}×{after.height}, "
+            f'and K stayed the same (fx {K[0, 0]:.0f}, centre {K[0, 2]:.0f} {K[1, 2]:.0f} px); the driver does not '
+            'scale K: calibrate the camera at the size that is streamed')
 
 
 def camera_doubts(camera: Camera) -> list[str]:
@@ -120,8 +121,8 @@ def check_rectified(rig: CameraRig, topics: Mapping[str, str]) -> None:
             camera = rig[name]
             raise CalibrationError(
                 f"camera '{name}': {topic} carries rectified images, and the rig file gives it the distortion "
-                f'{camera.distortion_model}, which moves pixels by up to {moved_px:.0f} px; take the raw images, or give '
-                'K of the rectified ones (P of their CameraInfo) with distortion_model: none')
+                f'{camera.distortion_model}, which moves pixels by up to {moved_px:.0f} px; take the raw images, or '
+                'give K of the rectified ones (P of their CameraInfo) with distortion_model: none')
 
 
 def _off_centre(centre: np.ndarray, width: int, height: int) -> float:

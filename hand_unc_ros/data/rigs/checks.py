@@ -19,9 +19,9 @@ _FEWEST_PX = 8.0
 
 
 def check_unit(path: Path, rig: CameraRig, unit_given: bool, remedy: str) -> None:
-    """Raise CalibrationError for positions that are not in metres, or that are all one because the poses are inverted. remedy: how this format names its unit.
+    """Raise CalibrationError for positions that are not in metres, or all in one place as the poses are inverted.
 
-    A rig whose file names the unit is believed to see small hands.
+    remedy: how this format names its unit.  A rig whose file names the unit is believed to see small hands.
     """
     centres = np.stack([camera.centre for camera in rig])
     distance = np.linalg.norm(centres[:, None] - centres[None], axis=-1)
@@ -43,9 +43,9 @@ def check_unit(path: Path, rig: CameraRig, unit_given: bool, remedy: str) -> Non
     focal_px = float(np.median([camera.K[[0, 1], [0, 1]].mean() for camera in rig]))
     hand_px = focal_px * _HAND_M / away if away > 0 else np.inf
     if hand_px < _FEWEST_PX:
-        raise CalibrationError(f'{path}: where the cameras look, {away:.1f} m away, a hand is {hand_px:.1f} px long: the '
-                               f'positions seem to be in another unit than metres (squares of the calibration board, '
-                               f'millimetres). {remedy}')
+        raise CalibrationError(f'{path}: where the cameras look, {away:.1f} m away, a hand is {hand_px:.1f} px long: '
+                               f'the positions seem to be in another unit than metres (squares of the calibration '
+                               f'board, millimetres). {remedy}')
 
 
 def inversion_doubt(rig: CameraRig) -> str | None:

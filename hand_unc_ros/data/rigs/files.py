@@ -3,18 +3,18 @@
 `load_rig` recognises a file by its content:
 
 - this package's YAML (`own`): `cameras: {cam0: {image_size: [w, h], K: 3×3 or 9 numbers, distortion_model, D,
-  world_from_camera: 4×4 or {position: [x, y, z], quaternion_xyzw: [x, y, z, w]}, topic and camera_info (optional: topics
-  of its images and CameraInfo), uncertainty (optional: standard deviations {rotation_rad, translation_m, focal_px,
-  centre_px}, see CalibrationUncertainty)}}`; `intrinsics: left.yaml`, a ROS camera_info YAML beside it, stands for
-  image_size, K, distortion_model and D;
+  world_from_camera: 4×4 or {position: [x, y, z], quaternion_xyzw: [x, y, z, w]}, topic and camera_info (optional:
+  topics of its images and CameraInfo), uncertainty (optional: standard deviations {rotation_rad, translation_m,
+  focal_px, centre_px}, see CalibrationUncertainty)}}`; `intrinsics: left.yaml`, a ROS camera_info YAML beside it,
+  stands for image_size, K, distortion_model and D;
 - Kalibr camera chains (`kalibr`), by T_cn_cnm1 or by T_cam_imu or T_imu_cam of all cameras: world is the frame of cam0;
 - aniposelib and Pose2Sim calibrations and caliscope camera arrays (`toml`): `rotation` and `translation` map world to
   camera;
 - OpenCV FileStorage with intri.yml and extri.yml as EasyMocap writes them (`opencv`);
 - ROS camera_info YAML (`camera_info`): one camera, at the origin of the world.
 
-Positions are in metres. Where a file's are not (aniposelib and Kalibr keep the unit of the calibration board), it says so
-by `metres_per_unit: 0.001` at its top level, in TOML under `[metadata]`.
+Positions are in metres. Where a file's are not (aniposelib and Kalibr keep the unit of the calibration board), it says
+so by `metres_per_unit: 0.001` at its top level, in TOML under `[metadata]`.
 Every error is a CalibrationError that names file, camera, key and remedy.
 """
 

@@ -64,8 +64,8 @@ def _by_imu(tables: list[CameraTable]) -> list[np.ndarray]:
 def _camera(table: CameraTable, world_from_camera: np.ndarray) -> Camera:
     model = table.content.get('camera_model')
     if isinstance(model, str) and model in _UNSUPPORTED:
-        raise table.fail('camera_model', f"'{model}', the {_UNSUPPORTED[model]} lens model, is not supported; calibrate "
-                                         'with --models pinhole-radtan or, for fisheye lenses, pinhole-equi')
+        raise table.fail('camera_model', f"'{model}', the {_UNSUPPORTED[model]} lens model, is not supported; "
+                                         'calibrate with --models pinhole-radtan or, for fisheye lenses, pinhole-equi')
     table.one_of('camera_model', ('pinhole',))
     fx, fy, cx, cy = table.numbers('intrinsics', 'pinhole takes [fu, fv, pu, pv]', (4,))
     lens = table.content.get('distortion_model')

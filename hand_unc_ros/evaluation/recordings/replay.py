@@ -181,8 +181,8 @@ def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict
         raise RecordingError(
             f'bag {bag.path} has images of {len(found)} of the cameras '
             f'{", ".join(settings.cameras or calibrated.rig.names)}, two are needed; its image topics are '
-            f'{", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the topics do, or give '
-            'each its `topic:` there')
+            f'{", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the topics do, or '
+            'give each its `topic:` there')
     check_rectified(calibrated.rig, found)
     return found
 
