@@ -42,7 +42,7 @@ class Setup:
             fail=lambda what, error: self.tell(self.failed, what))
         self.pipeline.start()
 
-    def decode(self, message):
+    def decode(self, message, camera):
         self.tell(self.decoded, message.name)
         if message.broken:
             raise ImageFormatError('broken')

@@ -18,7 +18,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.utilities import remove_ros_args
 from visualization_msgs.msg import MarkerArray
 
-from hand_unc_ros.data.image_messages import decode_compressed
+from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError, ConfigError, HandUncError
 from hand_unc_ros.estimation.estimator import build_estimator
@@ -28,7 +28,6 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh, ViewEstimate
 from hand_unc_ros.nodes.calibration import Calibrations
 from hand_unc_ros.nodes.diagnostics import CameraHealth, make_status, silence_s
-from hand_unc_ros.nodes.images import decode_image
 from hand_unc_ros.nodes.inputs import CameraInput, image_topics, info_topic
 from hand_unc_ros.nodes.markers import hand_markers
 from hand_unc_ros.nodes.messages import (

@@ -14,6 +14,7 @@ from hand_unc_ros.data.camera_messages import check_size
 from hand_unc_ros.errors import ImageFormatError
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate, NoHand, View
+from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.nodes.calibration import Calibrations
 from hand_unc_ros.nodes.diagnostics import CameraHealth, OutputHealth
 
@@ -35,13 +36,13 @@ class Estimator(Protocol):
 class Pipeline:
     """Owns the synchroniser, the estimator and the worker thread.
 
-    decode: message -> (H, W, 3) RGB, raises ImageFormatError.  now_ns: the ROS clock.
+    decode: message, its camera -> (H, W, 3) RGB, raises ImageFormatError.  now_ns: the ROS clock.
     publish: called from the worker with each estimate or NoHand and the set that it was made of.
     fail: called from the worker with a sentence and the exception when the estimator or `publish` raised.
     """
 
     def __init__(self, synchroniser: Synchroniser, estimator: Estimator, calibrations: Calibrations,
-                 cameras: Mapping[str, CameraHealth], *, min_views: int, decode: Callable[[Any], np.ndarray],
+                 cameras: Mapping[str, CameraHealth], *, min_views: int, decode: Callable[[Any, Camera], np.ndarray],
                  now_ns: Callable[[], int], simulated: Callable[[], bool],
                  publish: Callable[[HandEstimate | NoHand, MatchedSet], None],
                  fail: Callable[[str, Exception], None]) -> None:
@@ -134,7 +135,7 @@ class Pipeline:
                 continue
             health = self._cameras[name]
             try:
-                image = self._decode(message)
+                image = self._decode(message, camera)
                 check_size(camera, image)
             except ImageFormatError as error:
                 health.image_fault = str(error)

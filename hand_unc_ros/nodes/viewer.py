@@ -12,12 +12,11 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from hand_unc_ros.data.image_messages import decode_compressed
+from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh
 from hand_unc_ros.nodes.calibration import Calibrations
-from hand_unc_ros.nodes.images import decode_image
 from hand_unc_ros.nodes.inputs import CameraInput, image_topics, info_topic
 from hand_unc_ros.nodes.messages import hand_from_message, mesh_from_message
 from hand_unc_ros.nodes.parameters import TABLE, Parameter, check_together, declare, unknown_names
@@ -129,8 +128,8 @@ class ViewerNode(Node):
             self._mesh_subscription = None
 
     def _take_image(self, name: str, message: Any) -> None:
-        image = functools.partial(self._decode, message)
-        self.view.update_camera(name, self._calibrations.camera(name), image)
+        camera = self._calibrations.camera(name)
+        self.view.update_camera(name, camera, functools.partial(self._decode, message, camera))
 
     def _take_info(self, name: str, message: Any) -> None:
         self._frames[name] = message.header.frame_id or name

@@ -294,7 +294,7 @@ class Replay:
         for camera, (stamp_ns, (kind, data)) in matched.items.items():
             try:
                 message = self._store.deserialize_cdr(data, kind)
-                image = decode_compressed(message) if 'Compressed' in kind else decode_image(message)
+                image = (decode_compressed if 'Compressed' in kind else decode_image)(message, self.rig[camera])
                 check_size(self.rig[camera], image)
             except _UNREADABLE as error:
                 self._undecodable[camera] += 1
