@@ -67,7 +67,7 @@ def read_header(data: bytes) -> Header:
             return Header('TIFF', *_read_tiff(data))
     except (struct.error, IndexError) as error:
         raise ImageFormatError(f'is cut off after {len(data)} bytes, inside its header') from error
-    raise ImageFormatError('cannot be decoded; JPEG, PNG, TIFF, WebP and BMP can')
+    raise ImageFormatError('is not an image that can be decoded (JPEG, PNG, TIFF, WebP or BMP)')
 
 
 def _read_jpeg(data: bytes) -> Jpeg:

@@ -128,8 +128,8 @@ class ViewerNode(Node):
             self._mesh_subscription = None
 
     def _take_image(self, name: str, message: Any) -> None:
-        camera = self._calibrations.camera(name)
-        self.view.update_camera(name, camera, functools.partial(self._decode, message, camera))
+        image = functools.partial(self._decode, message)
+        self.view.update_camera(name, self._calibrations.camera(name), image)
 
     def _take_info(self, name: str, message: Any) -> None:
         self._frames[name] = message.header.frame_id or name
