@@ -285,7 +285,7 @@ def test_a_file_that_metadata_does_not_name_is_left_out_and_that_is_told(bag, ca
 
 @pytest.mark.parametrize('plugin', list(StoragePlugin))
 def test_span_counts_and_topics_are_those_of_the_files(tmp_path, capsys, plugin):
-    """As Humble writes it for a split bag: duration, start and counts of one part; QoS in another text than the files."""
+    """As Humble writes it for a split bag: duration, start and counts of one part; and QoS in another text."""
     info = make_infos(40)
     with Writer(tmp_path / 'bag', version=8, storage_plugin=plugin) as writer:
         connection = writer.add_connection('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=STORE)

@@ -65,7 +65,7 @@ def test_a_jpeg_that_lost_its_end_is_refused(encoder, channels, share, end):
 
 @pytest.mark.parametrize('encoder', ['plain', 'one colour per pixel', 'restarts'])
 def test_a_jpeg_that_lost_packets_in_the_middle_is_refused(encoder):
-    """As a USB camera loses them: whole packets, anywhere; what follows is decoded as something else, and ends early."""
+    """As a USB camera loses them: whole packets, anywhere; what follows is misread, and ends early."""
     data, rng, packet = jpeg(photo(), encoder), np.random.default_rng(0), 1024
     for start in rng.integers(1000, len(data) - 2 * packet, 40):
         with pytest.raises(ImageFormatError, match='has lost|is cut off|is damaged'):

@@ -174,11 +174,11 @@ def test_a_size_that_is_not_calibrated_is_refused_before_decoding(raw, monkeypat
         raise AssertionError('decoded')
 
     camera = make_camera('left')
-    right, wrong = (message('bayer_rggb8', encode('bayer_rggb8')), message('mono8', np.zeros((HEIGHT + 2, WIDTH), np.uint8),
-                                                                          height=HEIGHT + 2))
+    tall = np.zeros((HEIGHT + 2, WIDTH), np.uint8)
+    right, wrong = message('bayer_rggb8', encode('bayer_rggb8')), message('mono8', tall, height=HEIGHT + 2)
     if not raw:
         right, wrong = compressed(), compressed()
-        wrong.data = cv2.imencode('.png', np.zeros((HEIGHT + 2, WIDTH), np.uint8))[1].ravel()
+        wrong.data = cv2.imencode('.png', tall)[1].ravel()
     decode = decode_image if raw else decode_compressed
     assert decode(right, camera).shape == (HEIGHT, WIDTH, 3)
     for name in ('imdecode', 'cvtColor'):
