@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,9 +12,11 @@ import pytest
 from bag_cases import FPS, FRAMES, make_rig, make_videos, read_all, stamp_of, write_video
 
 from hand_unc_ros.data.bags.from_videos import from_videos
-from hand_unc_ros.data.videos import frame_times
+from hand_unc_ros.data.bags.frame_stamps import table_stamps
+from hand_unc_ros.data.videos import VideoInfo, frame_times
 from hand_unc_ros.errors import RecordingError
 
+RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
 START_NS = 100 * 10**9
 LEFT, RIGHT = '/left/image_raw/compressed', '/right/image_raw/compressed'
 
@@ -128,6 +132,21 @@ def test_a_table_of_times_stamps_every_frame(tmp_path, head):
     for topic, times in ((LEFT, left), (RIGHT, right)):
         np.testing.assert_allclose(stamps(bag, topic), START_NS + (np.array(times) - 48033.0) * 1e9, atol=2)
         assert shown(bag, topic) == list(range(FRAMES))
+
+
+@pytest.mark.parametrize('session', ['4_cam_recording', 'charuco_calibration'])
+def test_the_times_of_a_real_recording_pair_its_frames(session):
+    """Four free-running USB cameras: the nearest frames by time are those that the recorder put into one set."""
+    folder = RECORDINGS / 'caliscope' / session
+    if not folder.is_dir():
+        pytest.skip(f'no recordings in {RECORDINGS}')
+    infos = {f'cam_{number}': VideoInfo(folder / f'cam_{number}.mp4', 1280, 720, 6.0, 0) for number in range(4)}
+    stamps = table_stamps(folder / 'timestamps.csv', infos)
+    assert len({len(of_camera) for of_camera in stamps.values()}) == 1
+    first = stamps['cam_0']
+    for of_camera in stamps.values():
+        nearest = np.abs(of_camera[None] - first[:, None]).argmin(1)
+        assert (nearest == np.arange(len(first))).mean() > 0.98
 
 
 GOOD = [1.0 + index / FPS for index in range(FRAMES)]

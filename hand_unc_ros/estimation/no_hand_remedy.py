@@ -69,12 +69,12 @@ def _about_sets(traffic: Mapping[str, Traffic], reasons: Mapping[str, int], tole
         causes[_cause(reason)] += count
     cause = causes.most_common(1)[0][0] if causes else 'other'
     if cause == 'calibration':
-        return ('the joints of the views do not make a hand: check the camera calibration, which must be in metres, with '
-                'poses of the cameras in the world, and of this recording')
+        return ('the joints of the views do not make a hand: check the camera calibration, which must be in metres, '
+                'with poses of the cameras in the world, and of this recording')
     if cause == 'hand':
         other = _OTHER_HAND[handedness]
-        return (f'the {handedness} hand was seldom found: it must be in view of two cameras at a time; is it the {other} '
-                f'one (--handedness {other})?')
+        return (f'the {handedness} hand was seldom found: it must be in view of two cameras at a time; is it the '
+                f'{other} one (--handedness {other})?')
     if cause == 'disagreement':
         apart = clocks_apart(traffic)
         clocks = (f'; the clock of {apart[0]} is {1e3 * apart[2]:.3g} ms behind that of {apart[1]} by the log'

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 import re
+import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from operator import itemgetter
 from pathlib import Path
 
-import apsw
 import zstandard
 from rosbags.interfaces import Connection, ConnectionExtRosbag2
 from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
@@ -141,11 +142,8 @@ def _inflated(data: bytes) -> bytes:
 
 def _refuse_multiplied(path: Path) -> None:
     """Raise RecordingError for QoS texts with merged aliases, by which a few lines of YAML multiply to any size."""
-    database = apsw.Connection(f'file:{path}?immutable=1', flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
-    try:
+    with closing(sqlite3.connect(f'{path.absolute().as_uri()}?immutable=1', uri=True)) as database:
         columns = {row[1] for row in database.execute('PRAGMA table_info(topics)')}
         if 'offered_qos_profiles' in columns and database.execute(
                 "SELECT count(*) FROM topics WHERE offered_qos_profiles LIKE '%<<%'").fetchone()[0]:
             raise RecordingError(f'{path.name}: the QoS profiles in it are no plain YAML')
-    finally:
-        database.close()

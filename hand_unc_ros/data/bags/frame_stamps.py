@@ -61,8 +61,8 @@ def container_stamps(infos: Mapping[str, VideoInfo], fps: float | None) -> dict[
         return None
     listed = '; '.join(uneven.values())
     if fps is not None:
-        raise RecordingError(f'{listed}: one rate for all frames would pair wrong ones; leave --fps out, and the frames '
-                             "are stamped by their containers, or give each frame's time with --timestamps")
+        raise RecordingError(f'{listed}: one rate for all frames would pair wrong ones; leave --fps out, and the '
+                             "frames are stamped by their containers, or give each frame's time with --timestamps")
     unknown = [str(infos[name].path) for name, of_video in times.items() if of_video is None]
     if unknown:
         raise RecordingError(f'{listed}; {", ".join(unknown)} has no time stamps to go with it: give the time of each '
@@ -79,8 +79,8 @@ def _increasing_times(info: VideoInfo, rate_given: bool) -> np.ndarray | None:
     if rate_given:
         return None
     raise RecordingError(f'video {info.path}: the time stamps of its container do not increase at frame '
-                         f'{int(np.argmax(np.diff(times) <= 0)) + 1}; give the time of each frame with --timestamps, or '
-                         '--fps if no frame was dropped')
+                         f'{int(np.argmax(np.diff(times) <= 0)) + 1}; give the time of each frame with --timestamps, '
+                         'or --fps if no frame was dropped')
 
 
 def _unevenness(times_s: np.ndarray, info: VideoInfo) -> str:

@@ -42,12 +42,12 @@ def find_singular(covariances: np.ndarray, errors: np.ndarray | None = None) -> 
     return Singular(singular, singular & wrong)
 
 
-def sentences(told: dict[str, Any]) -> list[str]:
+def sentences(counts: dict[str, Any]) -> list[str]:
     """What `Singular.summary` says, in words; none where no covariance is singular."""
-    if not told['joints']:
+    if not counts['joints']:
         return []
-    text = (f'{told["joints"]} of {told["of"]} covariances of joints are singular: they claim a joint to be known '
+    text = (f'{counts["joints"]} of {counts["of"]} covariances of joints are singular: they claim a joint to be known '
             'exactly in some direction, which is infinitely too small')
-    if told['contradicted']:
-        text += f', and the errors of {told["contradicted"]} contradict them'
+    if counts['contradicted']:
+        text += f', and the errors of {counts["contradicted"]} contradict them'
     return [f'{text}. No factor mends that; publish a covariance with a variance along every axis.']
