@@ -84,6 +84,8 @@ def _from_videos_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--rig', type=Path, required=True, help='calibration (YAML, Kalibr camchain, TOML)')
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='bag to write')
     parser.add_argument('--fps', type=_positive, help="frame rate (default: the videos' own)")
+    parser.add_argument('--timestamps', type=Path, metavar='FILE',
+                        help="time of each frame: CSV with cam_id and frame_time, as caliscope's timestamps.csv")
     parser.add_argument('--start-time', type=_positive, metavar='S',
                         help='stamp of the first frame, seconds since 1970 (default: 2020-01-01)')
     parser.add_argument('--shift', action='append', default=[], type=_camera_frames, metavar='CAMERA=FRAMES',
@@ -102,8 +104,8 @@ def _from_videos(args: argparse.Namespace) -> None:
     # The offsets that --sync finds are logged.
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     bag = from_videos(_videos_by_camera(args.videos), load_rig(args.rig), args.output, fps=args.fps,
-                      start_time_s=args.start_time or DEFAULT_START_TIME_S, shift=dict(args.shift),
-                      sync=args.sync == 'auto', trim=args.trim, jpeg_quality=args.quality)
+                      start_time_s=args.start_time or DEFAULT_START_TIME_S, timestamps=args.timestamps,
+                      shift=dict(args.shift), sync=args.sync == 'auto', trim=args.trim, jpeg_quality=args.quality)
     print(bag)
 
 
@@ -130,11 +132,12 @@ def _play_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--subscribers', type=int, default=1, metavar='N', help='that --wait waits for (default 1)')
 
 
-def _play(args: argparse.Namespace) -> None:
+def _play(args: argparse.Namespace) -> int:
     from hand_unc_ros.nodes.bag_player import play
-    play(args.bag, rate=args.rate, loop=args.loop, clock=args.clock, remap=dict(args.remap),
-         start_s=args.start, duration_s=args.duration, inputs=args.inputs, wait_for_subscribers_s=args.wait,
-         subscribers=args.subscribers)
+    playback = play(args.bag, rate=args.rate, loop=args.loop, clock=args.clock, remap=dict(args.remap),
+                    start_s=args.start, duration_s=args.duration, inputs=args.inputs,
+                    wait_for_subscribers_s=args.wait, subscribers=args.subscribers)
+    return 1 if playback.lost else 0
 
 
 def _record_arguments(parser: argparse.ArgumentParser) -> None:

@@ -81,7 +81,11 @@ def pose_matrix(translation: Any, rotation: Any) -> np.ndarray:
 
 def check_size(camera: Camera, image: np.ndarray) -> None:
     """Raise ImageFormatError when the image is not of the size that the camera was calibrated for."""
-    height, width = image.shape[:2]
+    check_pixels(camera, image.shape[1], image.shape[0])
+
+
+def check_pixels(camera: Camera, width: int, height: int) -> None:
+    """As `check_size`, by width and height alone: before an image is decoded."""
     if (width, height) != (camera.width, camera.height):
         raise ImageFormatError(f'the image is {width}×{height} and the calibration of {camera.name} is for '
                                f'{camera.width}×{camera.height}; calibrate at the size that is streamed')

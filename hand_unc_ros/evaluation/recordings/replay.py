@@ -15,28 +15,26 @@ from typing import Any
 
 import numpy as np
 from rosbags.interfaces import Connection
-from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INFO_TYPE, TF_TYPE, Bag
+from hand_unc_ros.data.bags.stored_images import decode_stored_image
 from hand_unc_ros.data.calibrated_image import check_rectified, is_rectified
 from hand_unc_ros.data.camera_messages import rig_from_messages
-from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
-from hand_unc_ros.errors import ConfigError, ImageFormatError, RecordingError
+from hand_unc_ros.errors import ConfigError, RecordingError
+from hand_unc_ros.estimation.no_hand_remedy import Traffic, no_hand_remedy
 from hand_unc_ros.estimation.stream import Estimator, Processed, Stream
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import FrameResult
-from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 from hand_unc_ros.settings.recordings import BagSettings
 
 # A recording is no live system: its clocks may be decades apart, and stamps are not held against the log's times.
 _NO_FUTURE_S = 4e9
 _COMPRESSED = '/compressed'
-# What a damaged image message makes its readers raise.
-_UNREADABLE = (SerdeError, ValueError, IndexError, struct.error)
 # A delay beyond this is no delay: stamp and log were made by different clocks.
 LONGEST_DELAY_S = 60.0
 
@@ -231,15 +229,19 @@ class Replay:
         self._connections = [connection for connection in bag.connections if connection.topic in self._camera_of]
         times = stamps_by_topic(bag, self._connections)
         self.traffic = {camera: camera_traffic(*times[topic]) for camera, topic in topics.items()}
+        self._delays_s = {camera: float(np.median(np.subtract(times[topic][1], times[topic][0]))) / 1e9
+                          for camera, topic in topics.items() if times[topic][0]}
+        self._handedness = settings.estimator.handedness
         self._total = sum(traffic.received for traffic in self.traffic.values())
         if not self._total:
             raise RecordingError(f'bag {bag.path} has no image on {", ".join(self._camera_of)}')
         steps = [traffic.span_s / (traffic.received - 1 + traffic.missing) for traffic in self.traffic.values()
                  if traffic.received > 1]
         self.period_s = settings.period_s or (float(np.median(steps)) if steps else 0.0) or 1.0
+        self._tolerance_s = settings.tolerance_s or self.period_s / 2
         self.synchroniser = Synchroniser(
             tuple(topics), period_s=self.period_s, deadline_s=settings.deadline_s or self.period_s,
-            tolerance_s=settings.tolerance_s or self.period_s / 2, min_views=settings.estimator.min_views,
+            tolerance_s=self._tolerance_s, min_views=settings.estimator.min_views,
             future_s=_NO_FUTURE_S)
         self._stream = Stream(self.synchroniser, estimator, lambda camera: self.rig[camera], self._decode)
         self._store = get_typestore(Stores.ROS2_HUMBLE)
@@ -266,6 +268,12 @@ class Replay:
             self.traffic[camera].used = statistics.used - bad
             self.traffic[camera].drops = drops
 
+    def remedy(self, reasons: Mapping[str, int]) -> str:
+        """What to do where no set gave a hand, for `reasons`; all sets must have been given."""
+        traffic = {camera: Traffic(self.traffic[camera].received, self.traffic[camera].drops or {}, delay_s)
+                   for camera, delay_s in self._delays_s.items()}
+        return no_hand_remedy(traffic, reasons, self._tolerance_s, self._handedness)
+
     def _matched(self) -> Iterator[MatchedSet]:
         now_ns = 1
         messages = self.bag.messages(self._connections)
@@ -281,14 +289,9 @@ class Replay:
         while (due_ns := self.synchroniser.next_deadline_ns) is not None:
             yield from self.synchroniser.poll(max(due_ns, now_ns))
 
-    def _decode(self, stored: tuple[str, bytes]) -> np.ndarray:
+    def _decode(self, stored: tuple[str, bytes], camera: Camera) -> np.ndarray:
         """Pixels of a stored message. Raises ImageFormatError for one that cannot be read."""
-        kind, data = stored
-        try:
-            message = self._store.deserialize_cdr(data, kind)
-            return decode_compressed(message) if 'Compressed' in kind else decode_image(message)
-        except _UNREADABLE as error:
-            raise ImageFormatError(str(error)) from error
+        return decode_stored_image(self._store, *stored, camera)
 
 
 class Collector:
@@ -329,8 +332,7 @@ class Collector:
                               for camera, traffic in replay.traffic.items())
             faults = ''.join(f'; {camera}: {fault}' for camera, fault in replay.faults.items())
             raise RecordingError(f'no hand was found in bag {replay.bag.path}: {self.sets} sets ({why}); images '
-                                 f'dropped before: {drops}{faults}. Check the camera calibration, the handedness '
-                                 'and the method')
+                                 f'dropped before: {drops}{faults}. Likely cause: {replay.remedy(self.reasons)}')
         stamps, tracks, *arrays = (np.array(part) for part in zip(*self.hands))
         return Estimates(self.cameras, replay.rig, stamps, tracks, *arrays, sets=self.sets, reasons=self.reasons,
                          calibrated=self.calibrated, frame_id=settings.world_frame, traffic=replay.traffic,
