@@ -289,7 +289,7 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from hand_unc_ros.networks.export import run
+    from hand_unc_ros.methods.jump_hand.export import run
     run(args.model, args.onnx, args.views)
 
 

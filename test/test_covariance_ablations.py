@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from hand_unc_ros.evaluation import covariance_ablations as ablations
+from hand_unc_ros.experiments import covariance_ablations as ablations
 
 torch.set_num_threads(1)
 PROTOCOL = dict(steps=250, batch=64, width=32, peak_lr=5e-3)

@@ -10,7 +10,7 @@ from network_cases import tiny_network
 from view_cases import rotation
 
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
-from hand_unc_ros.networks.decoder import HAND_UNIT, NEAREST, palm_frame, view_geometry
+from hand_unc_ros.methods.jump_hand.decoder import HAND_UNIT, NEAREST, palm_frame, view_geometry
 
 torch.set_num_threads(1)
 

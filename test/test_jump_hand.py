@@ -16,7 +16,7 @@ from view_cases import rotation
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.standin import build_standin
 from hand_unc_ros.networks.gaussian_2d import cells_to_pixels, pixels_to_cells
-from hand_unc_ros.networks.jump_hand import (
+from hand_unc_ros.methods.jump_hand.network import (
     CONFIGS,
     VERTEX_COUNT,
     JumpHand,

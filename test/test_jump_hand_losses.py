@@ -10,8 +10,8 @@ from network_cases import TINY, tiny_network
 
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
-from hand_unc_ros.networks.jump_hand import JumpHandOutput
-from hand_unc_ros.training.jump_hand import (
+from hand_unc_ros.methods.jump_hand.network import JumpHandOutput
+from hand_unc_ros.methods.jump_hand.losses import (
     LossWeights,
     fused_terms,
     image_tensor,

@@ -21,11 +21,11 @@ from train_cases import SAMPLES, rows, tiny, write_set  # noqa: E402
 from hand_unc_ros.cli import main  # noqa: E402
 from hand_unc_ros.data.synthetic import frames, multiview  # noqa: E402
 from hand_unc_ros.errors import ConfigError, DatasetError, TrainingError  # noqa: E402
-from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
+from hand_unc_ros.methods.jump_hand.network import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
 from hand_unc_ros.networks.weights import read_weights  # noqa: E402
 from hand_unc_ros.training import keeper, run, start  # noqa: E402
 from hand_unc_ros.training.config import load_config  # noqa: E402
-from hand_unc_ros.training.jump_hand import jump_hand_losses  # noqa: E402
+from hand_unc_ros.methods.jump_hand.losses import jump_hand_losses  # noqa: E402
 from hand_unc_ros.training.module import TrainingModule  # noqa: E402
 from hand_unc_ros.training.sources import held_out, training_stream  # noqa: E402
 from hand_unc_ros.training.streams import SourceStream, batches  # noqa: E402

@@ -11,7 +11,7 @@ pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros.errors import ConfigError, HandUncError  # noqa: E402
-from hand_unc_ros.networks.jump_hand import CONFIGS  # noqa: E402
+from hand_unc_ros.methods.jump_hand.network import CONFIGS  # noqa: E402
 from hand_unc_ros.training.config import OptimiserConfig, load_config, parse_config  # noqa: E402
 from hand_unc_ros.training.run_log import CsvLog, TensorBoardLog  # noqa: E402
 from hand_unc_ros.training.schedule import learning_rate  # noqa: E402

@@ -12,9 +12,9 @@ from train_cases import rows, tiny, write_set  # noqa: E402
 
 from hand_unc_ros.errors import ConfigError  # noqa: E402
 from hand_unc_ros.networks.joint_covariance import load_joint_covariance  # noqa: E402
-from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
+from hand_unc_ros.methods.jump_hand.network import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
 from hand_unc_ros.networks.weights import fingerprint  # noqa: E402
-from hand_unc_ros.training.covariance import losses, validate  # noqa: E402
+from hand_unc_ros.methods.jump_hand.covariance_task import losses, validate  # noqa: E402
 from hand_unc_ros.training.run import make_task, train  # noqa: E402
 
 torch.set_num_threads(1)

@@ -25,7 +25,7 @@ from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance, propagated_covariance
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, load_jump_hand
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, load_jump_hand
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
 BATCH = 8

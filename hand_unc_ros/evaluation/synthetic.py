@@ -30,7 +30,7 @@ from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.networks.joint_covariance import load_joint_covariance
-from hand_unc_ros.networks.jump_hand import load_jump_hand
+from hand_unc_ros.methods.jump_hand.network import load_jump_hand
 from hand_unc_ros.networks.weights import fingerprint
 
 # Scenes of these seeds are for fitting and for testing; training draws from other streams altogether.

@@ -13,9 +13,9 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.triangulation import propagate_covariance
 from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.networks.covariance_heads import CovarianceHead, JointGaussian
-from hand_unc_ros.networks.decoder import palm_frame
+from hand_unc_ros.methods.jump_hand.decoder import palm_frame
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, ViewStage
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
 from hand_unc_ros.networks.view_fusion import normalised
 from hand_unc_ros.networks.weights import fingerprint, read_weights
 

@@ -14,8 +14,8 @@ from hand_unc_ros.data.datasets import DATASETS
 from hand_unc_ros.data.synthetic.multiview import MultiviewSettings
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE
-from hand_unc_ros.networks.jump_hand import CONFIGS, JumpHandConfig
-from hand_unc_ros.training.jump_hand import LossWeights
+from hand_unc_ros.methods.jump_hand.network import CONFIGS, JumpHandConfig
+from hand_unc_ros.methods.jump_hand.losses import LossWeights
 from hand_unc_ros.training.strict import fill, setting
 
 SOURCES = ('synthetic', 'shards', *DATASETS)

@@ -34,7 +34,7 @@ from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder, decode
 from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance
-from hand_unc_ros.networks.jump_hand import JumpHandOutput, ViewStage, load_jump_hand
+from hand_unc_ros.methods.jump_hand.network import JumpHandOutput, ViewStage, load_jump_hand
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 from hand_unc_ros.networks.weights import read_weights
 from hand_unc_ros.resources import resource

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hand_unc_ros.hand.joints import FINGERTIPS
-from hand_unc_ros.networks.decoder import HAND_UNIT
+from hand_unc_ros.methods.jump_hand.decoder import HAND_UNIT
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, ViewStage
-from hand_unc_ros.training.losses import gaussian_nll, heatmap_cross_entropy, mean_l1
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
+from hand_unc_ros.networks.gaussian_2d_losses import gaussian_nll, heatmap_cross_entropy, mean_l1
 
 # A coarse joint farther off than this, in hand units, no longer pulls: with two views along one line it may be
 # anywhere.

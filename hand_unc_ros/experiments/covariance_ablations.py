@@ -4,7 +4,7 @@ The per-view stage of a trained JumpHand is frozen and run once over all crops. 
 and a covariance head on the same features, in the same order for the same seed: from what one view shows to 21 joints
 relative to the wrist and their covariance, in the frame of the crop's camera.
 
-`python -m hand_unc_ros.evaluation.covariance_ablations --help`
+`python -m hand_unc_ros.experiments.covariance_ablations --help`
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hand_unc_ros.evaluation import uncertainty
-from hand_unc_ros.evaluation.frozen_views import held_out_sets, synthetic_sets
+from hand_unc_ros.experiments.frozen_views import held_out_sets, synthetic_sets
 from hand_unc_ros.hand.joints import JOINT_COUNT, WRIST
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.covariance_heads import (
@@ -33,10 +33,10 @@ from hand_unc_ros.networks.covariance_heads import (
     full_nll,
     paper_loss,
 )
-from hand_unc_ros.networks.decoder import HAND_UNIT
-from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand
+from hand_unc_ros.methods.jump_hand.decoder import HAND_UNIT
+from hand_unc_ros.methods.jump_hand.network import JumpHand, load_jump_hand
 from hand_unc_ros.networks.weights import fingerprint
-from hand_unc_ros.training.jump_hand import image_tensor
+from hand_unc_ros.methods.jump_hand.losses import image_tensor
 
 # Of the training sets; nothing else is drawn from it.
 TRAIN_SEED = 421

@@ -12,8 +12,8 @@ from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.networks.covariance_heads import COORDINATES, full_nll
 from hand_unc_ros.networks.joint_covariance import WHITENED_FLOOR, JointCovariance, propagated_covariance
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, ViewStage
-from hand_unc_ros.training.jump_hand import image_tensor
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
+from hand_unc_ros.methods.jump_hand.losses import image_tensor
 
 # Choices of views that one look at the images is used for: all of them, and so many drawn at random.
 DRAWN_SUBSETS = 3

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hand_unc_ros.errors import ExportError, MissingDependencyError
 from hand_unc_ros.hand.joints import JOINT_COUNT, JOINT_NAMES
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
-from hand_unc_ros.networks.jump_hand import JumpHand, ViewStage, load_jump_hand
+from hand_unc_ros.methods.jump_hand.network import JumpHand, ViewStage, load_jump_hand
 
 VIEWS_FILE, FUSED_FILE = 'views.onnx', 'fused.onnx'
 # The first that torch's exporter writes; sampling features needs 16.

@@ -13,10 +13,10 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.model import read_arrays
 from hand_unc_ros.networks.hand_finder import HandFinder
 from hand_unc_ros.networks.joint_covariance import JointCovariance, JointCovarianceConfig
-from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand
+from hand_unc_ros.methods.jump_hand.network import JumpHand, load_jump_hand
 from hand_unc_ros.networks.weights import fingerprint, read_weights, stored_network
 from hand_unc_ros.training.config import TrainingConfig
-from hand_unc_ros.training.covariance import JumpHandWithCovariance
+from hand_unc_ros.methods.jump_hand.covariance_task import JumpHandWithCovariance
 
 
 def jump_hand(config: TrainingConfig) -> JumpHand:

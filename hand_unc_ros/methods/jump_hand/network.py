@@ -15,7 +15,7 @@ from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
 from hand_unc_ros.hand.skinning import skinning_to_joints
 from hand_unc_ros.hand.standin import build_standin
 from hand_unc_ros.networks import gaussian_2d
-from hand_unc_ros.networks.decoder import Decoded, Decoder, ViewGeometry, palm_frame, view_geometry
+from hand_unc_ros.methods.jump_hand.decoder import Decoded, Decoder, ViewGeometry, palm_frame, view_geometry
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2DConfig, Gaussian2DNet, cells_to_pixels
 from hand_unc_ros.networks.view_fusion import GATES, TRIANGULATIONS, gate, normalised, triangulate
 from hand_unc_ros.networks.weights import read_weights, save_network

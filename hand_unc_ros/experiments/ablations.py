@@ -3,7 +3,7 @@
 The per-view stage of a trained JumpHand is frozen and run once over the training and the held-out sets. Every variant
 then trains a fused stage of its own on the same outputs, in the same order for the same seed.
 
-`python -m hand_unc_ros.evaluation.ablations --help`
+`python -m hand_unc_ros.experiments.ablations --help`
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.evaluation import metrics
-from hand_unc_ros.evaluation.frozen_views import (
+from hand_unc_ros.experiments.frozen_views import (
     SUBSETS,
     VIEWS,
     FrozenViews,
@@ -38,9 +38,9 @@ from hand_unc_ros.evaluation.frozen_views import (
 )
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, load_jump_hand
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, load_jump_hand
 from hand_unc_ros.networks.view_fusion import GATES, TRIANGULATIONS
-from hand_unc_ros.training.jump_hand import LossWeights, fused_terms
+from hand_unc_ros.methods.jump_hand.losses import LossWeights, fused_terms
 
 # Of the training sets; nothing else is drawn from it.
 TRAIN_SEED = 411

@@ -16,8 +16,8 @@ from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.hand.model import HandModel
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, ViewStage
-from hand_unc_ros.training.jump_hand import image_tensor
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
+from hand_unc_ros.methods.jump_hand.losses import image_tensor
 
 VIEWS = 4
 # Every choice of at least two of the views, the largest first.
