@@ -10,7 +10,8 @@ from network_cases import tiny_network
 from view_cases import rotation
 
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
-from hand_unc_ros.methods.jump_hand.decoder import HAND_UNIT, NEAREST, palm_frame, view_geometry
+from hand_unc_ros.hand.palm_frame import HAND_UNIT, palm_frame
+from hand_unc_ros.methods.jump_hand.decoder import NEAREST, view_geometry
 
 torch.set_num_threads(1)
 
@@ -118,7 +119,7 @@ def told(network, scene, start):
     caught = []
     hook = network.decoder.layers[0].register_forward_pre_hook(lambda module, inputs: caught.append(inputs[2:4]))
     with torch.no_grad():
-        network.join(*scene.inputs, start=start)
+        network.fuse(*scene.inputs, start=start)
     hook.remove()
     return caught[0]
 

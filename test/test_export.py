@@ -9,6 +9,7 @@ from network_cases import TINY, tiny_network
 
 from hand_unc_ros import cli
 from hand_unc_ros.errors import ExportError, MissingDependencyError
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
 from hand_unc_ros.methods.jump_hand import export
 from hand_unc_ros.methods.jump_hand.export import (
     FusedStage,
@@ -20,7 +21,6 @@ from hand_unc_ros.methods.jump_hand.export import (
     fused_names,
 )
 from hand_unc_ros.methods.jump_hand.network import JumpHandConfig, save_jump_hand
-from hand_unc_ros.networks.view_fusion import TRIANGULATIONS
 
 torch.set_num_threads(1)
 

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.pinhole_crops import hand_box
 
 # Share of the projected joints that must lie inside an image for a view to be worth a crop.
 MIN_INSIDE = 0.5
@@ -17,14 +17,11 @@ def boxes_around(rig: CameraRig, predicted: np.ndarray) -> np.ndarray:
     """Boxes (V, 4) in undistorted pixels around the projected joints; NaN where most of these are outside the image."""
     known = np.isfinite(predicted).all(axis=1)
     boxes = np.full((len(rig), 4), np.nan)
-    projected, depths = (part.numpy() for part in rig.project(torch.from_numpy(predicted)))
+    projected = rig.project(torch.from_numpy(predicted))[0].numpy()
     for row, camera in enumerate(rig.cameras):
-        px, depth = projected[row], depths[row]
+        px = projected[row]
         seen = known & np.isfinite(px).all(axis=1)
         inside = seen & np.all((px > 0) & (px < [camera.width - 1, camera.height - 1]), axis=1)
         if seen[[WRIST, MIDDLE_MCP]].all() and inside.sum() >= MIN_INSIDE * known.sum():
-            local = predicted @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
-            ideal = local[:, :2] / local[:, 2:] @ camera.K[:2, :2].T + camera.K[:2, 2]
-            focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
-            boxes[row] = crops.reach_box(predicted, ideal, focal / depth[MIDDLE_MCP])
+            boxes[row] = hand_box(predicted, camera)
     return boxes
