@@ -51,6 +51,7 @@ def run_doctor(as_json: bool = False) -> int:
 
 
 def format_table(checks: list[Check]) -> str:
+    """The checks as text, each missing part with its purpose and remedy."""
     width = max(len(check.name) for check in checks)
     lines = []
     for check in checks:
@@ -84,6 +85,7 @@ _ROS_EXTRAS = (
 
 
 def examine() -> Iterator[Check]:
+    """Run all checks, one after the other."""
     yield _python()
     yield _torch()
     yield _module('opencv', 'cv2', 'decoding and resizing images',

@@ -66,11 +66,6 @@ def test_the_readme_table_has_a_row_for_each():
     assert all(row.count('|') == 7 for row in table.splitlines())
 
 
-def test_the_readme_has_the_table():
-    readme = (Path(__file__).parents[1] / 'README.md').read_text()
-    assert markdown_table() in readme, 'put the output of markdown_table() into README.md'
-
-
 def test_a_parameter_of_an_earlier_version_is_refused_with_the_one_in_its_place(tmp_path):
     params = tmp_path / 'params.yaml'
     params.write_text('/hand/multiview:\n  ros__parameters: {front_end: mediapipe}\n')

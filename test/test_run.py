@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.nodes import run
 from hand_unc_ros.processes import supervise as supervision
 from hand_unc_ros.processes.supervise import supervise
 from hand_unc_ros.resources import resource
+from hand_unc_ros.settings import node_specs
 from hand_unc_ros.settings.parameters import TABLE
 
 HERE = Path(__file__).parent
@@ -33,7 +33,7 @@ def flat(section: dict, prefix: str = '') -> dict:
 
 def test_the_shipped_file_names_only_parameters_that_are_there_and_allowed():
     path = resource('config/multiview.yaml')
-    assert run.nodes_of(path) == [run.NodeSpec('multiview', '/hand')]
+    assert node_specs.nodes_of(path) == [node_specs.NodeSpec('multiview', '/hand')]
     values = flat(yaml.safe_load(path.read_text())['/**/multiview']['ros__parameters'])
     for name, value in values.items():
         TABLE[name].check(value)
@@ -43,8 +43,8 @@ def test_sections_name_the_nodes(tmp_path: Path):
     path = write(tmp_path, '/**: {ros__parameters: {use_sim_time: false}}\n'
                            'multiview: {ros__parameters: {a: 1}}\n'
                            '/left/viewer: {ros__parameters: {b: 2}}\n')
-    specs = run.nodes_of(path)
-    assert specs == [run.NodeSpec('multiview', '/'), run.NodeSpec('viewer', '/left')]
+    specs = node_specs.nodes_of(path)
+    assert specs == [node_specs.NodeSpec('multiview', '/'), node_specs.NodeSpec('viewer', '/left')]
     command = specs[1].command(path)
     assert command[1:3] == ['-m', 'hand_unc_ros.nodes.viewer'] and '__ns:=/left' in command
     assert '--autostart' in specs[0].command(path)
@@ -56,23 +56,23 @@ def test_sections_name_the_nodes(tmp_path: Path):
     ('', 'sections')])
 def test_a_file_that_starts_nothing_is_refused_with_the_reason(tmp_path: Path, content: str, word: str):
     with pytest.raises(ConfigError, match=word):
-        run.nodes_of(write(tmp_path, content))
+        node_specs.nodes_of(write(tmp_path, content))
 
 
 def test_a_missing_file_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match='nowhere.yaml'):
-        run.nodes_of(tmp_path / 'nowhere.yaml')
+        node_specs.nodes_of(tmp_path / 'nowhere.yaml')
 
 
-def fake_nodes(monkeypatch, tmp_path: Path, **sources: str) -> list[run.NodeSpec]:
+def fake_nodes(monkeypatch, tmp_path: Path, **sources: str) -> list[node_specs.NodeSpec]:
     """Nodes that are small programs; each writes a line to NAME.log when it starts."""
     for name, source in sources.items():
         log = str(tmp_path / f'{name}.log')
         (tmp_path / f'{name}_program.py').write_text(
             f"open({log!r}, 'a').write('started\\n')\nimport sys, time\n{source}\n")
-    monkeypatch.setattr(run, 'NODES', {name: (f'{name}_program',) for name in sources})
+    monkeypatch.setattr(node_specs, 'NODES', {name: (f'{name}_program',) for name in sources})
     monkeypatch.setenv('PYTHONPATH', str(tmp_path))
-    return [run.NodeSpec(name, '/') for name in sources]
+    return [node_specs.NodeSpec(name, '/') for name in sources]
 
 
 def test_a_node_that_dies_takes_the_others_along(monkeypatch, tmp_path: Path, capfd):
@@ -100,7 +100,7 @@ def test_a_node_that_dies_at_once_is_not_started_in_a_circle(monkeypatch, tmp_pa
 def test_the_node_runs_from_a_parameter_file(monkeypatch, tmp_path: Path, ros_domain: int):
     from ros_system import system
 
-    monkeypatch.setattr(run, 'NODES', {'multiview': ('dot_multiview', '--autostart')})
+    monkeypatch.setattr(node_specs, 'NODES', {'multiview': ('dot_multiview', '--autostart')})
     monkeypatch.setenv('PYTHONPATH', str(HERE), prepend=':')
     with system(tmp_path) as running:
         params = write(tmp_path, yaml.safe_dump({'/hand/multiview': {'ros__parameters': {
@@ -111,10 +111,10 @@ def test_the_node_runs_from_a_parameter_file(monkeypatch, tmp_path: Path, ros_do
             running.listener.until(lambda: len(running.listener.hands) >= 5, 'hands')
             return True
 
-        assert supervise(run.nodes_of(params), params, stop=seen) == 0
+        assert supervise(node_specs.nodes_of(params), params, stop=seen) == 0
 
 
 def test_a_bad_parameter_ends_the_run_with_its_reason(monkeypatch, tmp_path: Path, ros_domain: int, capfd):
     params = write(tmp_path, '/hand/multiview: {ros__parameters: {sync: {period: -1.0}}}')
-    assert supervise(run.nodes_of(params), params) == 1
+    assert supervise(node_specs.nodes_of(params), params) == 1
     assert 'sync.period is -1.0; it must be from 0.001 to 10 s' in capfd.readouterr().err

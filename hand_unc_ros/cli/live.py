@@ -40,8 +40,9 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
-    from hand_unc_ros.nodes.run import run_nodes
-    return run_nodes(args)
+    from hand_unc_ros.processes.supervise import supervise
+    from hand_unc_ros.settings.node_specs import nodes_of
+    return supervise(nodes_of(args.params), args.params.resolve(), args.respawn)
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:

@@ -68,10 +68,12 @@ class ShardedSet:
 
     @property
     def shards(self) -> int:
+        """Number of shards, of which the last may be smaller."""
         return -(-self.samples // self.shard_samples)
 
     @cached_property
     def digest(self) -> str:
+        """Hash of everything that defines the set."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()[:32]
 
     def range_of(self, shard: int) -> range:
@@ -79,6 +81,7 @@ class ShardedSet:
         return range(shard * self.shard_samples, min((shard + 1) * self.shard_samples, self.samples))
 
     def to_json(self) -> str:
+        """The content of `dataset.json`."""
         return json.dumps(asdict(self), indent=1, ensure_ascii=False)
 
 

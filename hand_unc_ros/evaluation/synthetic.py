@@ -114,6 +114,7 @@ def run_seeds(estimator: HandEstimator, seeds: range, frames: int, views: int, c
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--weights', default='', help='2D network (default: the shipped one)')
     parser.add_argument('--finder', default='', help='finder network (default: the shipped one)')

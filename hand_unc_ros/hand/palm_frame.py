@@ -29,6 +29,7 @@ class HandFrame(NamedTuple):
         return (points - self.origin[:, None]) @ self.rotation / HAND_UNIT
 
     def to_world(self, points: Tensor) -> Tensor:
+        """(B, N, 3) in units of HAND_UNIT to metres, world; inverse of `from_world`."""
         return points * HAND_UNIT @ self.rotation.mT + self.origin[:, None]
 
 

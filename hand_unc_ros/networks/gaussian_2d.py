@@ -38,6 +38,7 @@ class Gaussian2DConfig:
         return (HEATMAP_SIZE // max(coarsest, 1)).bit_length()
 
     def to_dict(self) -> dict:
+        """The configuration as it is stored with the weights."""
         return asdict(self)
 
 

@@ -37,6 +37,7 @@ class JointCovarianceConfig:
     network: str
 
     def to_dict(self) -> dict:
+        """The configuration as it is stored with the weights."""
         return asdict(self)
 
 

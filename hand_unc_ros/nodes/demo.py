@@ -30,7 +30,7 @@ from hand_unc_ros.hand.model import STANDIN
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import stamp_from_message
 from hand_unc_ros.nodes.process import node_of_its_own
-from hand_unc_ros.nodes.run import nodes_of
+from hand_unc_ros.settings.node_specs import nodes_of
 from hand_unc_ros.processes.supervise import Program, supervise
 
 NAMESPACE = '/hand'

@@ -26,9 +26,13 @@ class Program(Protocol):
     """What `supervise` starts: its name, and its command line for a ROS parameter file."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """For messages."""
+        ...
 
-    def command(self, params: Path) -> list[str]: ...
+    def command(self, params: Path) -> list[str]:
+        """The command line with the parameter file `params`."""
+        ...
 
 
 class _Running:

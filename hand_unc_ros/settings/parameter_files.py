@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.nodes.run import nodes_of
+from hand_unc_ros.settings.node_specs import nodes_of
 from hand_unc_ros.settings.parameters import TABLE, check_names
 
 _NODE = 'multiview'

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from hand_unc_ros.data.rigs import load_rig, load_topics
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.nodes.run import DEFAULT_NAMESPACE
+from hand_unc_ros.settings.node_specs import DEFAULT_NAMESPACE
 from hand_unc_ros.settings.parameter_files import estimator_parameters
 from hand_unc_ros.settings.parameters import TABLE
 from hand_unc_ros.settings.topics import image_topics, info_topic

@@ -50,6 +50,7 @@ class Controls:
 
     @property
     def style(self) -> HandStyle:
+        """How hands are drawn, by the controls."""
         return HandStyle(
             self._skeleton.value, self._ellipsoids.value, self._mesh.value, self._scale.value,
             self._limit.value,
@@ -57,9 +58,11 @@ class Controls:
 
     @property
     def images(self) -> bool:
+        """Whether the images of the cameras are shown."""
         return self._images.value
 
     def set_readout(self, content: str) -> None:
+        """Show `content`, Markdown, in the panel."""
         self._readout.content = content
 
     def update_legend(self) -> None:

@@ -62,14 +62,17 @@ STATIC_QOS = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
 
 def image_topic(camera: str) -> str:
+    """Topic of the images of a camera in a bag made from videos."""
     return f'/{camera}/image_raw/compressed'
 
 
 def info_topic(camera: str) -> str:
+    """Topic of the CameraInfo of that camera."""
     return f'/{camera}/camera_info'
 
 
 def optical_frame(camera: str) -> str:
+    """Name of the optical frame of that camera."""
     return f'{camera}_optical_frame'
 
 

@@ -21,8 +21,13 @@ POSES_TYPE = 'geometry_msgs/msg/PoseArray'
 
 
 class RecordedHand(NamedTuple):
-    """A HandJointsWithCovariance. log_ns: when it was logged.  covariance: (63, 63) m², block diagonal where only the
-    blocks were recorded (`full` tells).  cameras: those of the rig."""
+    """A HandJointsWithCovariance as it was recorded.
+
+    log_ns, stamp_ns: times of logging and of capture.  frame_id: world frame.  track_id: constant while the hand was
+    followed.  joints: (21, 3) metres, NaN where not valid.  covariance: (63, 63) m², block diagonal where `full` is
+    False, NaN for joints that were not valid.  full: whether the covariance between joints was recorded.
+    calibrated: whether a covariance map was applied.  cameras: those of the rig.
+    """
 
     log_ns: int
     stamp_ns: int

@@ -130,10 +130,12 @@ class Bag:
 
     @property
     def connections(self) -> list[Connection]:
+        """One for each topic, type and publisher."""
         return list(self._reader.connections)
 
     @property
     def start_ns(self) -> int:
+        """Log time of the first message, nanoseconds."""
         return self._reader.start_time
 
     @property

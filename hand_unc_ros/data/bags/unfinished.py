@@ -72,6 +72,7 @@ class UnindexedFile:
                             for number, channel in self._channels.items()]
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def _scan(self) -> None:
@@ -225,6 +226,7 @@ class UnfinishedReader:
                     yield chosen[of.topic, of.msgtype], log_ns, data
 
     def close(self) -> None:
+        """Close all files."""
         for part in self._parts:
             part.close()
 

@@ -1,8 +1,7 @@
-"""`hand-unc run`: starts the nodes that a ROS parameter file names as processes, without `launch`."""
+"""The nodes that a ROS parameter file describes, and how each is started."""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -10,7 +9,6 @@ from typing import NamedTuple
 import yaml
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.processes.supervise import supervise
 
 # Nodes that can be started, and what goes before the ROS arguments.
 NODES: dict[str, tuple[str, ...]] = {
@@ -62,8 +60,3 @@ def nodes_of(params: Path) -> list[NodeSpec]:
     if not specs:
         raise ConfigError(f'{params} names no node; give it a section such as /hand/multiview')
     return specs
-
-
-def run_nodes(args: argparse.Namespace) -> int:
-    """The command: `args.params` names the file, `args.respawn` whether dead nodes are started again."""
-    return supervise(nodes_of(args.params), args.params.resolve(), args.respawn)
