@@ -17,11 +17,11 @@ def boxes_around(rig: CameraRig, predicted: np.ndarray) -> np.ndarray:
     """Boxes (V, 4) in undistorted pixels around the projected joints; NaN where most of these are outside the image."""
     known = np.isfinite(predicted).all(axis=1)
     boxes = np.full((len(rig), 4), np.nan)
-    projected = rig.project(torch.from_numpy(predicted))[0].numpy()
+    projected, depths = (part.numpy() for part in rig.project(torch.from_numpy(predicted)))
     for row, camera in enumerate(rig.cameras):
         px = projected[row]
         seen = known & np.isfinite(px).all(axis=1)
         inside = seen & np.all((px > 0) & (px < [camera.width - 1, camera.height - 1]), axis=1)
         if seen[[WRIST, MIDDLE_MCP]].all() and inside.sum() >= MIN_INSIDE * known.sum():
-            boxes[row] = hand_box(predicted, camera)
+            boxes[row] = hand_box(predicted, camera, depths[row, MIDDLE_MCP])
     return boxes
