@@ -16,9 +16,9 @@ from view_cases import rotation
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
 from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.hand.topology import VERTEX_COUNT
 from hand_unc_ros.methods.jump_hand.network import (
     CONFIGS,
-    VERTEX_COUNT,
     JumpHand,
     JumpHandConfig,
     load_jump_hand,
@@ -248,7 +248,7 @@ def test_half_precision_stays_near(network):
 
 @pytest.mark.parametrize('values, message', (
     ({'gate': 'loud'}, "gate 'loud' is unknown; choose one of uncertainty, average"),
-    ({'triangulation': 'svd'}, "triangulation 'svd' is unknown; choose one of ug_dlt"),
+    ({'triangulation': 'svd'}, "triangulation 'svd' is unknown; choose one of refined"),
     ({'width': 30, 'heads': 4}, 'width 30 is not a multiple of heads 4'),
     ({'vertex_queries': 0}, r'vertex_queries is 0; it must be in 1 … 778'),
     ({'vertex_queries': 779}, r'vertex_queries is 779'),

@@ -14,7 +14,7 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import nearest_psd
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights, propagate_covariance
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS as ALL_TRIANGULATIONS
-from hand_unc_ros.geometry.weighted_triangulation import triangulate
+from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.contract import Fused, Triangulation, ViewReading
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE
@@ -115,7 +115,7 @@ def _triangulate(estimate: ViewGaussians, rig: CameraRig, xy: Tensor, covariance
                  method: str) -> Triangulation:
     poses = rig.camera_from_world
     gates = gate_weights(_variance_cells2(estimate), valid) if method == 'ug_dlt' else None
-    points, _, weights, spread = triangulate(method, xy, covariance, poses, valid, gates)
+    points, _, weights, spread = triangulate(method, Observations(xy, covariance, poses, valid), gates)
     if spread is None:
         spread = propagate_covariance(points, covariance, poses, valid)
     ok = torch.isfinite(points).all(-1) & torch.isfinite(spread).flatten(-2).all(-1)

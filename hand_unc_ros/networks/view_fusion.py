@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights
-from hand_unc_ros.geometry.weighted_triangulation import triangulate
+from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 
 GATES = ('uncertainty', 'average', 'learnable', 'top-k', 'confidence')
 # Of the refined triangulation: the decoder goes on from there.
@@ -47,17 +47,14 @@ def gate(kind: str, variance_cells2: Tensor, mask: Tensor, *, logits: Tensor | N
     return torch.where(mask, scores.softmax(dim=1), 0.0)
 
 
-def coarse_joints(method: str, xy: Tensor, xy_covariance: Tensor, variance_cells2: Tensor, camera_from_world: Tensor,
-                  mask: Tensor, learned: Tensor | None = None) -> Coarse:
+def coarse_joints(method: str, observed: Observations, variance_cells2: Tensor,
+                  learned: Tensor | None = None) -> Coarse:
     """The coarse 3D joints, by one of TRIANGULATIONS (supplement, Table 2).
 
-    xy: (B, V, N, 2) normalised.  xy_covariance: (B, V, N, 2, 2).  variance_cells2: (B, V, N, 2), for the gate.
-    camera_from_world: (B, V, 3, 4).  mask: (B, V) bool.  learned: (B, V, N) ≥ 0, rows' weights of learnable DLT.
+    variance_cells2: (B, V, N, 2), for the gate.  learned: (B, V, N) ≥ 0, rows' weights of learnable DLT.
     """
-    valid = mask[..., None].expand(xy.shape[:-1])
-    weights = gate_weights(variance_cells2, valid) if method == 'ug_dlt' else learned
-    found = triangulate(method, xy, xy_covariance, camera_from_world, valid, weights, iterations=ITERATIONS,
-                        unweighted_spare=False)
+    weights = gate_weights(variance_cells2, observed.valid) if method == 'ug_dlt' else learned
+    found = triangulate(method, observed, weights, iterations=ITERATIONS, unweighted_spare=False)
     return Coarse(torch.where(found.valid[..., None], found.points, 0.0), found.valid)
 
 

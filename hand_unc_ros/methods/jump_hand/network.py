@@ -11,13 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS, Observations
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
 from hand_unc_ros.hand.palm_frame import palm_frame
 from hand_unc_ros.hand.skinning import skinning_to_joints
 from hand_unc_ros.hand.standin import build_standin
 from hand_unc_ros.hand.topology import VERTEX_COUNT
-from hand_unc_ros.methods.jump_hand.decoder import Decoded, Decoder, ViewGeometry, view_geometry
+from hand_unc_ros.methods.jump_hand.decoder import (
+    CoarseHand,
+    Decoded,
+    Decoder,
+    DecoderSizes,
+    Gates,
+    ViewEvidence,
+    ViewGeometry,
+    view_geometry,
+)
 from hand_unc_ros.networks import gaussian_2d
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2DConfig, Gaussian2DNet, cells_to_pixels
 from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, gate, normalised
@@ -81,7 +90,7 @@ CONFIGS = {
 
 
 class ViewStage(NamedTuple):
-    """What the per-view network says of each crop, (B, V, …); see Gaussian2D.
+    """Output of the per-view network for each crop, (B, V, …); see Gaussian2D.
 
     mean, variance: (B, V, 21, 2) cells and cells².  log_heatmap: (B, V, 21, 32, 32).  presence: (B, V) logits.
     pooled: (B, V, 21, C).  levels: (B, V, C, s, s) each, fine to coarse.
@@ -103,7 +112,7 @@ class JumpHandOutput(NamedTuple):
     """mean, variance, log_heatmap, presence: as in ViewStage.  gate: (B, V, 21), sums to 1 over views.
     coarse: (B, 21, 3) metres, world, the triangulated joints, zeros where coarse_valid (B, 21) is False.
     joints: (L + 1, B, 21, 3) and vertices: (L + 1, B, 778, 3) metres, world: the coarse stage, then every decoder
-    layer; the last is the answer.  features: (B, 21, C) of the joint queries (of the pooled 2D stage without a
+    layer; the last is the result.  features: (B, 21, C) of the joint queries (of the pooled 2D stage without a
     decoder)."""
 
     mean: Tensor
@@ -141,8 +150,9 @@ class JumpHand(nn.Module):
             self.lift.weight.copy_(skinning)
         self.decoder = None
         if config.layers:
-            self.decoder = Decoder(config.width, channels, config.heads, config.levels, config.points, config.ffn,
-                                   config.layers, skinning[picked])
+            sizes = DecoderSizes(config.width, channels, config.heads, config.levels, config.points, config.ffn,
+                                 config.layers)
+            self.decoder = Decoder(sizes, skinning[picked])
             self.spread = nn.Parameter(nearest_mean(arrays['v_template'], picked.numpy(), skinning.numpy()),
                                        requires_grad=config.vertex_queries < VERTEX_COUNT)
 
@@ -177,15 +187,15 @@ class JumpHand(nn.Module):
             gates = gate(config.gate, stage.variance, view_mask, logits=scores, confidence=confidence,
                          top_k=config.top_k)
             if start is None:
-                coarse, valid = coarse_joints(config.triangulation, xy, covariance, stage.variance, camera_from_world,
-                                              view_mask, scores.sigmoid())
+                observed = Observations(xy, covariance, camera_from_world, view_mask[..., None].expand(xy.shape[:-1]))
+                coarse, valid = coarse_joints(config.triangulation, observed, stage.variance, scores.sigmoid())
             else:
                 valid = torch.isfinite(start).all(-1)
                 coarse = torch.where(valid[..., None], start, 0.0)
             present = view_mask[..., None, None]
             features = torch.where(present, stage.pooled, 0.0).sum(1) / present.sum(1).clamp_min(1)
             joints, vertices = [coarse], []
-            # An unknown joint starts in the middle of the known ones; the decoder is told that it is unknown.
+            # An unknown joint starts in the middle of the known ones; the decoder gets `valid`.
             count = valid.sum(1).clamp_min(1)[:, None, None]
             filled = torch.where(valid[..., None], coarse, coarse.sum(1, keepdim=True) / count)
             # Relative to a joint, so that the surface moves with the hand whatever has been learned.
@@ -198,8 +208,8 @@ class JumpHand(nn.Module):
                 own = frame.from_world(filled)
                 spread = self.skinning[self.picked] @ stage.variance
                 vertex_gates = self._vertex_gates(gates, spread, view_mask)
-            decoded = self._decode(own, valid, self.lift.weight[self.picked] @ own, geometry, mean_px, stage, gates,
-                                   vertex_gates)
+            start = CoarseHand(own, valid, self.lift.weight[self.picked] @ own)
+            decoded = self._decode(start, geometry, mean_px, stage, Gates(gates, vertex_gates))
             with torch.autocast(K.device.type, enabled=False):
                 joints += [frame.to_world(points) for points in decoded.joints]
                 vertices += [frame.to_world(self.spread @ points) for points in decoded.vertices]
@@ -207,17 +217,16 @@ class JumpHand(nn.Module):
         return JumpHandOutput(stage.mean, stage.variance, stage.log_heatmap, stage.presence, gates, coarse, valid,
                               torch.stack(joints), torch.stack(vertices), features)
 
-    def _decode(self, joints: Tensor, valid: Tensor, vertices: Tensor, geometry: ViewGeometry, mean_px: Tensor,
-                stage: ViewStage, gates: Tensor, vertex_gates: Tensor) -> Decoded:
+    def _decode(self, start: CoarseHand, geometry: ViewGeometry, mean_px: Tensor, stage: ViewStage,
+                gates: Gates) -> Decoded:
         pooled, levels = stage.pooled, stage.levels
-        device = joints.device.type
+        device = mean_px.device.type
         # The decoder's matrices are small: on a CPU reduced precision makes it several times slower.
         reduced = device != 'cpu' and torch.is_autocast_enabled(device)
         if not reduced:
             pooled, levels = pooled.float(), [level.float() for level in levels]
         with torch.autocast(device, enabled=reduced):
-            return self.decoder(joints, valid, vertices, geometry, mean_px, stage.variance, pooled, levels, gates,
-                                vertex_gates)
+            return self.decoder(start, geometry, ViewEvidence(mean_px, stage.variance, pooled, levels), gates)
 
     def _vertex_gates(self, gates: Tensor, spread: Tensor, view_mask: Tensor) -> Tensor:
         """(B, V, M): the softmax of the vertices' own variances where the gate is of variances, else the joints' gates

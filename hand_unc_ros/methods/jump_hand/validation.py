@@ -16,7 +16,7 @@ from hand_unc_ros.networks.images import image_tensor
 
 def validate(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
     """Mean errors over all samples, unaligned: of the joints, their median, of the fingertips, of the vertices, of the
-    triangulated joints, all in mm, and what `validate_views` says of the 2D stage. NaN where nothing is known."""
+    triangulated joints, all in mm, and the numbers of `validate_views`. NaN where nothing is known."""
     joints, tips, vertices, coarse, views = [], [], [], [], []
     for batch in batches:
         out = network(image_tensor(batch['images']), batch['K'], batch['camera_from_world'], batch['view_mask'])
