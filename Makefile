@@ -25,12 +25,11 @@ PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
 unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION
 
-.PHONY: help demo test test-slow setup setup-mediapipe doctor clean
+.PHONY: help demo test test-slow setup doctor clean
 help:
 	@sed -n '3,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
 	@echo 'make test-slow        the slow tests as well'
 	@echo 'make setup            only set up: afterwards $(VENV)/bin/hand-unc works as it is'
-	@echo 'make setup-mediapipe  adds MediaPipe, for the method landmarks (about 100 MB)'
 	@echo 'make doctor           what is present and what to do about what is missing'
 	@echo 'make clean            removes $(VENV) and the message build'
 
@@ -46,9 +45,7 @@ test-slow: setup
 doctor: setup
 	$(VENV)/bin/hand-unc doctor
 
-setup: $(VENV)/.messages $(VENV)/.package
-
-setup-mediapipe: $(VENV)/.mediapipe
+setup: $(VENV)/.messages $(VENV)/.package $(VENV)/.models
 
 clean:
 	rm -rf $(VENV) .ros
@@ -90,7 +87,7 @@ $(VENV)/.messages: CMakeLists.txt package.xml hand_unc_ros/__init__.py $(wildcar
 	$(PY) -c 'import hand_unc_ros.msg'
 	touch $@
 
-$(VENV)/.mediapipe: $(VENV)/.messages
-	$(PIP) install -c $(VENV)/constraints.txt --no-build-isolation --config-settings editable_mode=compat -e '.[mediapipe]'
-	$(PIP) install -c $(VENV)/constraints.txt --no-deps mediapipe
+# Networks that know real hands, out of MediaPipe's wheel. Without a network the command says what to copy where.
+$(VENV)/.models: $(VENV)/.package
+	$(VENV)/bin/hand-unc models get landmarks --if-missing
 	touch $@

@@ -15,7 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.resources import resource
+from hand_unc_ros.networks.landmark_models import landmark_models
+from hand_unc_ros.resources import resource, user_models
 
 OK, NOTE, MISSING = 'ok', 'note', 'missing'
 _ROS_REMEDY = 'make setup (wheels), or source a ROS 2 installation: . /opt/ros/<distro>/setup.bash'
@@ -75,7 +76,6 @@ _EXTRAS = (
     ('onnxruntime', 'onnxruntime', 'ONNX files (hand-unc export)', "pip install 'hand_unc_ros[export]'"),
     ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
     ('matplotlib', 'matplotlib', 'plots in reports (hand-unc evaluate)', "pip install 'hand_unc_ros[report]'"),
-    ('mediapipe', 'mediapipe', '2D joints in real images (method: landmarks)', 'make setup-mediapipe'),
 )
 _ROS_EXTRAS = (
     ('tf2_ros', 'tf2-ros-py', 'camera poses from TF (else: a rig file)'),
@@ -93,6 +93,7 @@ def examine() -> Iterator[Check]:
     yield from _ros()
     yield from _transport()
     yield _weights()
+    yield _landmarks()
     yield _mano()
     for name, module, purpose, remedy in _EXTRAS:
         yield _module(name, module, purpose, remedy)
@@ -227,6 +228,14 @@ def _weights() -> Check:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
         parts.append(f'{file.name} {file.stat().st_size / 1e6:.1f} MB sha256 {digest[:12]}')
     return Check('weights', OK, '; '.join(parts), purpose, essential=True)
+
+
+def _landmarks() -> Check:
+    purpose = "joints in images of real hands: MediaPipe's networks"
+    files = landmark_models()
+    if files is not None:
+        return Check('landmarks', OK, str(files[0].parent), purpose)
+    return Check('landmarks', MISSING, f'not in {user_models()}', purpose, 'hand-unc models get landmarks')
 
 
 def _mano() -> Check:

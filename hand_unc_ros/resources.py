@@ -1,7 +1,8 @@
-"""Files that come with the package but are no Python: config/, launch/, models/."""
+"""Files that are no Python: what comes with the package (config/, launch/, models/) and what its user fetched."""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,3 +33,13 @@ def resource(relative: str | Path) -> Path:
         if path.exists():
             return path
     raise ConfigError(f'{relative} is missing from this installation of {_PACKAGE}; install it again')
+
+
+def user_models() -> Path:
+    """The folder of models that the user fetched: $HAND_UNC_MODELS, else by the XDG Base Directory Specification."""
+    named = os.environ.get('HAND_UNC_MODELS')
+    if named:
+        return Path(named).expanduser()
+    data = os.environ.get('XDG_DATA_HOME')
+    base = Path(data) if data and Path(data).is_absolute() else Path.home() / '.local' / 'share'
+    return base / _PACKAGE / 'models'

@@ -80,7 +80,8 @@ class Reader:
     def refine(self, joints, covariance, used):
         """The refinement of triangulated joints by what was last read."""
         unknown = np.full((len(used), 21), np.nan)
-        start = Triangulation(joints, covariance, np.isfinite(joints).all(1), unknown, used, unknown, unknown, unknown)
+        start = Triangulation(joints, covariance, np.isfinite(joints).all(1), unknown, used, unknown, unknown, unknown,
+                              covariance, np.broadcast_to(np.eye(3), covariance.shape), unknown)
         return self.method.refine(self.readings, start, self.side)
 
 

@@ -101,8 +101,9 @@ def test_errors_twice_as_large_as_claimed_are_found_without_truth(tmp_path):
     # Variances four times too small. Cauchy weights let outliers pull less, so residuals stay a little larger.
     assert summary['leave_one_view_out']['factor'] == pytest.approx(4, rel=0.15)
     assert summary['reprojection']['factor'] == pytest.approx(4, rel=0.2)
-    assert summary['bones']['ratio'] == pytest.approx(2, rel=0.2)
-    assert summary['jitter']['at_rest']['ratio'] == pytest.approx(2, rel=0.1)
+    # What was published has seen its residuals, and makes up for a part of the lie.
+    assert 1.2 < summary['bones']['ratio'] < 1.8
+    assert 1.2 < summary['jitter']['at_rest']['ratio'] < 1.8
     assert summary['nees_per_dof'] is None and summary['energy_score_mm'] is None and summary['truth'] is None
 
 
@@ -193,14 +194,6 @@ def filmed(folder, lost=(), extra=(), calibration=True, count=FILMED):
     messages = calibration_messages(RIG) if calibration else []
     return write_bag(folder / 'bag', [*messages, *image_messages(RIG, count, lost=lost), *extra,
                                       *truth_messages(moving, count)])
-
-
-def test_the_release_of_mediapipe_stands_for_the_weights_inside_it(pipeline, monkeypatch, tmp_path):
-    monkeypatch.setattr(command, 'version', lambda package: f'{package} 0.10.21')
-    bag = filmed(tmp_path)
-    settings = BagSettings(estimator=EstimatorSettings(method='landmarks'))
-    assert evaluate_bag(bag, settings).summary['software']['mediapipe'] == 'mediapipe 0.10.21'
-    assert 'mediapipe' not in evaluate_bag(bag).summary['software']
 
 
 def test_images_become_hands(pipeline, tmp_path):

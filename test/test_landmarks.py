@@ -1,218 +1,249 @@
-"""The method landmarks: its contract with a stand-in tracker, and the real one where it is installed."""
+"""The method landmarks: palms from the detector's anchors, crops of hands, and the contract of a method."""
 
-import os
-import sys
-from pathlib import Path
-from types import SimpleNamespace
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 import pytest
 
-from hand_unc_ros.errors import ConfigError, MissingDependencyError
+from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera
+from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
 from hand_unc_ros.methods.contract import MethodOptions, View
-from hand_unc_ros.methods.cropping import whole_image
-from hand_unc_ros.methods.geometric_fusion import stack
+from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.landmarks import live
-from hand_unc_ros.methods.landmarks.live import SIGMA_FRACTION, Landmarks, TrackerOptions, landmark_variance
+from hand_unc_ros.methods.landmarks.crop_boxes import STEADY_JOINTS, box_of_hand, box_of_landmarks, box_of_palm
+from hand_unc_ros.methods.landmarks.noise_model import SIGMA_FRACTION, landmark_gaussians, landmark_variance
+from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
+from hand_unc_ros.methods.landmarks.reading import CropLandmarks
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
+from hand_unc_ros.networks.blaze_hand import PALM_SIZE
 
-RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
-VIDEO = RECORDINGS / 'handpose3d' / 'cam0_test.mp4'
-WIDTH, HEIGHT = 200, 100
-
-
-def view_of(image, name='cam0'):
-    height, width = image.shape[:2]
-    K = np.array([[500.0, 0.0, width / 2], [0.0, 500.0, height / 2], [0.0, 0.0, 1.0]])
-    image.flags.writeable = False
-    return View(Camera(name, width, height, K, 'none', np.zeros(0), np.eye(4)), image, 1)
+IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
 
 
-def black(name='cam0'):
-    return view_of(np.zeros((HEIGHT, WIDTH, 3), np.uint8), name)
+def anchors_at(*entries: tuple[int, tuple[float, float], float]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores and values of a frame in which the given anchors of the fine map (row) see a palm of side 40 px whose
+    centre is shifted from the anchor's by (x, y), with a logit; all keypoints lie at its centre."""
+    scores, values = np.full(2016, -20.0), np.zeros((2016, 18))
+    for row, shift, logit in entries:
+        scores[row] = logit
+        values[row, :2] = shift
+        values[row, 2:4] = 40
+        values[row, 4:] = np.tile(shift, 7)
+    return scores, values
 
 
-class StandInHands:
-    """Answers with the hands given as (landmarks (21, 2) in the unit square, label, score)."""
-
-    answer = ()
-    log = []
-
-    def __init__(self, **options):
-        self.log.append(options)
-
-    def process(self, image):
-        assert image.dtype == np.uint8 and image.flags.c_contiguous
-        hands = [SimpleNamespace(landmark=[SimpleNamespace(x=x, y=y, z=0.0) for x, y in points])
-                 for points, _, _ in self.answer]
-        labels = [SimpleNamespace(classification=[SimpleNamespace(label=label, score=score)])
-                  for _, label, score in self.answer]
-        return SimpleNamespace(multi_hand_landmarks=hands or None, multi_handedness=labels or None)
-
-    def reset(self):
-        self.log.append('reset')
-
-    def close(self):
-        self.log.append('close')
+def test_an_anchor_becomes_a_palm() -> None:
+    # Cell (row 3, column 5) of 24² cells of 8 px, its first anchor; pixel centres are at integers.
+    palms = decode_palms(*anchors_at((2 * (3 * 24 + 5), (1.0, -2.0), 3.0)), IDENTITY)
+    assert len(palms) == 1
+    centre = np.array([5.5 * 8 + 1.0, 3.5 * 8 - 2.0]) - 0.5
+    np.testing.assert_allclose(palms[0].box, [*(centre - 20), *(centre + 20)])
+    np.testing.assert_allclose(palms[0].keypoints, np.tile(centre, (7, 1)))
+    assert palms[0].score == pytest.approx(1 / (1 + np.exp(-3.0)))
 
 
-def read(method, views):
-    """The readings of whole images, stacked."""
-    return stack(method.read([whole_image(view, method.options.handedness) for view in views.values()]))
+def test_boxes_of_one_palm_are_averaged_and_of_two_kept() -> None:
+    first, near, far = 2 * (3 * 24 + 5), 2 * (3 * 24 + 6), 2 * (18 * 24 + 18)
+    palms = decode_palms(*anchors_at((first, (0, 0), 2.0), (near, (0, 0), 2.0), (far, (0, 0), 1.0)), IDENTITY)
+    assert len(palms) == 2
+    assert palms[0].keypoints[0, 0] == pytest.approx(6 * 8 - 0.5), 'halfway between the two anchors'
+    assert decode_palms(*anchors_at((first, (0, 0), -0.1)), IDENTITY) == []
 
 
-@pytest.fixture
-def stand_in(monkeypatch):
-    monkeypatch.setattr(live, '_hands_class', lambda: StandInHands)
-    monkeypatch.setattr(StandInHands, 'answer', ())
-    monkeypatch.setattr(StandInHands, 'log', [])
-    return StandInHands
+@pytest.mark.parametrize('shape', [(720, 1280), (1280, 720), (100, 100), (191, 37)])
+def test_the_frame_maps_back_to_the_image(shape: tuple[int, int]) -> None:
+    image = np.zeros((*shape, 3), np.uint8)
+    at = np.array([0.3 * shape[1], 0.6 * shape[0]])
+    cv2.circle(image, tuple(at.astype(int)), max(3, max(shape) // 40), (255, 255, 255), -1)
+    frame, affine = palm_frame(image)
+    assert frame.shape == (PALM_SIZE, PALM_SIZE, 3)
+    y, x = np.nonzero(frame[..., 0] > 100)
+    found = crops.transform(affine, np.array([[x.mean(), y.mean()]]))[0]
+    np.testing.assert_allclose(found, at.astype(int), atol=1.2 * max(shape) / PALM_SIZE)
 
 
-def landmarks(seed=0, low=0.3, high=0.7):
-    return np.random.default_rng(seed).uniform(low, high, (JOINT_COUNT, 2))
+def camera(D: tuple[float, ...] = ()) -> Camera:
+    K = np.array([[900.0, 0.0, 640.0], [0.0, 900.0, 360.0], [0.0, 0.0, 1.0]])
+    return Camera('cam', 1280, 720, K, 'plumb_bob' if D else 'none', np.array(D), np.eye(4))
 
 
-def test_landmarks_become_pixels_whose_centres_are_integers(stand_in, monkeypatch):
-    points = landmarks()
-    monkeypatch.setattr(stand_in, 'answer', [(points, 'Left', 0.9)])
-    estimate = read(Landmarks(['cam0']), {'cam0': black()})
-    # The middle of the first pixel is half a pixel into MediaPipe's unit square.
-    np.testing.assert_allclose(estimate.joints_px[0], points * (WIDTH, HEIGHT) - 0.5, rtol=1e-12)
-    assert estimate.cameras == ('cam0',)
-    assert estimate.valid.shape == (1, JOINT_COUNT) and estimate.valid.all()
-    assert estimate.score[0] == pytest.approx(0.9)
-    assert np.isfinite(estimate.boxes_px).all()
-    assert (estimate.variance_px2 > 0).all()
+@pytest.mark.parametrize('roll', [0.0, 1.0, -2.5, np.pi])
+def test_a_palms_crop_is_upright_and_reaches_to_the_fingers(roll: float) -> None:
+    up = np.array([np.sin(roll), -np.cos(roll)])
+    wrist = np.array([600.0, 400.0])
+    keypoints = np.tile(wrist, (7, 1))
+    keypoints[2] = wrist + 50 * up
+    middle = wrist + 25 * up
+    palm = Palm(np.array([*(middle - 30), *(middle + 30)]), keypoints, 0.9)
+    box = box_of_palm(palm, camera())
+    np.testing.assert_allclose(box, [*(middle + 30 * up), 2.6 * 60, roll], atol=1e-9)
 
 
-def test_no_hand_is_invalid_and_nan(stand_in):
-    estimate = read(Landmarks(['cam0']), {'cam0': black()})
-    assert not estimate.valid.any() and estimate.score[0] == 0.0
-    for array in (estimate.joints_px, estimate.variance_px2, estimate.boxes_px):
-        assert np.isnan(array).all()
+def test_a_lens_does_not_move_the_hand_in_its_crop() -> None:
+    keypoints = np.tile([1000.0, 600.0], (7, 1))
+    keypoints[2] = [1000.0, 540.0]
+    palm = Palm(np.array([960.0, 530.0, 1040.0, 610.0]), keypoints, 0.9)
+    straight = camera()
+    bent = camera((-0.2, 0.05, 0.0, 0.0, 0.0))
+    points = np.vstack([keypoints, palm.box.reshape(2, 2)])
+    xy = (points - straight.K[:2, 2]) / 900.0
+    through = bent.denormalise(xy)
+    low, high = through[7:].min(0), through[7:].max(0)
+    box = box_of_palm(Palm(np.array([*low, *high]), through[:7], 0.9), bent)
+    np.testing.assert_allclose(box[:2], box_of_palm(palm, straight)[:2], atol=4.0)
+    np.testing.assert_allclose(box[2:], box_of_palm(palm, straight)[2:], rtol=0.1, atol=0.05)
 
 
-def test_joints_well_outside_the_image_are_invalid(stand_in, monkeypatch):
-    points = landmarks()
-    points[4] = (1.2, 0.5)
-    points[8] = (0.5, -0.2)
-    # One pixel beyond, with a standard deviation of 0.033 of an extent of more than 100 px.
-    points[12] = (1 + 1 / WIDTH, 0.5)
-    monkeypatch.setattr(stand_in, 'answer', [(points, 'Left', 0.9)])
-    estimate = read(Landmarks(['cam0']), {'cam0': black()})
-    assert np.flatnonzero(~estimate.valid[0]).tolist() == [4, 8]
-    assert np.isnan(estimate.joints_px[0, [4, 8]]).all() and np.isnan(estimate.variance_px2[0, [4, 8]]).all()
+@pytest.mark.parametrize('roll', [0.0, 0.7, 3.0])
+def test_a_followed_hands_crop_turns_with_it(roll: float) -> None:
+    rng = np.random.default_rng(2)
+    hand = rng.uniform(-40, 40, (21, 2))
+    hand[0] = (0, 60)
+    knuckles = hand[5] / 4 + hand[13] / 4 + hand[9] / 2
+    hand[9] += 2 * (np.array([0, knuckles[1]]) - knuckles)
+    box = box_of_landmarks(hand)
+    assert box[3] == pytest.approx(0.0, abs=1e-9)
+    inner = crops.transform(crops.crop_from_image(box, 224), hand[list(STEADY_JOINTS)])
+    assert (inner > 0).all() and (inner < 223).all()
+    cos, sin = np.cos(roll), np.sin(roll)
+    turned = box_of_landmarks(hand @ np.array([[cos, sin], [-sin, cos]]) + [300, 200])
+    np.testing.assert_allclose(turned[2:], [box[2], roll], atol=1e-9)
 
 
-@pytest.mark.parametrize('handedness, expected', [('right', 1), ('left', 0)])
-def test_the_wanted_hand_is_chosen_by_its_mirrored_label(stand_in, monkeypatch, handedness, expected):
-    both = [(landmarks(1), 'Right', 0.97), (landmarks(2), 'Left', 0.93)]
-    monkeypatch.setattr(stand_in, 'answer', both)
-    method = Landmarks(['cam0'], MethodOptions(handedness=handedness), TrackerOptions(max_hands=2))
-    estimate = read(method, {'cam0': black()})
-    np.testing.assert_allclose(estimate.joints_px[0], both[expected][0] * (WIDTH, HEIGHT) - 0.5)
-    assert stand_in.log[0]['max_num_hands'] == 2
+class TwoBlobs:
+    """Stands for the networks: palms where it is told, every crop a hand with its landmarks in a fixed shape."""
+
+    def __init__(self, palms: Sequence[Palm] = ()) -> None:
+        self.handedness = 0.9
+        self.palms, self.searched = palms, 0
+        self.shape = np.random.default_rng(0).uniform(60, 160, (21, 2))
+        self.shape[0], self.shape[9] = (112, 190), (112, 90)
+        self.presence = 0.9
+
+    def find(self, images: list[np.ndarray]) -> list[list[Palm]]:
+        self.searched += len(images)
+        return [list(self.palms) for _ in images]
+
+    def read(self, images: np.ndarray) -> CropLandmarks:
+        count = len(images)
+        return CropLandmarks(np.tile(self.shape, (count, 1, 1)), np.full(count, self.presence),
+                             np.full(count, self.handedness))
 
 
-def test_a_doubtful_label_lowers_the_score_and_a_sure_one_refuses_the_hand(stand_in, monkeypatch):
-    method = Landmarks(['cam0'], MethodOptions(handedness='right'))
-    monkeypatch.setattr(stand_in, 'answer', [(landmarks(), 'Right', 0.9)])
-    doubtful = read(method, {'cam0': black()})
-    assert doubtful.valid.all() and doubtful.score[0] == pytest.approx(0.1)
-    monkeypatch.setattr(stand_in, 'answer', [(landmarks(), 'Right', 0.995)])
-    assert not read(method, {'cam0': black()}).valid.any()
+def palm_at(x: float, y: float) -> Palm:
+    keypoints = np.tile([x, y + 25], (7, 1))
+    keypoints[2] = (x, y - 25)
+    return Palm(np.array([x - 30, y - 30, x + 30, y + 30]), keypoints, 0.9)
 
 
-def test_not_finite_landmarks_are_no_hand(stand_in, monkeypatch):
-    points = landmarks()
-    points[3, 0] = np.nan
-    monkeypatch.setattr(stand_in, 'answer', [(points, 'Left', 0.9)])
-    assert not read(Landmarks(['cam0']), {'cam0': black()}).valid.any()
+def test_hands_are_followed_and_each_only_once() -> None:
+    views = {'cam': View(camera(), np.zeros((720, 1280, 3), np.uint8), 1)}
+    networks = TwoBlobs([palm_at(300, 300), palm_at(304, 302), palm_at(900, 400)])
+    tracker = ImageHandTracker(networks, max_hands=2)
+    hands = tracker.update(views)['cam']
+    assert len(hands) == 2
+    assert abs(hands[0].joints_px.mean(0) - hands[1].joints_px.mean(0))[0] > 400
+    assert networks.searched == 1
+    assert len(tracker.update(views)['cam']) == 2 and networks.searched == 1, 'both are followed: no need to search'
+    networks.presence = 0.1
+    assert tracker.update(views)['cam'] == [] and networks.searched == 2
+    networks.presence = 0.9
+    networks.palms = []
+    assert tracker.update(views)['cam'] == [], 'a hand that was lost is not followed'
+    assert ImageHandTracker(networks).update({}) == {}
 
 
-def test_views_keep_their_order_and_may_be_missing(stand_in, monkeypatch):
-    monkeypatch.setattr(stand_in, 'answer', [(landmarks(), 'Left', 0.9)])
-    method = Landmarks(['a', 'b', 'c'])
-    assert read(method, {'c': black('c'), 'a': black('a')}).cameras == ('c', 'a')
-    empty = read(method, {})
-    assert empty.joints_px.shape == (0, JOINT_COUNT, 2)
-    with pytest.raises(ConfigError, match="'d'"):
-        read(method, {'d': black('d')})
+def method(monkeypatch: pytest.MonkeyPatch, networks: TwoBlobs, **options: str) -> live.Landmarks:
+    monkeypatch.setattr(live, 'LandmarkNetworks', lambda *args: networks)
+    return live.Landmarks({'weights': None, 'finder_weights': None}, MethodOptions(device='cpu', **options))
 
 
-def test_reset_and_close_reach_every_tracker(stand_in):
-    with Landmarks(['a', 'b'], tracker=TrackerOptions(tracking=False)) as method:
-        method.reset()
-    method.close()
-    assert [entry for entry in stand_in.log if isinstance(entry, str)] == ['reset'] * 2 + ['close'] * 2
-    assert all(entry['static_image_mode'] for entry in stand_in.log if isinstance(entry, dict))
+def view_of(lens: tuple[float, ...] = ()) -> View:
+    return View(camera(lens), np.zeros((720, 1280, 3), np.uint8), 7)
 
 
-@pytest.mark.parametrize('options', [
-    {'handedness': 'both'}, {'max_hands': 3}, {'model_complexity': 2}, {'detection_confidence': 1.5},
-    {'tracking_confidence': float('nan')}])
-def test_bad_arguments_are_refused(stand_in, options):
-    with pytest.raises(ConfigError):
-        side = options.pop('handedness', 'right')
-        Landmarks(['a'], MethodOptions(handedness=side), TrackerOptions(**options))
+def test_both_hands_are_found_with_their_sides(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = TwoBlobs([palm_at(300, 300), palm_at(900, 400)])
+    found = method(monkeypatch, networks).find({'cam': view_of()})
+    assert [one.handedness for one in found[0]] == ['right', 'right']
+    assert sorted(round(one.box_px[0], -2) for one in found[0]) == [300, 900]
+    networks.handedness, networks.presence = 0.2, 0.9
+    found = method(monkeypatch, networks).find({'cam': view_of()})
+    assert [one.handedness for one in found[0]] == ['left', 'left']
+    assert found[0][0].score == pytest.approx(0.9 * 0.8)
+    assert method(monkeypatch, TwoBlobs()).find({'cam': view_of(), 'other': view_of()}) == [[], []]
 
 
-def test_without_mediapipe_the_error_names_the_command(monkeypatch):
-    monkeypatch.setitem(sys.modules, 'mediapipe', None)
-    monkeypatch.setitem(sys.modules, 'mediapipe.python.solutions.hands', None)
-    with pytest.raises(MissingDependencyError, match='make setup-mediapipe'):
-        Landmarks(['a'])
+@pytest.mark.parametrize('lens', [(), (-0.2, 0.05, 0.001, 0.0, 0.0)])
+@pytest.mark.parametrize('side', ['right', 'left'])
+def test_landmarks_of_a_crop_are_joints_of_the_image(monkeypatch: pytest.MonkeyPatch, side: str,
+                                                     lens: tuple[float, ...]) -> None:
+    networks = TwoBlobs()
+    view = view_of(lens)
+    box = np.array([500.0, 350.0, 200.0, 0.4])
+    reading, = method(monkeypatch, networks).read([cut_crop(view, box, side, live.HAND_SIZE)])
+    shape = networks.shape.copy()
+    ideal = crops.transform(crops.image_from_crop(box, live.HAND_SIZE), shape)
+    if side == 'left':
+        # The network saw the crop in a mirror.
+        shape[:, 0] = live.HAND_SIZE - 1 - shape[:, 0]
+        ideal = crops.transform(crops.image_from_crop(box, live.HAND_SIZE), shape)
+    expected = view.camera.denormalise((ideal - view.camera.K[:2, 2]) / 900.0)
+    np.testing.assert_allclose(reading.joints_px, expected, atol=1e-6)
+    np.testing.assert_allclose(reading.variance_px2, landmark_variance(expected))
+    assert reading.valid.all() and reading.handedness == side and reading.score == 0.9
+    assert (reading.camera, reading.stamp_ns) == ('cam', 7)
 
 
-def test_noise_grows_with_the_hand_and_towards_the_tips():
+def test_no_hand_and_the_other_hand_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = TwoBlobs()
+    landmarks = method(monkeypatch, networks)
+    box = np.array([500.0, 350.0, 200.0, 0.0])
+    crop = cut_crop(view_of(), box, 'right', live.HAND_SIZE)
+    networks.presence = 0.1
+    reading, = landmarks.read([crop])
+    assert not reading.valid.any() and np.isnan(reading.joints_px).all() and reading.score == 0.1
+    networks.presence, networks.handedness = 0.9, 0.001
+    assert not landmarks.read([crop])[0].valid.any()
+    assert landmarks.read([]) == []
+
+
+def test_without_the_networks_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv('HAND_UNC_MODELS', str(tmp_path))
+    with pytest.raises(ConfigError, match='hand-unc models get landmarks'):
+        live.files(MethodOptions())
+    named = live.files(MethodOptions(weights='a.safetensors', finder_weights='b.safetensors'))
+    assert [path.name for path in named.values()] == ['a.safetensors', 'b.safetensors']
+    with pytest.raises(ConfigError, match='no weights at'):
+        live.Landmarks(named)
+
+
+def test_noise_grows_towards_the_tips_and_with_the_hand() -> None:
     assert SIGMA_FRACTION.shape == (JOINT_COUNT,)
     for tip in FINGERTIPS[1:]:
         assert (np.diff(SIGMA_FRACTION[tip - 3:tip + 1]) > 0).all(), JOINT_NAMES[tip]
-    points = landmarks() * 100
+    points = np.random.default_rng(0).uniform(0, 100, (JOINT_COUNT, 2))
     np.testing.assert_allclose(landmark_variance(3 * points + 50), 9 * landmark_variance(points))
 
 
-@pytest.fixture(scope='module')
-def frames():
-    pytest.importorskip('mediapipe', reason='mediapipe is not installed (make setup-mediapipe)')
-    if not VIDEO.is_file():
-        pytest.skip(f'{VIDEO} is missing')
-    capture = cv2.VideoCapture(str(VIDEO))
-    images = []
-    while len(images) < 130:
-        images.append(cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB))
-    capture.release()
-    return images
+def test_guesses_beyond_the_border_are_no_joints() -> None:
+    points = np.random.default_rng(0).uniform(20, 80, (JOINT_COUNT, 2))
+    points[4] = (-30.0, 50.0)
+    points[8] = (-1.0, 50.0)
+    joints, variance = landmark_gaussians(points, 100, 100)
+    assert np.isnan(joints[4]).all() and np.isnan(variance[4]).all()
+    assert np.isfinite(np.delete(joints, 4, 0)).all(), 'a joint within a standard deviation of the border may be seen'
 
 
-def test_real_images_give_the_same_hand_wherever_it_is_in_the_image(frames):
-    """Not square, and shifted: the landmarks move along, up to what the detector's coarser look changes."""
-    pad = 160
-    with Landmarks(['a'], tracker=TrackerOptions(tracking=False)) as method:
-        differences = []
-        for image in frames[40:130:18]:
-            plain = read(method, {'a': view_of(image.copy())})
-            wide = read(method, {'a': view_of(np.pad(image, ((0, 0), (pad, pad), (0, 0))))})
-            assert plain.valid.all() and wide.valid.all()
-            differences.append(np.linalg.norm(wide.joints_px - (pad, 0) - plain.joints_px, axis=-1))
-    # 1.6 px measured on hands of 210 px; a stretched or shifted unit square would give tens.
-    assert np.median(differences) < 4.0
-
-
-def test_real_right_hand_is_not_a_left_one(frames):
-    mirrored = [np.ascontiguousarray(image[:, ::-1]) for image in frames[40:130:18]]
-    anew = TrackerOptions(tracking=False)
-    with Landmarks(['a'], MethodOptions(handedness='right'), anew) as right, \
-            Landmarks(['a'], MethodOptions(handedness='left'), anew) as left:
-        for image in mirrored:
-            view = {'a': view_of(image)}
-            assert read(left, view).score[0] > read(right, view).score[0]
-
-
-def test_real_empty_image_has_no_hand(frames):
-    with Landmarks(['a']) as method:
-        estimate = read(method, {'a': view_of(np.full((480, 640, 3), 127, np.uint8))})
-    assert not estimate.valid.any() and np.isnan(estimate.joints_px).all()
+def test_a_hand_with_unknown_joints_has_a_crop_too() -> None:
+    rng = np.random.default_rng(1)
+    joints, px = rng.uniform(-0.05, 0.05, (21, 3)), rng.uniform(300, 400, (21, 2))
+    joints[9] = joints[0] + [0.0, 0.09, 0.0]
+    np.testing.assert_allclose(box_of_hand(joints, px, 1000.0), box_of_landmarks(px))
+    px[6] = np.nan
+    assert np.isfinite(box_of_hand(joints, px, 1000.0)).all()

@@ -148,15 +148,16 @@ def test_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(['wait']) == 130
 
 
-def test_doctor_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch,
+def test_doctor_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     # None in sys.modules is Python's own way to say that a module cannot be imported.
     monkeypatch.setattr(doctor.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setenv('HAND_UNC_MODELS', str(tmp_path))
     assert doctor.run_doctor(as_json=True) == 1
     report = json.loads(capsys.readouterr().out)
     assert report['ready'] is False
     missing = {check['name']: check for check in report['checks'] if check['state'] == 'missing'}
-    assert {'torch', 'ROS 2', 'messages', 'viser', 'matplotlib', 'mediapipe', 'launch_ros'} <= set(missing)
+    assert {'torch', 'ROS 2', 'messages', 'viser', 'matplotlib', 'landmarks', 'launch_ros'} <= set(missing)
     assert all(check['remedy'] and check['purpose'] for check in missing.values())
 
 

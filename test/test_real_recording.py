@@ -21,13 +21,17 @@ from rosbags.typesys import Stores, get_typestore
 from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.rigs import load_rig, save_rig
-from hand_unc_ros.errors import MissingDependencyError
+from hand_unc_ros.estimation.build import build_estimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.types import FrameSet
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection, triangulate_dlt
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import View
-from hand_unc_ros.methods.cropping import whole_image
-from hand_unc_ros.methods.landmarks.live import Landmarks
+from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
+from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
+from hand_unc_ros.networks.landmark_models import landmark_models
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
 from hand_unc_ros.processes.supervise import end_processes
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
@@ -44,6 +48,8 @@ PLAYER = (sys.executable, '-m', 'hand_unc_ros.cli', 'bag', 'play')
 RATES = ('1.0', '0.5', '0.25', '0.1')
 # In the other 18 frames, at the start and at the end, the hand is outside cam0's image.
 SEEN_BY_BOTH = 360
+# The live pipeline wants 11 joints in both views, which a hand half outside of an image does not have.
+LEAST_LIVE = 350
 
 
 def numbers(line):
@@ -79,25 +85,24 @@ def recording(tmp_path_factory):
 @pytest.fixture(scope='module')
 def detections(recording):
     """Per camera, 2D joints (378, 21, 2) px and variances (378, 21, 2) px² of the images in the bag."""
+    models = landmark_models()
+    if models is None:
+        pytest.skip('the landmark networks are missing (hand-unc models get landmarks)')
     rig_file, bag_path = recording
     rig = load_rig(rig_file)
     store = get_typestore(Stores.ROS2_HUMBLE)
     joints = {name: np.full((FRAMES, JOINT_COUNT, 2), np.nan) for name in CAMERAS}
     variance = {name: joints[name].copy() for name in CAMERAS}
     count = dict.fromkeys(CAMERAS, 0)
-    try:
-        method = Landmarks(CAMERAS)
-    except MissingDependencyError as error:
-        pytest.skip(str(error))
-    with method, open_bag(bag_path) as bag:
+    tracker = ImageHandTracker(LandmarkNetworks(*models))
+    with open_bag(bag_path) as bag:
         images = [connection for connection in bag.connections if connection.topic.endswith('/compressed')]
         for connection, stamp_ns, data in bag.messages(images):
             name = connection.topic.split('/')[1]
             message = store.deserialize_cdr(data, connection.msgtype)
             image = cv2.cvtColor(cv2.imdecode(np.asarray(message.data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-            reading, = method.read([whole_image(View(rig[name], image, stamp_ns), 'right')])
-            joints[name][count[name]] = reading.joints_px
-            variance[name][count[name]] = reading.variance_px2
+            for hand in tracker.update({name: View(rig[name], image, stamp_ns)})[name]:
+                joints[name][count[name]], variance[name][count[name]] = landmark_gaussians(hand.joints_px, SIZE, SIZE)
             count[name] += 1
     assert count == dict.fromkeys(CAMERAS, FRAMES)
     return rig, joints, variance
@@ -142,18 +147,21 @@ def test_the_bag_holds_the_recording(recording):
 
 def test_the_views_agree_on_the_hand(detections, record_property):
     points, error, mahalanobis2 = fuse(*detections)
-    found = np.isfinite(points).all(axis=-1).sum(axis=1) >= JOINT_COUNT // 2
+    joints = np.isfinite(points).all(axis=-1).sum(axis=1)
     median, tail = np.nanmedian(error), np.nanpercentile(error, 90)
     bones = bone_variation(points)
     palm = np.nanmedian(np.linalg.norm(points[:, MIDDLE_MCP] - points[:, WRIST], axis=-1))
     # Two views leave one residual of a joint's four coordinates free.
     inside = np.mean(np.nansum(mahalanobis2, axis=0)[np.isfinite(points).all(axis=-1)] < 1.96 ** 2)
-    for name, value in (('frames', int(found.sum())), ('median_px', median), ('p90_px', tail),
+    for name, value in (('frames', int((joints > 0).sum())),
+                        ('half_of_the_joints', int((joints >= JOINT_COUNT / 2).sum())), ('median_px', median), ('p90_px', tail),
                         ('palm_m', palm), ('bone_variation', np.median(bones)), ('inside_95', inside)):
         record_property(name, value)
         print(f'{name}: {value:.4g}')
-    assert found.sum() >= 0.95 * FRAMES
-    assert median <= 2.0
+    assert (joints > 0).sum() >= SEEN_BY_BOTH
+    assert (joints >= JOINT_COUNT / 2).sum() >= SEEN_BY_BOTH - 2, 'at the ends half a hand is inside cam0'
+    assert median <= 1.5
+    assert tail <= 4.9
     assert palm == pytest.approx(PALM_M, rel=0.05), 'METRES_PER_SQUARE is the fit of this very number'
     # The noise model was fitted to hold 95 % of these residuals; robust weights move points a little.
     assert 0.90 <= inside <= 0.98
@@ -168,6 +176,33 @@ def test_a_shift_of_one_camera_is_plain_to_see(detections, shift, factor):
     shifted = np.nanmedian(fuse(*detections, shift=shift)[1])
     print(f'shift {shift}: {shifted:.2f} px against {synchronised:.2f} px')
     assert shifted > factor * synchronised
+
+
+@pytest.mark.slow
+def test_the_estimator_follows_the_hand(recording, record_property):
+    """The live pipeline without ROS, crops from the predicted joints."""
+    if landmark_models() is None:
+        pytest.skip('the landmark networks are missing (hand-unc models get landmarks)')
+    rig = load_rig(recording[0])
+    estimator = build_estimator(EstimatorSettings(method='landmarks', device='cpu', precision='float32', threads=1),
+                                CAMERAS)
+    videos = [cv2.VideoCapture(str(FOLDER / f'{name}_test.mp4')) for name in CAMERAS]
+    points, errors = np.full((FRAMES, JOINT_COUNT, 3), np.nan), []
+    for frame in range(FRAMES):
+        stamp_ns = round(frame * 1e9 / FPS)
+        images = [cv2.cvtColor(video.read()[1], cv2.COLOR_BGR2RGB) for video in videos]
+        views = {camera.name: View(camera, image, stamp_ns) for camera, image in zip(rig, images)}
+        for hand in estimator.process(FrameSet(stamp_ns, views, CAMERAS)).hands:
+            points[frame] = hand.joints
+            errors.append(hand.reprojection_px)
+    median, tail = np.nanmedian(errors), np.nanpercentile(errors, 90)
+    for name, value in (('frames', len(errors)), ('median_px', median), ('p90_px', tail),
+                        ('bone_variation', np.median(bone_variation(points)))):
+        record_property(name, value)
+        print(f'{name}: {value:.4g}')
+    assert len(errors) >= SEEN_BY_BOTH - 3
+    assert median <= 1.6
+    assert tail <= 5.0
 
 
 class Output:
@@ -222,7 +257,8 @@ class Output:
 @pytest.fixture
 def running_node(recording, ros_domain, tmp_path):
     """The multiview node with the method landmarks as a process of its own, and a listener to it."""
-    pytest.importorskip('mediapipe', reason='mediapipe is not installed (make setup-mediapipe)')
+    if landmark_models() is None:
+        pytest.skip('the landmark networks are missing (hand-unc models get landmarks)')
     parameters = {
         'rig.file': recording[0], 'transport': 'compressed', 'reliable': True, 'method': 'landmarks',
         'sync.period': 1 / FPS,
@@ -285,7 +321,7 @@ def play_whole(output, bag):
         before = int(output.health.get('sets_taken', 0))
         hands, views = play_through(output, bag, rate)
         taken = int(output.health['sets_taken']) - before
-        if len(hands) >= 0.95 * FRAMES:
+        if len(hands) >= LEAST_LIVE:
             break
     return hands, views, taken, rate
 
@@ -337,7 +373,7 @@ def test_through_ros_topics(recording, running_node, tmp_path, record_property):
     for name, value in results.items():
         record_property(name, value)
         print(f'{name}: {value:.4g}')
-    assert results['frames'] >= 0.95 * FRAMES, (
+    assert results['frames'] >= LEAST_LIVE, (
         f'the node worked on {taken} of {FRAMES} sets at rate {rate}', running_node.health, running_node.cameras)
     assert results['median_px'] <= 2.0
     for shift, factor in ((1, 1.3), (-1, 1.3), (4, 3.0), (-4, 3.0)):

@@ -9,7 +9,7 @@ from hand_cases import regressed
 
 from hand_unc_ros.estimation.types import FrameSet
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.hand.crops import box_around
+from hand_unc_ros.hand.crops import box_around, reach_box
 from hand_unc_ros.hand.joints import FINGERS
 from hand_unc_ros.hand.standin import build_standin
 from hand_unc_ros.methods.contract import HANDEDNESS, Detection, MethodOptions, View, ViewReading
@@ -88,6 +88,7 @@ class TruthMethod:
     """
 
     name, min_views, window, crop_size, surface = 'truth', 2, 1, None, ''
+    crop_box = staticmethod(reach_box)
 
     def __init__(self, motion, sigma_px=1.0, noise=0.0, lost=(), alter=None, start_ns=START_NS, refine=None):
         self.motion, self.sigma_px, self.noise, self.lost, self.alter = motion, sigma_px, noise, set(lost), alter

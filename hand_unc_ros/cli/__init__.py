@@ -22,7 +22,8 @@ class Command(NamedTuple):
     ros: bool = False
 
 
-GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model'}
+GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model',
+          'models': 'networks that do not come with the package'}
 COMMANDS = (
     Command('doctor', 'what is present, and what to do about what is missing', live.add_doctor_arguments, live.doctor),
     Command('demo', 'synthetic cameras, the live estimator and the browser view', live.add_demo_arguments, live.demo,
@@ -43,6 +44,7 @@ COMMANDS = (
     Command('export', 'a network as ONNX files, compared with torch before they are written',
             models.add_export_arguments, models.export),
     Command('synth', 'write a set of synthetic samples to disk', models.add_synth_arguments, models.synth),
+    Command('models get', "fetch a network into the user's model folder", models.add_get_arguments, models.get),
     Command('mano convert', "your MANO .pkl to a file that is safe to load", models.add_convert_arguments,
             models.convert),
 )

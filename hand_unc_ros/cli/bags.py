@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from pathlib import Path
 
 from hand_unc_ros.cli.argument_types import camera_frames, positive, topic_pair
@@ -18,6 +19,10 @@ def add_from_videos_arguments(parser: argparse.ArgumentParser) -> None:
                         help='stamp of the first frame, seconds since 1970 (default: 2020-01-01)')
     parser.add_argument('--shift', action='append', default=[], type=camera_frames, metavar='CAMERA=FRAMES',
                         help='move the stamps of one camera later by that many frames; may be repeated')
+    parser.add_argument('--sync', choices=('none', 'auto'), default='none',
+                        help='auto: find the offsets between the videos, by their sound where the program ffmpeg is '
+                             'installed (nothing in this package decodes sound) and all have some, else by motion; '
+                             'refused where they are not unique')
     parser.add_argument('--trim', action='store_true', help='end with the shortest video')
     parser.add_argument('--quality', type=int, default=95, help='of the JPEG images, 1 to 100 (default 95)')
 
@@ -25,9 +30,11 @@ def add_from_videos_arguments(parser: argparse.ArgumentParser) -> None:
 def from_videos(args: argparse.Namespace) -> None:
     from hand_unc_ros.data.bags.from_videos import DEFAULT_START_TIME_S, from_videos
     from hand_unc_ros.data.rigs import load_rig
+    # The offsets that --sync finds are logged.
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
     bag = from_videos(_videos_by_camera(args.videos), load_rig(args.rig), args.output, fps=args.fps,
                       start_time_s=args.start_time or DEFAULT_START_TIME_S, shift=dict(args.shift),
-                      trim=args.trim, jpeg_quality=args.quality)
+                      sync=args.sync == 'auto', trim=args.trim, jpeg_quality=args.quality)
     print(bag)
 
 

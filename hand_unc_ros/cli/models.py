@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import Any
 
 from hand_unc_ros.cli.argument_types import counts, option, positive
-from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.errors import ConfigError, MissingDependencyError
 
 # Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
 SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
@@ -169,3 +170,25 @@ def synth(args: argparse.Namespace) -> None:
     from hand_unc_ros.data.synthetic.sets import describe_set, make_set
     content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames)
     print(make_set(args.out, content, args.workers).description)
+
+
+def add_get_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('model', choices=('landmarks',),
+                        help="MediaPipe's palm detector and hand landmark network (Apache-2.0, 8 MB)")
+    parser.add_argument('--wheel', type=Path, metavar='FILE',
+                        help='a wheel of mediapipe 0.10.21, for any platform (default: pip downloads one, 36 MB)')
+    parser.add_argument('--if-missing', action='store_true',
+                        help='do nothing where the models are; when they cannot be had, say so and end well')
+
+
+def get(args: argparse.Namespace) -> None:
+    from hand_unc_ros.networks.landmark_models import landmark_models
+    if args.if_missing and landmark_models() is not None:
+        return
+    from hand_unc_ros.networks.mediapipe_models import get_models
+    try:
+        print(get_models(args.wheel))
+    except MissingDependencyError as error:
+        if not args.if_missing:
+            raise
+        print(f'hand-unc: {error}', file=sys.stderr)

@@ -27,14 +27,12 @@ class Entry:
     tasks: module with `TASK: TrainingTask` for each name of a task of `hand-unc train`.
     evaluation: module with `build_predictor(options: PredictorOptions) -> Predictor` for `hand-unc evaluate --model`.
     export: module with `run(model, folder, views)` for `hand-unc export`.
-    weights_in: distribution whose release holds the weights, '' where `files` names them.
     """
 
     live: str | None = None
     tasks: Mapping[str, str] = field(default_factory=dict)
     evaluation: str | None = None
     export: str | None = None
-    weights_in: str = ''
 
 
 METHODS: dict[str, Entry] = {
@@ -47,7 +45,7 @@ METHODS: dict[str, Entry] = {
         export='hand_unc_ros.methods.jump_hand.export'),
     'correlated_uncertainty': Entry(
         tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
-    'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live', weights_in='mediapipe'),
+    'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
 }
 DEFAULT = 'jump_hand'
 

@@ -6,7 +6,7 @@ stamps are integer nanoseconds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,9 @@ from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.joints import JOINT_COUNT
 
 HANDEDNESS = ('right', 'left')
+# The box (4,) of a hand's crop, from joints (21, 3) metres, their projections (21, 2) px and px per metre at the hand;
+# as hand/crops.py's reach_box.
+CropBox = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,9 @@ class HandPrior:
 class Triangulation:
     """Joints by the geometry of V views; a method that does not triangulate gives its own joints here.
 
-    joints: (21, 3) metres, world, and covariance: (21, 3, 3) m², propagated from the views; NaN where invalid.
+    joints: (21, 3) metres, world, and covariance: (21, 3, 3) m², from the views' variances and residuals; NaN where
+    invalid.  propagated: (21, 3, 3), what the views' variances alone give.  inflation: (21, 3, 3) T, with covariance =
+    T propagated Tᵀ.  outlying: (V, 21) probability that a view's joint is a gross outlier.
     valid: (21,).  weights: (V, 21), each valid joint's sum to 1 over the views.  used: (V,) bool.
     reprojection_px: (V, 21) residual norms and mahalanobis2: (V, 21) their whitened squares, NaN where unused.
     gate: (V, 21) JUMP-Hand's softmax of the views' variances; zero where unused.
@@ -126,6 +131,9 @@ class Triangulation:
     reprojection_px: np.ndarray
     mahalanobis2: np.ndarray
     gate: np.ndarray
+    propagated: np.ndarray
+    inflation: np.ndarray
+    outlying: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -160,7 +168,8 @@ class Method(Protocol):
 
     name: in the table of methods.  min_views: fewest views that `fuse` makes a hand of.  window: sets that `fuse` looks
     at.  crop_size: side in pixels of the crops that `read` takes, None for whole images.  surface: name of the hand
-    model whose vertices `fuse` gives ('stand-in' or 'mano'), '' without vertices.
+    model whose vertices `fuse` gives ('stand-in' or 'mano'), '' without vertices.  crop_box: how the crop of a followed
+    hand is drawn, as the method's networks were trained.
     """
 
     name: str
@@ -168,6 +177,7 @@ class Method(Protocol):
     window: int
     crop_size: int | None
     surface: str
+    crop_box: CropBox
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
         """The hands in each camera's image, in the order of `views`; the estimator asks when a hand is missing."""

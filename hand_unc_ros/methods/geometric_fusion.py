@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import nearest_psd
+from hand_unc_ros.geometry.residual_covariance import inflate, residual_covariance
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights, propagate_covariance
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS as ALL_TRIANGULATIONS
 from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
@@ -72,7 +74,8 @@ def with_refinement(triangulation: Triangulation, refinement: Refinement | None,
         return Fused(triangulation.joints, covariance, triangulation.gate, triangulation, stage_ms=stage_ms or {})
     joints = np.where(triangulation.valid[:, None], refinement.joints, np.nan)
     if refinement.covariance is not None:
-        covariance = refinement.covariance
+        # The head was trained on propagated covariances, so it gets those; what the residuals say comes on top.
+        covariance = inflate(refinement.covariance, triangulation.inflation)
     return Fused(joints, covariance, refinement.gate, triangulation, refinement.vertices, stage_ms or {})
 
 
@@ -101,7 +104,7 @@ def fuse(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined', m
             remaining.append((_triangulate(views, rig, xy, covariance, without, triangulation), without))
         fewest = fused.valid.sum() / 2
         fused, valid = min(remaining, key=lambda pair: (pair[0].valid.sum() < fewest, _disagreement(pair[0])))
-    return fused
+    return _with_residuals(fused, views, rig)
 
 
 def _disagreement(fused: Triangulation) -> float:
@@ -132,7 +135,19 @@ def _triangulate(estimate: ViewGaussians, rig: CameraRig, xy: Tensor, covariance
     return Triangulation(torch.where(ok[:, None], points, nan).numpy(), spread, ok.numpy(), weights.numpy(),
                          contributes.any(1).numpy(), residual.norm(dim=-1).numpy(),
                          (residual.square() / torch.from_numpy(estimate.variance_px2)).sum(-1).numpy(),
-                         gate_weights(_variance_cells2(estimate), contributes).numpy())
+                         gate_weights(_variance_cells2(estimate), contributes).numpy(), spread,
+                         np.broadcast_to(np.eye(3), spread.shape), np.zeros(contributes.shape))
+
+
+def _with_residuals(fused: Triangulation, views: ViewGaussians, rig: CameraRig) -> Triangulation:
+    """The same joints with the covariance that their residuals leave (geometry.residual_covariance)."""
+    points = torch.from_numpy(np.ascontiguousarray(fused.joints))
+    residual = views.joints_px - rig.project(points)[0].numpy()
+    # A gross outlier lies anywhere in its crop.
+    gross_px = views.boxes_px[:, 2] / math.sqrt(12.0)
+    found = residual_covariance(fused.propagated, residual, rig.projection_jacobian(points).numpy(),
+                                views.variance_px2, gross_px, np.isfinite(fused.mahalanobis2))
+    return replace(fused, covariance=found.covariance, inflation=found.inflation, outlying=found.outlying)
 
 
 def _variance_cells2(estimate: ViewGaussians) -> Tensor:

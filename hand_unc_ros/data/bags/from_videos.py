@@ -8,6 +8,7 @@ A bag written here holds, per camera, `/<camera>/image_raw/compressed`
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import tempfile
@@ -34,11 +35,14 @@ from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import INFO_TYPE, TF_TYPE
+from hand_unc_ros.data.bags.video_sync import synchronise
 from hand_unc_ros.data.bags.writer import METADATA_VERSION, disk_error
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.data.videos import VideoInfo, probe_video, read_frames
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
+
+log = logging.getLogger(__name__)
 
 IMAGE_TYPE = 'sensor_msgs/msg/CompressedImage'
 WORLD_FRAME = 'world'
@@ -83,7 +87,8 @@ def from_videos(
     *,
     fps: float | None = None,
     start_time_s: float = DEFAULT_START_TIME_S,
-    shift: Mapping[str, int] | None = None,
+    shift: Mapping[str, float] | None = None,
+    sync: bool = False,
     trim: bool = False,
     jpeg_quality: int = DEFAULT_JPEG_QUALITY,
     progress: bool | None = None,
@@ -93,7 +98,8 @@ def from_videos(
     videos: in the order of the rig's cameras, or by camera name (a subset of the rig is fine).
     Frame i of every video is stamped start_time_s + i / fps; fps is the videos' own unless given.
     shift: camera → frames by which its stamps are moved later (negative: earlier), to mend, or to
-    make, a wrong synchronisation. trim: end with the shortest video instead of refusing unequal
+    make, a wrong synchronisation. sync: find by how much each video starts later (video_sync), so that
+    lengths and rates may differ; shift comes on top. trim: end with the shortest video instead of refusing unequal
     lengths. progress: True, False, or None for a bar on a terminal only.
 
     Nothing is left behind on failure: the bag is written to a hidden folder `.<name>.partial-*`
@@ -109,14 +115,19 @@ def from_videos(
         raise RecordingError(f'JPEG quality {jpeg_quality} is outside 1 … 100')
     infos = {name: probe_video(path) for name, path in _assign(videos, rig).items()}
     rig = rig.subset(list(infos))
-    rate = _common_rate(infos, fps)
+    rates = _rates(infos, fps, sync)
     for name, info in infos.items():
         _check_size(rig[name], info)
     shift = dict(shift or {})
     for name in shift:
         if name not in infos:
             raise RecordingError(f'shift names camera {name!r}; the cameras here are {", ".join(infos)}')
-    if not trim:
+    if sync:
+        found = synchronise({name: info.path for name, info in infos.items()}, fps)
+        shift = {name: shift.get(name, 0) + found.offset_s[name] * rates[name] for name in infos}
+        log.info('offsets from %s: %s', found.source, ', '.join(
+            f'{name} {1e3 * found.offset_s[name]:+.1f} ± {1e3 * found.sigma_s[name]:.1f} ms' for name in infos))
+    elif not trim:
         _check_lengths(infos)
 
     try:
@@ -126,7 +137,7 @@ def from_videos(
         raise disk_error(output, error) from error
     try:
         bag = partial / output.name
-        _write(bag, infos, rig, rate, round(start_time_s * 1e9), shift, trim, jpeg_quality, progress)
+        _write(bag, infos, rig, rates, round(start_time_s * 1e9), shift, trim, sync, jpeg_quality, progress)
         save_rig(rig, bag / 'rig.yaml')
         bag.rename(output)
     except OSError as error:
@@ -154,22 +165,25 @@ def _assign(videos: Sequence[str | Path] | Mapping[str, str | Path], rig: Camera
     return assigned
 
 
-def _common_rate(infos: Mapping[str, VideoInfo], fps: float | None) -> float:
+def _rates(infos: Mapping[str, VideoInfo], fps: float | None, own: bool) -> dict[str, float]:
+    """Frames per second of each video: their own, or a common one."""
     if fps is not None:
         if not 0 < fps < 10_000:
             raise RecordingError(f'frame rate {fps} is not a positive number of frames per second')
-        return float(fps)
+        return dict.fromkeys(infos, float(fps))
     rates = {name: info.fps for name, info in infos.items()}
     listed = ', '.join(f'{infos[name].path} {rate:.6g}' for name, rate in rates.items())
     if min(rates.values()) <= 0:
         raise RecordingError(f'a video does not say its frame rate ({listed}); give it with --fps')
+    if own:
+        return rates
     # Half a frame over the whole length is the drift that would pair wrong frames.
     longest = max(max(info.frame_count for info in infos.values()), 1)
     if (max(rates.values()) - min(rates.values())) / min(rates.values()) * longest > 0.5:
         raise RecordingError(
             f'the videos differ in frame rate ({listed} frames/s); convert them to one rate, or give '
             'the common one with --fps')
-    return next(iter(rates.values()))
+    return dict.fromkeys(infos, next(iter(rates.values())))
 
 
 def _check_size(camera: Camera, info: VideoInfo) -> None:
@@ -189,8 +203,8 @@ def _check_lengths(infos: Mapping[str, VideoInfo]) -> None:
             'cut them to the same frames, or give --trim to end with the shortest')
 
 
-def _write(bag: Path, infos: Mapping[str, VideoInfo], rig: CameraRig, rate: float, start_ns: int,
-           shift: Mapping[str, int], trim: bool, jpeg_quality: int, progress: bool | None) -> None:
+def _write(bag: Path, infos: Mapping[str, VideoInfo], rig: CameraRig, rates: Mapping[str, float], start_ns: int,
+           shift: Mapping[str, float], trim: bool, uneven: bool, jpeg_quality: int, progress: bool | None) -> None:
     store = get_typestore(Stores.ROS2_HUMBLE)
     total = max(info.frame_count for info in infos.values()) or None
     with ExitStack() as stack:
@@ -199,7 +213,7 @@ def _write(bag: Path, infos: Mapping[str, VideoInfo], rig: CameraRig, rate: floa
         source = ', '.join(f'{name}={info.path.name}' for name, info in infos.items())
         writer.set_custom_data('source', source)
         for name, frames in shift.items():
-            writer.set_custom_data(f'shift_{name}', f'{frames} frames')
+            writer.set_custom_data(f'shift_{name}', f'{frames:g} frames')
         static = writer.add_connection(
             '/tf_static', TF_TYPE, typestore=store, offered_qos_profiles=[STATIC_QOS])
         images, calibrations = {}, {}
@@ -209,7 +223,7 @@ def _write(bag: Path, infos: Mapping[str, VideoInfo], rig: CameraRig, rate: floa
             images[name] = writer.add_connection(
                 image_topic(name), IMAGE_TYPE, typestore=store, offered_qos_profiles=[CAMERA_QOS])
 
-        first_ns = start_ns + round(min((shift.get(name, 0) for name in infos), default=0) * 1e9 / rate)
+        first_ns = start_ns + min(round(shift.get(name, 0) * 1e9 / rates[name]) for name in infos)
         writer.write(static, first_ns, store.serialize_cdr(_tf_message(rig, first_ns, store), TF_TYPE))
 
         streams = [stack.enter_context(_closing(read_frames(info.path))) for info in infos.values()]
@@ -220,12 +234,14 @@ def _write(bag: Path, infos: Mapping[str, VideoInfo], rig: CameraRig, rate: floa
             ended = [info for info, frame in zip(infos.values(), frames) if frame is None]
             if ended and trim:
                 break
-            if ended:
+            if ended and not uneven:
                 raise RecordingError(
                     f'video {ended[0].path} ends after {index} frames, before the others; cut the videos to '
                     'the same frames, or give --trim to end with the shortest')
             for name, frame in zip(infos, frames):
-                stamp_ns = start_ns + round((index + shift.get(name, 0)) * 1e9 / rate)
+                if frame is None:
+                    continue
+                stamp_ns = start_ns + round((index + shift.get(name, 0)) * 1e9 / rates[name])
                 _write_view(writer, store, rig[name], frame, stamp_ns, calibrations[name], images[name],
                             jpeg_quality)
             written = index + 1

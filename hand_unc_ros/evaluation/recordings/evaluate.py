@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,6 @@ from hand_unc_ros.evaluation.recordings.truth import MATCHING, Truth, load_truth
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_NAMES
-from hand_unc_ros.methods import METHODS
 from hand_unc_ros.networks.weights import fingerprint
 from hand_unc_ros.settings.recordings import BagSettings
 
@@ -258,9 +256,6 @@ def _identity(path: Path, settings: BagSettings, told: Estimates, files: Mapping
     if truth and Path(truth).is_file():
         hashes['truth'] = fingerprint(Path(truth))
     software = {'hand_unc_ros': __version__, 'torch': torch.__version__, 'numpy': np.__version__}
-    release = METHODS[settings.estimator.method].weights_in
-    if release and not topic:
-        software[release] = version(release)
     return {'hashes': hashes, 'configuration': configuration, 'software': software}
 
 

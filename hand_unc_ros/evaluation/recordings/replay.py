@@ -20,6 +20,7 @@ from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INFO_TYPE, TF_TYPE, Bag
+from hand_unc_ros.data.calibrated_image import check_rectified, is_rectified
 from hand_unc_ros.data.camera_messages import rig_from_messages
 from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
@@ -141,7 +142,9 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
         raise RecordingError(f'bag {bag.path} does not say how its cameras are calibrated: it has no rig.yaml beside '
                              f'it and no {lacks} in it; give the calibration with --rig FILE')
     named = {topic.rsplit('/', 1)[0].strip('/'): info for topic, info in sorted(infos.items())}
-    return Calibrated(rig_from_messages(named, transforms, settings.world_frame),
+    topics = {camera: _image_topic(bag, camera, {}, settings) for camera in named}
+    rectified = [camera for camera, topic in topics.items() if topic is not None and is_rectified(topic)]
+    return Calibrated(rig_from_messages(named, transforms, settings.world_frame, rectified),
                       'CameraInfo and /tf_static in the bag')
 
 
@@ -150,28 +153,38 @@ def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict
 
     Raises RecordingError where fewer than two have one, or where it is not clear which one it is.
     """
-    types = {connection.topic: connection.msgtype for connection in bag.connections
-             if connection.msgtype in IMAGE_TYPES}
     found = {}
     for camera in settings.cameras or calibrated.rig.names:
-        named = [topic for topic in (calibrated.topics.get(camera), settings.image_topic.replace('{camera}', camera))
-                 if topic]
-        exact = [topic + end for topic in named for end in ('', _COMPRESSED) if topic + end in types]
-        # A camera in some namespace: its whole name as a part of the topic's path.
-        likely = sorted(topic for topic in types if f'/{camera}/' in topic)
-        bases = {topic.removesuffix(_COMPRESSED) for topic in likely}
-        if not exact and len(bases) > 1:
-            raise RecordingError(f'bag {bag.path} has several image topics for camera {camera!r}: {", ".join(likely)}; '
-                                 "say which in the rig file (`topic:`) or as image_topic in --params")
-        if exact or likely:
-            found[camera] = (exact or likely)[0]
+        topic = _image_topic(bag, camera, calibrated.topics, settings)
+        if topic is not None:
+            found[camera] = topic
     if len(found) < 2:
         raise RecordingError(
             f'bag {bag.path} has images of {len(found)} of the cameras '
             f'{", ".join(settings.cameras or calibrated.rig.names)}, two are needed; its image topics are '
-            f'{", ".join(sorted(types)) or "none"}. Name the cameras of the rig file as the topics do, or give '
-            'each its `topic:` there')
+            f'{", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the topics do, or '
+            'give each its `topic:` there')
+    check_rectified(calibrated.rig, found)
     return found
+
+
+def _image_types(bag: Bag) -> dict[str, str]:
+    return {connection.topic: connection.msgtype for connection in bag.connections
+            if connection.msgtype in IMAGE_TYPES}
+
+
+def _image_topic(bag: Bag, camera: str, named: Mapping[str, str], settings: BagSettings) -> str | None:
+    """The topic of a camera's images, None where the bag has none; RecordingError where it is not clear which."""
+    types = _image_types(bag)
+    patterns = [topic for topic in (named.get(camera), settings.image_topic.replace('{camera}', camera)) if topic]
+    exact = [topic + end for topic in patterns for end in ('', _COMPRESSED) if topic + end in types]
+    # A camera in some namespace: its whole name as a part of the topic's path.
+    likely = sorted(topic for topic in types if f'/{camera}/' in topic)
+    bases = {topic.removesuffix(_COMPRESSED) for topic in likely}
+    if not exact and len(bases) > 1:
+        raise RecordingError(f'bag {bag.path} has several image topics for camera {camera!r}: {", ".join(likely)}; '
+                             "say which in the rig file (`topic:`) or as image_topic in --params")
+    return (exact or likely or [None])[0]
 
 
 def camera_traffic(stamps_ns: Sequence[int], log_ns: Sequence[int]) -> CameraTraffic:

@@ -15,7 +15,7 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.rig_cache import RigCache
-from hand_unc_ros.hand.crops import transform, upright_roll
+from hand_unc_ros.hand.crops import reach_box, transform, upright_roll
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import (
     HANDEDNESS,
@@ -90,6 +90,7 @@ class JumpHandLive:
     name = 'jump_hand'
     min_views = 2
     window = 1
+    crop_box = staticmethod(reach_box)
 
     def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions()) -> None:
         weights, acceleration = files['weights'], options.acceleration
@@ -231,7 +232,7 @@ class JumpHandLive:
         result = torch.cat([out.joints[-1, 0], out.vertices[-1, 0]]).double().cpu().numpy()
         if not np.isfinite(result).all():
             return None
-        learned = self._covariance(out, start.covariance * np.outer(flip, flip), np.tile(flip, len(joints)))
+        learned = self._covariance(out, start.propagated * np.outer(flip, flip), np.tile(flip, len(joints)))
         result = result * flip + origin
         return Refinement(result[:len(joints)], result[len(joints):], gate, learned)
 

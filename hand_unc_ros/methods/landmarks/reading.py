@@ -1,0 +1,62 @@
+"""The two networks on a device: images to palms, crops to landmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
+from hand_unc_ros.networks.blaze_hand import HAND_SIZE, load_hand_landmark_net, load_palm_net
+
+# Below this presence a crop shows no hand.
+PRESENCE_THRESHOLD = 0.3
+
+
+@dataclass(frozen=True)
+class CropLandmarks:
+    """Of N crops: landmarks (N, 21, 2) in their pixels; presence (N,) and handedness (N,), the probabilities of a hand
+    and of its being a right one as the crop shows it."""
+
+    landmarks: np.ndarray
+    presence: np.ndarray
+    handedness: np.ndarray
+
+
+class LandmarkNetworks:
+    """hand_weights, palm_weights: paths, as `landmark_models()` gives them.  Raises ConfigError for other files."""
+
+    def __init__(self, hand_weights: Path, palm_weights: Path, device: torch.device = torch.device('cpu'),
+                 dtype: torch.dtype = torch.float32) -> None:
+        self.device, self.dtype = device, dtype
+        self.hand, self.palm = load_hand_landmark_net(hand_weights), load_palm_net(palm_weights)
+        for network in (self.hand, self.palm):
+            network.to(device, memory_format=torch.channels_last)
+
+    def find(self, images: Sequence[np.ndarray]) -> list[list[Palm]]:
+        """The palms in each of the whole images (H, W, 3) uint8 RGB, best first."""
+        if not images:
+            return []
+        frames, affines = zip(*map(palm_frame, images))
+        with torch.inference_mode(), self._autocast():
+            scores, values = (part.float().cpu().numpy() for part in self.palm(self._tensor(np.stack(frames))))
+        return [decode_palms(*parts) for parts in zip(scores, values, affines)]
+
+    def read(self, crops: np.ndarray) -> CropLandmarks:
+        """crops: (N, 224, 224, 3) uint8 RGB, the fingers up."""
+        if not len(crops):
+            return CropLandmarks(np.zeros((0, 21, 2)), np.zeros(0), np.zeros(0))
+        assert crops.shape[1:] == (HAND_SIZE, HAND_SIZE, 3), crops.shape
+        with torch.inference_mode(), self._autocast():
+            out = self.hand(self._tensor(crops))
+        return CropLandmarks(*(part.double().cpu().numpy()
+                               for part in (out.landmarks[..., :2], out.presence, out.handedness)))
+
+    def _tensor(self, images: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2).float() / 255.0
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
