@@ -15,9 +15,9 @@ from hand_unc_ros.methods.contract import MethodOptions, Triangulation, View, Vi
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import stack
 from hand_unc_ros.methods.jump_hand.live import JumpHandLive
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandConfig, ViewStage, save_jump_hand
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, pixels_to_cells
 from hand_unc_ros.networks.hand_finder import HandFinder
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandConfig, ViewStage, save_jump_hand
 from hand_unc_ros.networks.weights import save_network
 
 torch.set_num_threads(1)

@@ -14,20 +14,15 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import nearest_psd
 from hand_unc_ros.geometry.residual_covariance import inflate, residual_covariance
-from hand_unc_ros.geometry.triangulation import (
-    covariance_from_pixels,
-    gate_weights,
-    inverse_variance_weights,
-    propagate_covariance,
-    refine_reprojection,
-    triangulate_dlt,
-)
+from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights, propagate_covariance
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS as ALL_TRIANGULATIONS
+from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.contract import Fused, Triangulation, ViewReading
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE
 
-# 'refined' is the package's default; the others are JUMP-Hand's comparison (supplement, Table 2).
-TRIANGULATIONS = ('refined', 'inverse_variance', 'ug_dlt', 'vanilla')
+# Those that need nothing learned.
+TRIANGULATIONS = tuple(name for name in ALL_TRIANGULATIONS if name != 'learnable')
 # A view whose median whitened error over the joints exceeds this (in σ, 2D) disagrees with the rest.
 DISAGREEMENT_SIGMA = 6.0
 
@@ -122,21 +117,9 @@ def _disagreement(fused: Triangulation) -> float:
 def _triangulate(estimate: ViewGaussians, rig: CameraRig, xy: Tensor, covariance: Tensor, valid: Tensor,
                  method: str) -> Triangulation:
     poses = rig.camera_from_world
-    first = triangulate_dlt(xy, poses, None, valid)
-    if method == 'vanilla':
-        weights = valid.double()
-        points = first.points
-    elif method == 'ug_dlt':
-        weights = gate_weights(_variance_cells2(estimate), valid)
-        points = triangulate_dlt(xy, poses, weights, valid).points
-    else:
-        weights = inverse_variance_weights(first.points, covariance, poses, valid)
-        linear = triangulate_dlt(xy, poses, weights, valid)
-        points = torch.where(linear.valid[..., None], linear.points, first.points)
-    if method == 'refined':
-        refined = refine_reprojection(points, xy, covariance, poses, valid)
-        points, spread, weights = refined.points, refined.covariance, refined.weights
-    else:
+    gates = gate_weights(_variance_cells2(estimate), valid) if method == 'ug_dlt' else None
+    points, _, weights, spread = triangulate(method, Observations(xy, covariance, poses, valid), gates)
+    if spread is None:
         spread = propagate_covariance(points, covariance, poses, valid)
     ok = torch.isfinite(points).all(-1) & torch.isfinite(spread).flatten(-2).all(-1)
     projected, _ = rig.project(torch.where(ok[:, None], points, torch.zeros_like(points)))

@@ -9,50 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hand_unc_ros.hand.joints import JOINT_COUNT, JOINT_NAMES, MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.joints import JOINT_COUNT
+from hand_unc_ros.hand.palm_frame import HAND_UNIT, HandFrame
 from hand_unc_ros.networks.deformable import GatedViewAttention
 from hand_unc_ros.networks.view_fusion import inverse_2x2
 
-INDEX_MCP, LITTLE_MCP = JOINT_NAMES.index('index_mcp'), JOINT_NAMES.index('little_mcp')
-# The unit of the hand's frame in metres.
-HAND_UNIT = 0.1
 FREQUENCIES = 5
 # Nearer than this to a camera, metres, a query is treated as if it were this far: its reference stays finite.
 NEAREST = 0.05
 RESIDUAL_LIMIT_CELLS = 8.0
-
-
-class HandFrame(NamedTuple):
-    """The palm's frame, so that the decoder sees every hand alike, however it and the world are turned.
-
-    rotation: (B, 3, 3), its columns are the frame's axes in the world.  origin: (B, 3) metres, the middle knuckle.
-    """
-
-    rotation: Tensor
-    origin: Tensor
-
-    def from_world(self, points: Tensor) -> Tensor:
-        """(B, N, 3) metres, world, to units of HAND_UNIT."""
-        return (points - self.origin[:, None]) @ self.rotation / HAND_UNIT
-
-    def to_world(self, points: Tensor) -> Tensor:
-        """(B, N, 3) in units of HAND_UNIT to metres, world; inverse of `from_world`."""
-        return points * HAND_UNIT @ self.rotation.mT + self.origin[:, None]
-
-
-def palm_frame(joints: Tensor) -> HandFrame:
-    """The frame of joints (B, 21, 3): y from wrist to middle knuckle, z out of the palm's plane."""
-    wrist, middle = joints[:, WRIST], joints[:, MIDDLE_MCP]
-    along = F.normalize(middle - wrist, dim=-1)
-    across = torch.linalg.cross(joints[:, INDEX_MCP] - wrist, joints[:, LITTLE_MCP] - wrist)
-    # Where the palm is degenerate any frame does, as long as it is one.
-    axes = torch.eye(3, dtype=joints.dtype, device=joints.device)
-    along = torch.where(along.norm(dim=-1, keepdim=True) > 0.5, along, axes[1])
-    spare = axes[along.abs().argmin(-1)]
-    flat = torch.linalg.cross(along, across)
-    flat = torch.where(flat.norm(dim=-1, keepdim=True) > 1e-8, flat, torch.linalg.cross(along, spare))
-    flat = F.normalize(flat, dim=-1)
-    return HandFrame(torch.stack([flat, along, torch.linalg.cross(flat, along)], -1), middle)
 
 
 class ViewGeometry(NamedTuple):
@@ -89,11 +54,34 @@ def view_geometry(frame: HandFrame, K: Tensor, camera_from_world: Tensor, image_
                         image_size)
 
 
+class DecoderSizes(NamedTuple):
+    """width, heads, points, levels, ffn, layers: as in JumpHandConfig.  feature_channels: of the per-view stage."""
+
+    width: int
+    feature_channels: int
+    heads: int
+    levels: int
+    points: int
+    ffn: int
+    layers: int
+
+
+class ViewQueries(NamedTuple):
+    """What the cross-attention takes beside the queries, see GatedViewAttention."""
+
+    references: Tensor
+    evidence: Tensor
+    cameras: Tensor
+    levels: list[Tensor]
+    gates: Tensor
+
+
 class Layer(nn.Module):
     """Self-attention, uncertainty-gated cross-attention, feed-forward and a coordinate update, each with pre-norm."""
 
-    def __init__(self, width: int, feature_channels: int, heads: int, levels: int, points: int, ffn: int) -> None:
+    def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
+        width, feature_channels, heads, levels, points, ffn, _ = sizes
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
         self.qkv = nn.Linear(width, 3 * width)
@@ -104,16 +92,40 @@ class Layer(nn.Module):
         nn.init.zeros_(self.update[-1].weight)
         nn.init.zeros_(self.update[-1].bias)
 
-    def forward(self, x: Tensor, position: Tensor, references: Tensor, evidence: Tensor, cameras: Tensor,
-                levels: list[Tensor], gates: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, position: Tensor, views: ViewQueries) -> tuple[Tensor, Tensor]:
+        """x, position: (B, Q, C), the queries and where they are. Returns the queries, and their steps (B, Q, 3)."""
         normed = self.norms[0](x)
         query, key, _ = self.qkv(normed + position).chunk(3, -1)
         value = self.qkv(normed).chunk(3, -1)[2]
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
         x = x + self.merge(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-        x = x + self.views(self.norms[1](x) + position, references, evidence, cameras, levels, gates)
+        x = x + self.views(self.norms[1](x) + position, *views)
         x = x + self.ffn(self.norms[2](x))
         return x, self.update(self.norms[3](x)).float()
+
+
+class CoarseHand(NamedTuple):
+    """joints: (B, 21, 3), valid: (B, 21) and vertices: (B, M, 3), the coarse stage in hand units."""
+
+    joints: Tensor
+    valid: Tensor
+    vertices: Tensor
+
+
+class ViewEvidence(NamedTuple):
+    """mean_px, variance_cells2: (B, V, 21, 2) in the crops.  pooled: (B, V, 21, C).  levels: (B, V, C, s, s) each."""
+
+    mean_px: Tensor
+    variance_cells2: Tensor
+    pooled: Tensor
+    levels: list[Tensor]
+
+
+class Gates(NamedTuple):
+    """Weights of the views: joints (B, V, 21), vertices (B, V, M)."""
+
+    joints: Tensor
+    vertices: Tensor
 
 
 class Decoded(NamedTuple):
@@ -130,36 +142,33 @@ class Decoder(nn.Module):
     to_vertices: (vertex_count, 21), skinning weights that carry what is known of joints to vertices.
     """
 
-    def __init__(self, width: int, feature_channels: int, heads: int, levels: int, points: int, ffn: int, layers: int,
-                 to_vertices: Tensor) -> None:
+    def __init__(self, sizes: DecoderSizes, to_vertices: Tensor) -> None:
         super().__init__()
-        self.levels = levels
+        self.levels, width = sizes.levels, sizes.width
         self.register_buffer('to_queries', torch.cat([torch.eye(JOINT_COUNT), to_vertices]))
         self.token = nn.Parameter(0.02 * torch.randn(len(self.to_queries), width))
-        self.pooled = nn.Linear(feature_channels, width)
+        self.pooled = nn.Linear(sizes.feature_channels, width)
         # Of each joint: log of the information that all views give, and whether it could be triangulated.
         self.known = nn.Linear(2, width)
         self.place = nn.Linear(3 + 6 * FREQUENCIES, width)
-        self.layers = nn.ModuleList(Layer(width, feature_channels, heads, levels, points, ffn) for _ in range(layers))
+        self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.layers))
 
-    def forward(self, joints: Tensor, valid: Tensor, vertices: Tensor, geometry: ViewGeometry, mean_px: Tensor,
-                variance_cells2: Tensor, pooled: Tensor, levels: list[Tensor], gates: Tensor,
-                vertex_gates: Tensor) -> Decoded:
-        """joints: (B, 21, 3) and vertices: (B, M, 3), the coarse stage in hand units.  valid: (B, 21).
-        mean_px, variance_cells2: (B, V, 21, 2) in the crops.  pooled: (B, V, 21, C).  gates: (B, V, 21).
-        vertex_gates: (B, V, M)."""
-        query_gates = torch.cat([gates, vertex_gates], 2)
+    def forward(self, start: CoarseHand, geometry: ViewGeometry, views: ViewEvidence, all_gates: Gates) -> Decoded:
+        """Refine a coarse hand by what the views hold."""
+        mean_px, variance_cells2, pooled, levels = views
+        gates, query_gates = all_gates.joints, torch.cat(all_gates, 2)
         seen = gates[..., None] > 0
         information = torch.where(seen, 1 / variance_cells2, 0.0).sum(1).mean(-1).clamp_min(1e-4).log()
-        state = torch.stack([information, valid.to(information.dtype)], -1)
+        state = torch.stack([information, start.valid.to(information.dtype)], -1)
         tokens = torch.where(seen, gates[..., None] * self.pooled(pooled), 0.0).sum(1) + self.known(state)
         x = self.token + self.to_queries @ tokens
-        points = torch.cat([joints, vertices], 1)
+        points = torch.cat([start.joints, start.vertices], 1)
         per_joint, per_vertex, levels = [], [], levels[:self.levels]
         for layer in self.layers:
             points = points.detach()
             references, evidence = self._evidence(points, geometry, mean_px, variance_cells2)
-            x, step = layer(x, self.place(_waves(points)), references, evidence, geometry.cameras, levels, query_gates)
+            queries = ViewQueries(references, evidence, geometry.cameras, levels, query_gates)
+            x, step = layer(x, self.place(_waves(points)), queries)
             points = points + step
             per_joint.append(points[:, :JOINT_COUNT])
             per_vertex.append(points[:, JOINT_COUNT:])

@@ -1,4 +1,4 @@
-"""What a trained per-view stage says of many sets of views, kept in memory, to compare fused stages on it."""
+"""The output of a trained per-view stage for many sets of views, kept in memory, to compare fused stages on it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.hand.model import HandModel
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, ViewStage
-from hand_unc_ros.training.jump_hand import image_tensor
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
+from hand_unc_ros.networks.images import image_tensor
 
 VIEWS = 4
 # Every choice of at least two of the views, the largest first.
@@ -64,22 +64,22 @@ class FrozenViews:
 
 
 @torch.no_grad()
-def look(network: JumpHand, name: str, description: str, batches: Iterable[dict[str, Tensor]]) -> FrozenViews:
+def encode_sets(network: JumpHand, name: str, description: str, batches: Iterable[dict[str, Tensor]]) -> FrozenViews:
     """Run the per-view stage of a network over batches with images."""
     small: list[tuple[Tensor, ...]] = []
     levels: list[list[Tensor]] = []
     truth: list[dict[str, Tensor]] = []
     network = network.eval()
     for batch in batches:
-        seen = network.see(image_tensor(batch['images']))
-        peak = seen.log_heatmap.flatten(3).amax(-1).exp()
-        small.append((seen.mean, seen.variance, seen.presence, seen.pooled.half(), peak))
+        stage = network.encode(image_tensor(batch['images']))
+        peak = stage.log_heatmap.flatten(3).amax(-1).exp()
+        small.append((stage.mean, stage.variance, stage.presence, stage.pooled.half(), peak))
         # The decoder takes the finest of them alone.
-        levels.append([level.half().contiguous() for level in seen.levels[:network.config.levels]])
+        levels.append([level.half().contiguous() for level in stage.levels[:network.config.levels]])
         truth.append({key: value for key, value in batch.items() if key != 'images'})
     mean, variance, presence, pooled, peak = (torch.cat(part) for part in zip(*small))
-    joined = [torch.cat([part[i] for part in levels]) for i in range(len(levels[0]))]
-    stage = ViewStage(mean, variance, mean.new_zeros((*mean.shape[:3], 0, 0)), presence, pooled, joined)
+    features = [torch.cat([part[i] for part in levels]) for i in range(len(levels[0]))]
+    stage = ViewStage(mean, variance, mean.new_zeros((*mean.shape[:3], 0, 0)), presence, pooled, features)
     return FrozenViews(name, description, stage, peak,
                        {key: torch.cat([part[key] for part in truth]) for key in truth[0]})
 
@@ -114,17 +114,17 @@ def _batches(source, rows: Sequence[int], image_size: int) -> Iterator[dict[str,
 
 
 @torch.no_grad()
-def join_all(network: JumpHand, views: FrozenViews, mask: Tensor) -> Iterator[JumpHandOutput]:
+def fuse_all(network: JumpHand, views: FrozenViews, mask: Tensor) -> Iterator[JumpHandOutput]:
     """The fused stage of a network on all sets, a chunk at a time.  mask: (N, V)."""
     for rows in views.chunks():
         stage, peak, batch = views.take(rows, mask[rows])
-        yield network.join(stage, batch['K'], batch['camera_from_world'], batch['view_mask'], confidence=peak.log())
+        yield network.fuse(stage, batch['K'], batch['camera_from_world'], batch['view_mask'], confidence=peak.log())
 
 
 def coarse_joints(network: JumpHand, views: FrozenViews, mask: Tensor) -> Tensor:
     """Triangulated joints (N, 21, 3) metres of all sets, NaN where they could not be placed."""
     return torch.cat([torch.where(out.coarse_valid[..., None], out.coarse, torch.nan)
-                      for out in join_all(network, views, mask)])
+                      for out in fuse_all(network, views, mask)])
 
 
 def coarse_of_subsets(network: JumpHand, views: FrozenViews) -> Tensor:

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from hand_unc_ros.errors import ExportError, MissingDependencyError
 from hand_unc_ros.hand.joints import JOINT_COUNT, JOINT_NAMES
+from hand_unc_ros.methods.jump_hand.network import JumpHand, ViewStage, load_jump_hand
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
-from hand_unc_ros.networks.jump_hand import JumpHand, ViewStage, load_jump_hand
 
 VIEWS_FILE, FUSED_FILE = 'views.onnx', 'fused.onnx'
 # The first that torch's exporter writes; sampling features needs 16.
@@ -43,12 +43,12 @@ class PerView(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        seen = self.network.view(images)
-        return (*seen[:5], *seen.levels)
+        stage = self.network.view(images)
+        return (*stage[:5], *stage.levels)
 
 
 class FusedStage(nn.Module):
-    """The inputs named by `fused_names`, (B, V, …) each, to FUSED_OUTPUTS of the last layer; see JumpHand.join."""
+    """The inputs named by `fused_names`, (B, V, …) each, to FUSED_OUTPUTS of the last layer; see JumpHand.fuse."""
 
     def __init__(self, network: JumpHand) -> None:
         super().__init__()
@@ -59,8 +59,8 @@ class FusedStage(nn.Module):
         levels = [tensor for name, tensor in named.items() if name.startswith('level_')]
         # Heatmaps and presence would only be passed on.
         mean = named['mean_cells']
-        seen = ViewStage(mean, named['variance_cells2'], mean, mean, named['pooled'], levels)
-        out = self.network.join(seen, named['K'], named['camera_from_world'], named['view_mask'],
+        stage = ViewStage(mean, named['variance_cells2'], mean, mean, named['pooled'], levels)
+        out = self.network.fuse(stage, named['K'], named['camera_from_world'], named['view_mask'],
                                 named.get('confidence'))
         return out.joints[-1], out.vertices[-1], out.coarse, out.coarse_valid, out.gate
 
@@ -152,8 +152,8 @@ def fused_inputs(network: JumpHand, batch: int, views: int, seed: int = CHECK_SE
     """Plausible inputs by name: 21 points of a hand's size before cameras all around, whose 2D means are half a cell
     off; features of random images."""
     size, generator = network.config.view.image_size, torch.Generator().manual_seed(seed)
-    seen = PerView(network)(_images(batch * views, size, generator))
-    inputs = {name: part.unflatten(0, (batch, views)) for name, part in zip(view_names(network), seen)}
+    stage = PerView(network)(_images(batch * views, size, generator))
+    inputs = {name: part.unflatten(0, (batch, views)) for name, part in zip(view_names(network), stage)}
     angles = (torch.arange(views) + 0.4 * torch.rand(batch, views, generator=generator)) * (2 * math.pi / max(views, 3))
     forward = F.normalize(torch.stack([angles.cos(), angles.sin(), 0.4 * (2 * angles).cos()], -1), dim=-1)
     right = F.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0]).expand_as(forward)), dim=-1)

@@ -1,20 +1,18 @@
-"""What JUMP-Hand is trained to do: its loss terms on one batch, and its validation."""
+"""JUMP-Hand's loss terms on one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hand_unc_ros.hand.joints import FINGERTIPS
-from hand_unc_ros.networks.decoder import HAND_UNIT
+from hand_unc_ros.hand.palm_frame import HAND_UNIT
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, ViewStage
-from hand_unc_ros.training.losses import gaussian_nll, heatmap_cross_entropy, mean_l1
+from hand_unc_ros.networks.gaussian_2d_losses import gaussian_nll, heatmap_cross_entropy, mean_l1
+from hand_unc_ros.networks.images import image_tensor
 
 # A coarse joint farther off than this, in hand units, no longer pulls: with two views along one line it may be
 # anywhere.
@@ -41,11 +39,6 @@ class LossWeights:
         return asdict(self)
 
 
-def image_tensor(images: Tensor) -> Tensor:
-    """(B, V, S, S, 3) uint8 to (B, V, 3, S, S) in [0, 1], channels last in memory."""
-    return images.permute(0, 1, 4, 2, 3).float().div_(255.0)
-
-
 def jump_hand_losses(network: JumpHand, batch: dict[str, Tensor], weights: LossWeights,
                      fused_share: float = 1.0) -> dict[str, Tensor]:
     """The weighted loss terms of a batch (see data.batches.collate); their sum is what is minimised. Each is a mean
@@ -54,32 +47,32 @@ def jump_hand_losses(network: JumpHand, batch: dict[str, Tensor], weights: LossW
     fused_share: share of the samples, the first ones, that go on to the fused stage. With a small per-view network that
     stage costs as much again, and it learns from fewer samples than the images need.
     """
-    seen = network.see(image_tensor(batch['images']))
+    stage = network.encode(image_tensor(batch['images']))
     count = max(1, round(fused_share * len(batch['joints'])))
     part = {name: value[:count] for name, value in batch.items()}
-    out = network.join(seen.first(count), part['K'], part['camera_from_world'], part['view_mask'])
+    out = network.fuse(stage.first(count), part['K'], part['camera_from_world'], part['view_mask'])
     with torch.autocast(out.joints.device.type, enabled=False):
-        terms = view_terms(seen, batch, network.config.view.image_size)
+        terms = view_terms(stage, batch, network.config.view.image_size)
         terms |= fused_terms(out, part, network.config.view.image_size)
     return {name: weight * terms[name] for name, weight in weights.to_dict().items() if weight}
 
 
 def view_losses(network: JumpHand, batch: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:
     """The weighted terms of the per-view stage alone."""
-    seen = network.see(image_tensor(batch['images']))
-    with torch.autocast(seen.mean.device.type, enabled=False):
-        terms = view_terms(seen, batch, network.config.view.image_size)
+    stage = network.encode(image_tensor(batch['images']))
+    with torch.autocast(stage.mean.device.type, enabled=False):
+        terms = view_terms(stage, batch, network.config.view.image_size)
     return {name: getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)}
 
 
-def view_terms(seen: ViewStage, batch: dict[str, Tensor], image_size: int) -> dict[str, Tensor]:
+def view_terms(stage: ViewStage, batch: dict[str, Tensor], image_size: int) -> dict[str, Tensor]:
     """The terms of the per-view stage."""
     mask = batch['joint_mask'].flatten(0, 1)
     target = pixels_to_cells(batch['joints_px'], image_size).flatten(0, 1)
-    mean, variance = seen.mean.flatten(0, 1), seen.variance.flatten(0, 1)
-    presence = F.binary_cross_entropy_with_logits(seen.presence, batch['present'].float(), reduction='none')
+    mean, variance = stage.mean.flatten(0, 1), stage.variance.flatten(0, 1)
+    presence = F.binary_cross_entropy_with_logits(stage.presence, batch['present'].float(), reduction='none')
     return {'nll': gaussian_nll(mean, variance, target, mask), 'l1': mean_l1(mean, target, mask),
-            'heatmap': heatmap_cross_entropy(seen.log_heatmap.flatten(0, 1), target, mask),
+            'heatmap': heatmap_cross_entropy(stage.log_heatmap.flatten(0, 1), target, mask),
             'presence': _mean(presence, batch['view_mask'])}
 
 
@@ -103,49 +96,6 @@ def fused_terms(out: JumpHandOutput, batch: dict[str, Tensor], image_size: int) 
             'vertices': _mean(mesh, torch.stack([lifted, *[surface] * (len(mesh) - 1)])),
             'reprojection': _mean(reprojection.sum(-1), batch['joint_mask']),
             'coarse': _mean(coarse, known & out.coarse_valid)}
-
-
-def validate(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean errors over all samples, unaligned: of the joints, their median, of the fingertips, of the vertices, of the
-    triangulated joints, all in mm, and what `validate_views` says of the 2D stage. NaN where nothing is known."""
-    joints, tips, vertices, coarse, views = [], [], [], [], []
-    for batch in batches:
-        out = network(image_tensor(batch['images']), batch['K'], batch['camera_from_world'], batch['view_mask'])
-        error = 1e3 * (out.joints[-1] - batch['joints']).norm(dim=-1)
-        joints.append(error.flatten())
-        tips.append(error[:, FINGERTIPS].flatten())
-        vertices.append(1e3 * (out.vertices[-1] - batch['vertices']).norm(dim=-1).flatten())
-        coarse.append(1e3 * (out.coarse - batch['joints']).norm(dim=-1)[out.coarse_valid])
-        views.append(_view_errors(out, batch, network.config.view.image_size))
-    return {'mpjpe_mm': _known(joints).mean().item(), 'mpjpe_median_mm': _known(joints).nanmedian().item(),
-            'fingertips_mm': _known(tips).mean().item(), 'mpvpe_mm': _known(vertices).mean().item(),
-            'coarse_mpjpe_mm': _known(coarse).mean().item(), **_view_scores(views)}
-
-
-def validate_views(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
-    """Mean and median 2D error in cells, Pearson's correlation of σ with it, share of coordinates within 1.96 σ."""
-    return _view_scores([_view_errors(network.see(image_tensor(batch['images'])), batch, network.config.view.image_size)
-                         for batch in batches])
-
-
-def _view_errors(seen: ViewStage | JumpHandOutput, batch: dict[str, Tensor], image_size: int) -> tuple[Tensor, Tensor]:
-    """Errors and variances (N, 2) of the joints that are annotated, in cells and cells²."""
-    mask = batch['joint_mask']
-    return (seen.mean - pixels_to_cells(batch['joints_px'], image_size))[mask], seen.variance[mask]
-
-
-def _view_scores(views: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    offset, variance = (torch.cat(parts).double() for parts in zip(*views))
-    error, sigma = offset.norm(dim=1), variance.mean(dim=1).sqrt()
-    together = np.corrcoef(error.cpu(), sigma.cpu())[0, 1] if len(error) > 1 else np.nan
-    within = offset ** 2 < 1.96 ** 2 * variance
-    return {'error_cells': error.mean().item(), 'error_median_cells': error.nanmedian().item(),
-            'pearson': float(together), 'coverage95': within.double().mean().item()}
-
-
-def _known(parts: list[Tensor]) -> Tensor:
-    values = torch.cat(parts)
-    return values[torch.isfinite(values)]
 
 
 def _project(points: Tensor, K: Tensor, camera_from_world: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ The per-view stage of a trained JumpHand is frozen and run once over all crops. 
 and a covariance head on the same features, in the same order for the same seed: from what one view shows to 21 joints
 relative to the wrist and their covariance, in the frame of the crop's camera.
 
-`python -m hand_unc_ros.evaluation.covariance_ablations --help`
+`python -m hand_unc_ros.experiments.covariance_ablations --help`
 """
 
 from __future__ import annotations
@@ -23,35 +23,24 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from hand_unc_ros.evaluation import uncertainty
-from hand_unc_ros.evaluation.frozen_views import held_out_sets, synthetic_sets
+from hand_unc_ros.experiments.frozen_views import held_out_sets, synthetic_sets
 from hand_unc_ros.hand.joints import JOINT_COUNT, WRIST
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.networks.covariance_heads import (
-    COORDINATES,
-    CovarianceHead,
-    JointGaussian,
-    full_nll,
-    paper_loss,
-)
-from hand_unc_ros.networks.decoder import HAND_UNIT
-from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand
+from hand_unc_ros.hand.palm_frame import HAND_UNIT
+from hand_unc_ros.methods.correlated_uncertainty.losses import likelihood_loss, paper_loss
+from hand_unc_ros.methods.correlated_uncertainty.network import Trunk, view_features, wrist_relative
+from hand_unc_ros.methods.jump_hand.network import JumpHand, load_jump_hand
+from hand_unc_ros.networks.covariance_heads import COORDINATES, JointGaussian
+from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.weights import fingerprint
-from hand_unc_ros.training.jump_hand import image_tensor
 
 # Of the training sets; nothing else is drawn from it.
 TRAIN_SEED = 421
 CLIP_NORM = 1.0
 WARMUP_SHARE = 0.05
-# Variance in HAND_UNIT² that the package's own loss adds to Σ: 1 mm.
-FLOOR = 1e-4
 COLUMNS = {'mpjpe_mm': 'MPJPE', 'ausc': 'AUSC', 'ause': 'AUSE', 'pearson_3d': 'ρ', 'pearson_3d_sigma': 'ρ of σ',
            'nees_per_dof': 'NEES/dof', 'nees_63_per_dof': 'NEES/dof of hands', 'coverage95': '95 % coverage',
            'nll_63_per_dof': 'NLL/dof of hands', 'energy_score_mm': 'energy score'}
-
-
-def package_loss(gaussian: JointGaussian, target: Tensor, nll_weight: float = 5e-4) -> Tensor:
-    """The deterministic term and the likelihood of N(μ, W diag(σ²) Wᵀ + floor·I), which sees W."""
-    return (gaussian.mean - target).abs().sum(1) + nll_weight * full_nll(gaussian, target, FLOOR)
 
 
 @dataclass(frozen=True)
@@ -69,7 +58,7 @@ VARIANTS = (
     Variant('full', 'full', paper_loss),
     Variant('ours without the linear layer', 'diagonal', paper_loss),
     Variant('ours, the paper’s loss', 'correlated', paper_loss),
-    Variant('ours, full likelihood', 'correlated', package_loss),
+    Variant('ours, full likelihood', 'correlated', likelihood_loss),
 )
 
 
@@ -87,40 +76,16 @@ class Crops:
         return len(self.target)
 
 
-class Trunk(nn.Module):
-    """A backbone of two layers on the frozen features, and a covariance head on it."""
-
-    def __init__(self, kind: str, inputs: int, width: int) -> None:
-        super().__init__()
-        self.trunk = nn.Sequential(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width), nn.GELU())
-        self.head = CovarianceHead(kind, width)
-
-    def forward(self, features: Tensor) -> JointGaussian:
-        return self.head(self.trunk(features))
-
-
 @torch.no_grad()
-def look(network: JumpHand, name: str, description: str, batches: Iterable[dict[str, Tensor]]) -> Crops:
-    """What the per-view stage says of every crop that shows the whole hand: pooled features, means and variances."""
+def encode_crops(network: JumpHand, name: str, description: str, batches: Iterable[dict[str, Tensor]]) -> Crops:
+    """The per-view stage's pooled features, means and variances of every crop that shows the whole hand."""
     features, targets = [], []
     for batch in batches:
-        seen = network.eval().see(image_tensor(batch['images']))
+        stage = network.eval().encode(image_tensor(batch['images']))
         whole = batch['view_mask'] & batch['joint_mask'].all(-1)
-        pooled = nn.functional.layer_norm(seen.pooled.float(), seen.pooled.shape[-1:])
-        # Cells about the middle of the crop, in crops, as the trunk starts from numbers of about 1.
-        told = torch.cat([pooled, seen.mean.float() / 16 - 1, seen.variance.float().log() / 4], -1)
-        features.append(told.flatten(2)[whole])
-        targets.append(_in_crop(batch['joints'], batch['K'], batch['camera_from_world'])[whole])
+        features.append(view_features(stage.mean, stage.variance, stage.pooled)[whole])
+        targets.append(wrist_relative(batch['joints'], batch['K'], batch['camera_from_world'])[whole])
     return Crops(name, description, torch.cat(features), torch.cat(targets))
-
-
-def _in_crop(joints: Tensor, K: Tensor, camera_from_world: Tensor) -> Tensor:
-    """(B, V, 63) of joints (B, 21, 3): relative to the wrist, in camera axes turned by the crop's roll, HAND_UNIT."""
-    relative = (joints - joints[:, WRIST, None])[:, None] @ camera_from_world[..., :3].mT
-    roll = torch.atan2(K[..., 1, 0], K[..., 0, 0])
-    cos, sin, zero, one = roll.cos(), roll.sin(), torch.zeros_like(roll), torch.ones_like(roll)
-    turn = torch.stack([cos, -sin, zero, sin, cos, zero, zero, zero, one], -1).unflatten(-1, (3, 3))
-    return (relative @ turn.mT).flatten(2) / HAND_UNIT
 
 
 def train(variant: Variant, crops: Crops, seed: int, steps: int, batch: int, width: int, peak_lr: float) -> Trunk:
@@ -158,8 +123,9 @@ def score(network: Trunk, crops: Crops) -> dict[str, float]:
         return numbers
     covariance = HAND_UNIT ** 2 * gaussian.covariance.double().numpy()
     errors[:, WRIST] = np.nan
-    said = uncertainty.summary(errors, covariance)
-    return numbers | {name: said[name] for name in COLUMNS if name in said} | {'coverage95': said['coverage']['95']}
+    summary = uncertainty.summary(errors, covariance)
+    numbers |= {name: summary[name] for name in COLUMNS if name in summary}
+    return numbers | {'coverage95': summary['coverage']['95']}
 
 
 def compare(train_crops: Crops, held_out: Sequence[Crops], seeds: int, **protocol: float) -> list[dict[str, object]]:
@@ -216,8 +182,8 @@ def main() -> None:
     network = load_jump_hand(arguments.model)
     size = network.config.view.image_size
     batches = tqdm(synthetic_sets(load_hand_model(None), TRAIN_SEED, arguments.train_sets, size), desc='training crops')
-    train_crops = look(network, 'train', f'{arguments.train_sets} training sets of seed {TRAIN_SEED}', batches)
-    held_out = [look(network, *held_out_sets(folder, size, arguments.most)) for folder in arguments.held_out]
+    train_crops = encode_crops(network, 'train', f'{arguments.train_sets} training sets of seed {TRAIN_SEED}', batches)
+    held_out = [encode_crops(network, *held_out_sets(folder, size, arguments.most)) for folder in arguments.held_out]
     protocol = dict(steps=arguments.steps, batch=arguments.batch, width=arguments.width, peak_lr=arguments.lr)
     rows = compare(train_crops, held_out, arguments.seeds, **protocol)
     print(table(rows))

@@ -11,16 +11,26 @@ import torch
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS, Observations
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
+from hand_unc_ros.hand.palm_frame import palm_frame
 from hand_unc_ros.hand.skinning import skinning_to_joints
 from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.hand.topology import VERTEX_COUNT
+from hand_unc_ros.methods.jump_hand.decoder import (
+    CoarseHand,
+    Decoded,
+    Decoder,
+    DecoderSizes,
+    Gates,
+    ViewEvidence,
+    ViewGeometry,
+    view_geometry,
+)
 from hand_unc_ros.networks import gaussian_2d
-from hand_unc_ros.networks.decoder import Decoded, Decoder, ViewGeometry, palm_frame, view_geometry
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2DConfig, Gaussian2DNet, cells_to_pixels
-from hand_unc_ros.networks.view_fusion import GATES, TRIANGULATIONS, gate, normalised, triangulate
+from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, gate, normalised
 from hand_unc_ros.networks.weights import read_weights, save_network
-
-VERTEX_COUNT = 778
 
 
 @dataclass(frozen=True)
@@ -80,7 +90,7 @@ CONFIGS = {
 
 
 class ViewStage(NamedTuple):
-    """What the per-view network says of each crop, (B, V, …); see Gaussian2D.
+    """Output of the per-view network for each crop, (B, V, …); see Gaussian2D.
 
     mean, variance: (B, V, 21, 2) cells and cells².  log_heatmap: (B, V, 21, 32, 32).  presence: (B, V) logits.
     pooled: (B, V, 21, C).  levels: (B, V, C, s, s) each, fine to coarse.
@@ -102,7 +112,7 @@ class JumpHandOutput(NamedTuple):
     """mean, variance, log_heatmap, presence: as in ViewStage.  gate: (B, V, 21), sums to 1 over views.
     coarse: (B, 21, 3) metres, world, the triangulated joints, zeros where coarse_valid (B, 21) is False.
     joints: (L + 1, B, 21, 3) and vertices: (L + 1, B, 778, 3) metres, world: the coarse stage, then every decoder
-    layer; the last is the answer.  features: (B, 21, C) of the joint queries (of the pooled 2D stage without a
+    layer; the last is the result.  features: (B, 21, C) of the joint queries (of the pooled 2D stage without a
     decoder)."""
 
     mean: Tensor
@@ -140,8 +150,9 @@ class JumpHand(nn.Module):
             self.lift.weight.copy_(skinning)
         self.decoder = None
         if config.layers:
-            self.decoder = Decoder(config.width, channels, config.heads, config.levels, config.points, config.ffn,
-                                   config.layers, skinning[picked])
+            sizes = DecoderSizes(config.width, channels, config.heads, config.levels, config.points, config.ffn,
+                                 config.layers)
+            self.decoder = Decoder(sizes, skinning[picked])
             self.spread = nn.Parameter(nearest_mean(arrays['v_template'], picked.numpy(), skinning.numpy()),
                                        requires_grad=config.vertex_queries < VERTEX_COUNT)
 
@@ -154,37 +165,37 @@ class JumpHand(nn.Module):
                 confidence: Tensor | None = None) -> JumpHandOutput:
         """images: (B, V, 3, S, S) RGB in [0, 1].  K: (B, V, 3, 3) of the crops, pixel centres at integers.
         camera_from_world: (B, V, 3, 4) metres.  view_mask: (B, V) bool.  confidence: (B, V, 21), for that gate."""
-        return self.join(self.see(images), K, camera_from_world, view_mask, confidence)
+        return self.fuse(self.encode(images), K, camera_from_world, view_mask, confidence)
 
-    def see(self, images: Tensor) -> ViewStage:
+    def encode(self, images: Tensor) -> ViewStage:
         """The per-view stage of images (B, V, 3, S, S), batched over all views."""
         out = self.view(images.flatten(0, 1))
         views = images.shape[:2]
         return ViewStage(*(part.unflatten(0, views) for part in out[:5]),
                          [level.unflatten(0, views) for level in out.levels])
 
-    def join(self, seen: ViewStage, K: Tensor, camera_from_world: Tensor, view_mask: Tensor,
+    def fuse(self, stage: ViewStage, K: Tensor, camera_from_world: Tensor, view_mask: Tensor,
              confidence: Tensor | None = None, start: Tensor | None = None) -> JumpHandOutput:
         """The fused stage. start: (B, 21, 3) metres, world, NaN where unknown, joints to refine in place of the
         network's own triangulation."""
         config = self.config
         with torch.autocast(K.device.type, enabled=False):
-            mean_px = cells_to_pixels(seen.mean, config.view.image_size)
+            mean_px = cells_to_pixels(stage.mean, config.view.image_size)
             cell = config.view.image_size / HEATMAP_SIZE
-            xy, covariance = normalised(mean_px, seen.variance * cell ** 2, K)
-            scores = self.confidence(seen.pooled.float())[..., 0]
-            gates = gate(config.gate, seen.variance, view_mask, logits=scores, confidence=confidence,
+            xy, covariance = normalised(mean_px, stage.variance * cell ** 2, K)
+            scores = self.confidence(stage.pooled.float())[..., 0]
+            gates = gate(config.gate, stage.variance, view_mask, logits=scores, confidence=confidence,
                          top_k=config.top_k)
             if start is None:
-                coarse, valid = triangulate(config.triangulation, xy, covariance, seen.variance, camera_from_world,
-                                            view_mask, scores.sigmoid())
+                observed = Observations(xy, covariance, camera_from_world, view_mask[..., None].expand(xy.shape[:-1]))
+                coarse, valid = coarse_joints(config.triangulation, observed, stage.variance, scores.sigmoid())
             else:
                 valid = torch.isfinite(start).all(-1)
                 coarse = torch.where(valid[..., None], start, 0.0)
             present = view_mask[..., None, None]
-            features = torch.where(present, seen.pooled, 0.0).sum(1) / present.sum(1).clamp_min(1)
+            features = torch.where(present, stage.pooled, 0.0).sum(1) / present.sum(1).clamp_min(1)
             joints, vertices = [coarse], []
-            # An unknown joint starts in the middle of the known ones; the decoder is told that it is unknown.
+            # An unknown joint starts in the middle of the known ones; the decoder gets `valid`.
             count = valid.sum(1).clamp_min(1)[:, None, None]
             filled = torch.where(valid[..., None], coarse, coarse.sum(1, keepdim=True) / count)
             # Relative to a joint, so that the surface moves with the hand whatever has been learned.
@@ -195,28 +206,27 @@ class JumpHand(nn.Module):
                 frame = palm_frame(filled.detach())
                 geometry = view_geometry(frame, K, camera_from_world, config.view.image_size)
                 own = frame.from_world(filled)
-                spread = self.skinning[self.picked] @ seen.variance
+                spread = self.skinning[self.picked] @ stage.variance
                 vertex_gates = self._vertex_gates(gates, spread, view_mask)
-            decoded = self._decode(own, valid, self.lift.weight[self.picked] @ own, geometry, mean_px, seen, gates,
-                                   vertex_gates)
+            start = CoarseHand(own, valid, self.lift.weight[self.picked] @ own)
+            decoded = self._decode(start, geometry, mean_px, stage, Gates(gates, vertex_gates))
             with torch.autocast(K.device.type, enabled=False):
                 joints += [frame.to_world(points) for points in decoded.joints]
                 vertices += [frame.to_world(self.spread @ points) for points in decoded.vertices]
             features = decoded.features
-        return JumpHandOutput(seen.mean, seen.variance, seen.log_heatmap, seen.presence, gates, coarse, valid,
+        return JumpHandOutput(stage.mean, stage.variance, stage.log_heatmap, stage.presence, gates, coarse, valid,
                               torch.stack(joints), torch.stack(vertices), features)
 
-    def _decode(self, joints: Tensor, valid: Tensor, vertices: Tensor, geometry: ViewGeometry, mean_px: Tensor,
-                seen: ViewStage, gates: Tensor, vertex_gates: Tensor) -> Decoded:
-        pooled, levels = seen.pooled, seen.levels
-        device = joints.device.type
+    def _decode(self, start: CoarseHand, geometry: ViewGeometry, mean_px: Tensor, stage: ViewStage,
+                gates: Gates) -> Decoded:
+        pooled, levels = stage.pooled, stage.levels
+        device = mean_px.device.type
         # The decoder's matrices are small: on a CPU reduced precision makes it several times slower.
         reduced = device != 'cpu' and torch.is_autocast_enabled(device)
         if not reduced:
             pooled, levels = pooled.float(), [level.float() for level in levels]
         with torch.autocast(device, enabled=reduced):
-            return self.decoder(joints, valid, vertices, geometry, mean_px, seen.variance, pooled, levels, gates,
-                                vertex_gates)
+            return self.decoder(start, geometry, ViewEvidence(mean_px, stage.variance, pooled, levels), gates)
 
     def _vertex_gates(self, gates: Tensor, spread: Tensor, view_mask: Tensor) -> Tensor:
         """(B, V, M): the softmax of the vertices' own variances where the gate is of variances, else the joints' gates

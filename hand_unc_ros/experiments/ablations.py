@@ -3,7 +3,7 @@
 The per-view stage of a trained JumpHand is frozen and run once over the training and the held-out sets. Every variant
 then trains a fused stage of its own on the same outputs, in the same order for the same seed.
 
-`python -m hand_unc_ros.evaluation.ablations --help`
+`python -m hand_unc_ros.experiments.ablations --help`
 """
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from tqdm import tqdm
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.evaluation import metrics
-from hand_unc_ros.evaluation.frozen_views import (
+from hand_unc_ros.experiments.frozen_views import (
     SUBSETS,
     VIEWS,
     FrozenViews,
     coarse_joints,
     coarse_of_subsets,
+    encode_sets,
+    fuse_all,
     held_out_sets,
-    join_all,
-    look,
     subset_masks,
     synthetic_sets,
 )
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods.jump_hand.losses import LossWeights, fused_terms
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, load_jump_hand
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, load_jump_hand
-from hand_unc_ros.networks.view_fusion import GATES, TRIANGULATIONS
-from hand_unc_ros.training.jump_hand import LossWeights, fused_terms
+from hand_unc_ros.networks.view_fusion import GATES
 
 # Of the training sets; nothing else is drawn from it.
 TRAIN_SEED = 411
@@ -125,7 +126,7 @@ def train_fused(network: JumpHand, parameters: Sequence[torch.nn.Parameter], wei
             group['lr'] = protocol.peak_lr * min((step + 1) / warmup, decay)
         stage, peak, batch = train.take(rows[step], masks[subsets[step]])
         start = None if coarse is None else coarse[rows[step], subsets[step]]
-        out = network.join(stage, batch['K'], batch['camera_from_world'], batch['view_mask'], peak.log(), start)
+        out = network.fuse(stage, batch['K'], batch['camera_from_world'], batch['view_mask'], peak.log(), start)
         terms = fused_terms(out, batch, network.config.view.image_size)
         loss = sum(getattr(weights, term) * value for term, value in terms.items() if getattr(weights, term))
         if not torch.isfinite(loss):
@@ -155,7 +156,7 @@ def gate_or_depth(model: JumpHand, train: FrozenViews, coarse: Tensor, held_out:
     rows = []
     for views in held_out:
         for count in VIEW_COUNTS:
-            outs = list(join_all(network, views, views.first(count)))
+            outs = list(fuse_all(network, views, views.first(count)))
             joints, vertices, gates = (torch.cat(part).numpy() for part in zip(
                 *((answer(out), out.vertices[-1], out.gate) for out in outs)))
             rows.append({'set': views.name, 'views': count} | point_scores(joints, views.truth['joints'].numpy(), '')
@@ -217,7 +218,7 @@ def frozen_stage(model: JumpHand, views: FrozenViews) -> dict:
     sigma = (size / HEATMAP_SIZE) * views.stage.variance.mean(-1).sqrt().numpy()
     mask = views.truth['view_mask']
     network = fused_network(model, Protocol(0), 'uncertainty', 0, 0)
-    gates = torch.cat([out.gate for out in join_all(network.eval(), views, mask)]).numpy()
+    gates = torch.cat([out.gate for out in fuse_all(network.eval(), views, mask)]).numpy()
     seen = mask.sum(1)
     return {'set': views.name, 'views': VIEWS, 'error_px': metrics.finite_mean(error),
             'pearson': metrics.pearson(sigma, error),
@@ -332,10 +333,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     protocol = Protocol(**{name: getattr(args, name) for name in asdict(Protocol(0))})
     model = load_jump_hand(args.model)
     size = model.config.view.image_size
-    held_out = [look(model, *held_out_sets(folder, size, args.samples)) for folder in args.data]
+    held_out = [encode_sets(model, *held_out_sets(folder, size, args.samples)) for folder in args.data]
     sets = synthetic_sets(load_hand_model(None), TRAIN_SEED, args.train_sets, size)
     description = f'{args.train_sets} synthetic, seed {TRAIN_SEED}, {VIEWS} views, {SYNTHETIC_AUGMENTATION}'
-    train = look(model, 'training', description, tqdm(sets, desc='training sets', leave=False))
+    train = encode_sets(model, 'training', description, tqdm(sets, desc='training sets', leave=False))
     study = Study(args.json, protocol.words(args.model, model, train, held_out, args.seeds))
     print_tables(run(study, model, train, held_out, range(args.seeds), protocol))
 

@@ -1,8 +1,11 @@
-"""What the coarse finder is trained to do and on which frames: loss terms, validation, stream."""
+"""Training of the coarse finder: configuration, loss terms, validation, and its stream of synthetic frames."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,23 +13,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hand_unc_ros.data.synthetic.frames import FrameSamples
+from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.hand_finder import REFERENCE_SIDE, STRIDE, HandFinder, decode
-from hand_unc_ros.training.config import TrainingConfig
+from hand_unc_ros.networks.images import image_tensor
+from hand_unc_ros.networks.weights import load_into, read_weights
+from hand_unc_ros.training.config import TrainingConfig, parse
+from hand_unc_ros.training.task import TrainingSetup, TrainingTask
 
 CENTRE_SIGMA_CELLS = 1.2
 SIDE_WEIGHT, DIRECTION_WEIGHT = 0.3, 0.3
 CHUNK_BATCHES = 8
 
 
-def _frames(images: Tensor) -> Tensor:
-    """(B, H, W, 3) uint8 to (B, 3, H, W) in [0, 1], channels last in memory."""
-    return images.permute(0, 3, 1, 2).float().div_(255.0)
+@dataclass(frozen=True)
+class FinderTraining(TrainingConfig):
+    """A run on frames of the stand-in hand."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if {self.data.source, self.validation.source} != {'synthetic'} or self.hand_model:
+            raise ConfigError('the finder is trained on synthetic frames of the stand-in hand alone; leave the sources'
+                              ' and hand_model out')
 
 
 def finder_losses(network: HandFinder, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Penalty-reduced focal loss on the centre (CornerNet, eq. 1); L1 on size and direction at the centre."""
-    out = network(_frames(batch['image']))
+    out = network(image_tensor(batch['image']))
     box = batch['box'].float()
     present = box.isfinite().all(dim=1)
     cells = ((box[:, :2] + 0.5) / STRIDE - 0.5).nan_to_num(-1e3)
@@ -57,7 +70,7 @@ def evaluate_finder(network: nn.Module, batches: Iterable[dict[str, Tensor]]) ->
     with a false alarm, median centre error in sides, share of rolls within 45°."""
     hits, alarms, offsets, turned = [], [], [], []
     for batch in batches:
-        found = decode(network(_frames(batch['image'])))
+        found = decode(network(image_tensor(batch['image'])))
         box = batch['box'].float()
         present = box.isfinite().all(dim=1)
         offset = (found.box[:, :2] - box[:, :2]).norm(dim=1) / box[:, 2]
@@ -95,10 +108,22 @@ class FrameStream:
         return f'synthetic frame {index} of seed {self.seed}'
 
 
-def held_out(config: TrainingConfig) -> list[dict[str, Tensor]]:
+def set_up(config: FinderTraining) -> TrainingSetup:
+    """Raises ConfigError for weights that do not fit."""
+    network = HandFinder()
+    if config.init:
+        load_into(network, read_weights(Path(config.init), 'HandFinder')[1], config.init)
+    return TrainingSetup(network, finder_losses, evaluate_finder, FrameStream(config.seed, config.data.crops),
+                         partial(held_out, config), 'hand_finder')
+
+
+def held_out(config: FinderTraining) -> list[dict[str, Tensor]]:
     """The frames that a run is validated on, in one batch."""
     return [_tensors(FrameSamples(load_hand_model(None), config.validation.seed).block(0, config.validation.samples))]
 
 
 def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in arrays.items()}
+
+
+TASK = TrainingTask(partial(parse, FinderTraining(task='finder', out='.')), set_up)
