@@ -10,6 +10,7 @@ from dots import find_dots
 from toy_method.network import ToyNetwork
 
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
 from hand_unc_ros.methods.cropping import whole_image
 from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
@@ -36,6 +37,7 @@ class ToyMethod:
     window = 1
     crop_size = None
     surface = ''
+    crop_box = staticmethod(reach_box)
 
     def __init__(self, variance_px2: float, options: MethodOptions) -> None:
         self.variance_px2, self.options = variance_px2, options
