@@ -295,7 +295,8 @@ def test_the_command_writes_the_map(pipeline, bag, tmp_path, capsys):
     assert place.read_bytes() == first, 'the same bag gives the same map'
 
 
-@pytest.mark.parametrize('kind', ['scalar', 'joint', 'isotonic'])
+@pytest.mark.parametrize('kind', [pytest.param('scalar', marks=pytest.mark.slow), 'joint',
+                                  pytest.param('isotonic', marks=pytest.mark.slow)])
 def test_views_alone_never_make_a_map_smaller(pipeline, bag, tmp_path, capsys, monkeypatch, kind):
     """They do not see what they all get wrong, so that they cannot show that less is enough; the truth can."""
     in_use, place = tmp_path / 'in_use.json', tmp_path / 'map.json'

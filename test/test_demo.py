@@ -17,9 +17,10 @@ from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag  # noqa: E4
 DEMO = (sys.executable, '-m', 'hand_unc_ros.cli', 'demo', '--headless')
 
 
-def test_the_report_says_what_was_measured(ros_domain: int, tmp_path: Path):
-    report = tmp_path / 'report.json'
-    arguments = ('--duration', '6', '--rate', '5', '--cameras', '3', '--seed', '3', '--report', report)
+def test_the_report_says_what_was_measured_and_the_bag_agrees(ros_domain: int, tmp_path: Path):
+    report, recorded = tmp_path / 'report.json', tmp_path / 'bag'
+    arguments = ('--duration', '6', '--rate', '5', '--cameras', '3', '--seed', '3', '--report', report,
+                 '--record', recorded)
     done = subprocess.run([*DEMO, *arguments], capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
     measured = json.loads(report.read_text())
@@ -35,16 +36,9 @@ def test_the_report_says_what_was_measured(ros_domain: int, tmp_path: Path):
     assert measured['mpjpe_mm'] < 15
     assert measured['coverage95'] > 0.7
 
-
-def test_what_was_recorded_can_be_evaluated_against_the_truth(ros_domain: int, tmp_path: Path):
-    recorded = tmp_path / 'bag'
-    arguments = ('--duration', '3', '--rate', '5', '--cameras', '2', '--seed', '3', '--record', recorded)
-    done = subprocess.run([*DEMO, *arguments], capture_output=True, text=True, timeout=150)
-    assert done.returncode == 0, done.stdout + done.stderr
     summary = evaluate_bag(recorded, truth='/hand/ground_truth').summary
     assert summary['source'] == 'recorded on /hand/joints_with_covariance' and summary['covariance_calibrated']
-    # Five sets a second for three seconds at least, less what a busy machine renders too late.
-    assert summary['truth']['matched'] >= 8
+    assert summary['truth']['matched'] >= 0.8 * measured['sets_published']
     assert all(camera['received'] >= summary['truth']['matched'] for camera in summary['cameras'].values())
     assert 'was not recorded' not in summary['protocol']
 
