@@ -6,8 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-
-PACKAGE = Path(__file__).resolve().parents[1] / 'hand_unc_ros'
+from repository import PACKAGE, TESTS
 
 # What each room may import besides itself and the standard errors. `cli`, `doctor` and `api` are the roof. `methods`
 # stands for what its methods share: nobody but experiments/ imports one of them by name.
@@ -47,6 +46,11 @@ def imported(path: Path) -> set[str]:
             assert node.level == 0, f'{path}:{node.lineno}: relative import'
             names.update(f'{node.module}.{alias.name}' for alias in node.names)
     return names
+
+
+def test_tests_lie_in_the_rooms_of_the_package() -> None:
+    rooms = {path.parent.relative_to(TESTS) for path in TESTS.rglob('test_*.py')}
+    assert [str(room) for room in sorted(rooms) if not (PACKAGE / room / '__init__.py').is_file()] == []
 
 
 FILES = sorted(PACKAGE.rglob('*.py'))

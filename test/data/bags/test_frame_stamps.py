@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from bag_cases import FPS, FRAMES, make_rig, make_videos, read_all, stamp_of, write_video
+from repository import RECORDINGS
 
 from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.data.bags.frame_stamps import table_stamps
 from hand_unc_ros.data.videos import VideoInfo, frame_times
 from hand_unc_ros.errors import RecordingError
 
-RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
 START_NS = 100 * 10**9
 LEFT, RIGHT = '/left/image_raw/compressed', '/right/image_raw/compressed'
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from estimator_cases import RIG, STILL, estimator_of, still
 from network_cases import RIG as CROPPED
 from network_cases import TINY, boxes_of, method_of, pictures, reader, save_tiny, tiny_network
 from rig_cases import FLIP, mirrored_camera
-from test_estimator import RIG, STILL, estimator_of, still
 from view_cases import PERIOD_NS, START_NS, Refused, TruthMethod, frames, hand, see
 
 from hand_unc_ros.estimation.types import FrameSet

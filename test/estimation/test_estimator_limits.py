@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from estimator_cases import RIG, estimator_of, moving, still
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig_cases import FLIP, mirrored_camera, mixed_rig, ring
-from test_estimator import RIG, estimator_of, moving, still
 from view_cases import IMAGE, Refused, TruthMethod, frames, hand, see
 
 from hand_unc_ros.estimation.covariance_map import CovarianceMap

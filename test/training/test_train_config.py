@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import pytest
 import yaml
+from repository import ROOT
 
 pytest.importorskip('smplx')
 pytest.importorskip('numba')
@@ -17,7 +17,7 @@ from hand_unc_ros.training.config import OptimiserConfig  # noqa: E402
 from hand_unc_ros.training.run_log import CsvLog, TensorBoardLog  # noqa: E402
 from hand_unc_ros.training.schedule import learning_rate  # noqa: E402
 
-FILES = sorted((Path(__file__).resolve().parents[1] / 'config/train').glob('*.yaml'))
+FILES = sorted((ROOT / 'config/train').glob('*.yaml'))
 
 
 # --- files ------------------------------------------------------------------------------------------------

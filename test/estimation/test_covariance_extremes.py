@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from estimator_cases import estimator_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig_cases import LENSES, camera
-from test_estimator import estimator_of
 from view_cases import START_NS, Refused, TruthMethod, frames, hand
 
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from repository import ROOT, TESTS
 from scipy.spatial.transform import Rotation
 
 pytest.importorskip('smplx')
@@ -66,9 +67,9 @@ def test_the_seed_decides_the_images_in_any_process(model, scene):
             'from hand_unc_ros.data.synthetic.scene import Scene, ring_of_cameras\n'
             'from hand_unc_ros.hand.model import load_hand_model\n'
             'print(digest(Scene(load_hand_model(None), ring_of_cameras(3, **SMALL, seed=4), 4).images(0.4)))')
-    here = Path(__file__).resolve().parent
-    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300, cwd=here,
-                         env={**os.environ, 'PYTHONPATH': f'{here}{os.pathsep}{here.parent}'})
+    path = os.pathsep.join(map(str, (TESTS, ROOT)))
+    out = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300,
+                         cwd=Path(__file__).resolve().parent, env={**os.environ, 'PYTHONPATH': path})
     assert out.stdout.split()[-1:] == [expected], out.stderr
 
 

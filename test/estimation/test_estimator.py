@@ -5,12 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from rig_cases import ring
-from view_cases import IMAGE, PERIOD_NS, START_NS, OneHand, Refused, TruthMethod, frames, hand, see
+from estimator_cases import RIG, STILL, estimator_of, moving, still
+from view_cases import IMAGE, PERIOD_NS, START_NS, Refused, TruthMethod, frames, hand, see
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
-from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.tracks import TRACK_MEMORY_S
 from hand_unc_ros.estimation.types import FrameSet, HandEstimate
@@ -22,27 +21,6 @@ from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.geometric_fusion import fuse
 
 torch.set_num_threads(1)
-
-STILL = hand()
-RIG = ring((10, 100, 190, 280), radius=0.6, height=0.35)
-
-
-def still(t):
-    return STILL
-
-
-def moving(t):
-    return STILL + np.array([0.25, -0.1, 0.05]) * t
-
-
-def estimator_of(method=None, covariance_map=None, refine=None, surface=None, **options):
-    """What follows one hand by a method that knows where it is."""
-    method, settings = method or TruthMethod(still), EstimatorSettings(**options)
-    method.options = settings.method_options
-    if refine is not None:
-        method.refine = refine
-    surfaces = {} if surface is None else {settings.handedness: surface}
-    return OneHand(HandEstimator(method, settings, covariance_map, surfaces))
 
 
 # --- what an estimate holds -------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from repository import TESTS
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.processes import supervise as supervision
@@ -14,8 +15,6 @@ from hand_unc_ros.processes.supervise import supervise
 from hand_unc_ros.resources import resource
 from hand_unc_ros.settings import node_specs
 from hand_unc_ros.settings.parameters import TABLE
-
-HERE = Path(__file__).parent
 
 
 def write(folder: Path, content: str) -> Path:
@@ -101,7 +100,7 @@ def test_the_node_runs_from_a_parameter_file(monkeypatch, tmp_path: Path, ros_do
     from ros_system import system
 
     monkeypatch.setattr(node_specs, 'NODES', {'multiview': ('dot_multiview', '--autostart')})
-    monkeypatch.setenv('PYTHONPATH', str(HERE), prepend=':')
+    monkeypatch.setenv('PYTHONPATH', str(TESTS), prepend=':')
     with system(tmp_path) as running:
         params = write(tmp_path, yaml.safe_dump({'/hand/multiview': {'ros__parameters': {
             'rig': {'file': str(running.rig_file)}, 'sync': {'period': running.period_s}}}}))

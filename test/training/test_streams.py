@@ -5,7 +5,7 @@ import collections
 import numpy as np
 import pytest
 import torch
-from test_batches import sample_of
+from sample_cases import sample_of
 from view_cases import hand
 
 from hand_unc_ros.data.batches import NO_AUGMENTATION, SYNTHETIC_AUGMENTATION

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from bag_cases import make_rig, read_all, stamp_of
+from repository import RECORDINGS
 
 from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.data.bags.video_sync import (
@@ -24,7 +25,6 @@ from hand_unc_ros.data.bags.video_sync import (
 )
 from hand_unc_ros.errors import RecordingError
 
-SHARED = Path(__file__).resolve().parents[2] / 'shared' / 'data'
 WIDTH, HEIGHT = 160, 120
 
 
@@ -231,10 +231,10 @@ def stamps_of(bag, topic):
     return np.array([stamp_of(message) * 1e-9 for name, _, message in read_all(bag) if name == topic])
 
 
-@pytest.mark.skipif(not (SHARED / 'handpose3d').is_dir(), reason='the recording is not here')
+@pytest.mark.skipif(not (RECORDINGS / 'handpose3d').is_dir(), reason='the recording is not here')
 def test_a_real_hand_in_two_cameras():
     """Frames cut off either video come back within half a frame."""
-    first, second = (motion_curve(SHARED / 'handpose3d' / f'cam{view}_test.mp4') for view in (0, 1))
+    first, second = (motion_curve(RECORDINGS / 'handpose3d' / f'cam{view}_test.mp4') for view in (0, 1))
     for cut in (-45, -7, -1, 0, 1, 3, 20, 100):
         a = replace(first, values=first.values[max(0, -cut):])
         b = replace(second, values=second.values[max(0, cut):])
@@ -243,10 +243,10 @@ def test_a_real_hand_in_two_cameras():
         assert abs(30 * found.lag_s + cut) < 0.5, (cut, found)
 
 
-@pytest.mark.skipif(not (SHARED / 'caliscope').is_dir(), reason='the recording is not here')
+@pytest.mark.skipif(not (RECORDINGS / 'caliscope').is_dir(), reason='the recording is not here')
 def test_four_real_cameras_at_six_frames_per_second():
     """Against timestamps.csv (within 10 ms of each other): what is found is right, the rest is refused."""
-    folder = SHARED / 'caliscope' / 'charuco_calibration'
+    folder = RECORDINGS / 'caliscope' / 'charuco_calibration'
     curves = {name: motion_curve(folder / f'cam_{name}.mp4') for name in '0123'}
     with pytest.raises(RecordingError, match='the offset of 1 cannot be found from motion'):
         offsets(curves, 'motion')

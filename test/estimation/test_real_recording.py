@@ -6,16 +6,15 @@ projections of the fused ones. Its world unit is a checkerboard square of unstat
 makes wrist–middle knuckle 0.095 m, an assumption that no number in pixels depends on.
 """
 
-import os
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from repository import RECORDINGS
 from rosbags.typesys import Stores, get_typestore
 
 from hand_unc_ros.data.bags.from_videos import from_videos
@@ -34,7 +33,6 @@ from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
 from hand_unc_ros.processes.supervise import end_processes
 
-RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
 FOLDER = RECORDINGS / 'handpose3d'
 CAMERAS = ('cam0', 'cam1')
 FRAMES, FPS, SIZE = 378, 30, 720

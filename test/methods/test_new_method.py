@@ -12,6 +12,7 @@ pytest.importorskip('lightning')
 
 from dots import dot_rig, draw  # noqa: E402
 from recording_cases import COMPRESSED, DELAY_NS, TYPES, header, truth_messages, write_bag  # noqa: E402
+from repository import PACKAGE, TESTS  # noqa: E402
 from toy_method.entry import ENTRY  # noqa: E402
 from train_cases import rows  # noqa: E402
 from view_cases import PERIOD_NS, START_NS, hand  # noqa: E402
@@ -25,8 +26,6 @@ from hand_unc_ros.networks.weights import read_weights  # noqa: E402
 from hand_unc_ros.settings.recordings import BagSettings  # noqa: E402
 from hand_unc_ros.training import run  # noqa: E402
 
-HERE = Path(__file__).parent
-PACKAGE = HERE.parent / 'hand_unc_ros'
 HAND = hand()
 SETS = 12
 
@@ -36,7 +35,7 @@ def weights(tmp_path_factory) -> Path:
     """The toy method in the table, trained for two steps."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(METHODS, 'toy', ENTRY)
-        config = load_config(HERE / 'toy_method' / 'toy.yaml', [f'out={tmp_path_factory.mktemp("toy")}'])
+        config = load_config(TESTS / 'toy_method' / 'toy.yaml', [f'out={tmp_path_factory.mktemp("toy")}'])
         yield run.train(training_task(config.task), config)
 
 
@@ -50,7 +49,7 @@ def test_it_is_trained_by_the_loop(weights):
 
 
 def test_its_configuration_is_as_strict_as_any(weights, tmp_path):
-    path = HERE / 'toy_method' / 'toy.yaml'
+    path = TESTS / 'toy_method' / 'toy.yaml'
     with pytest.raises(ConfigError, match="unknown key 'noise_pix'; did you mean 'noise_px'"):
         load_config(path, ['noise_pix=3'])
     with pytest.raises(ConfigError, match='noise_px is 0.0; it must be above 0'):
@@ -74,7 +73,7 @@ def test_it_is_shown_by_a_node(weights, tmp_path, ros_domain):
     from ros_system import system
     with system(tmp_path) as running:
         running.show(running.rig, {camera.name: draw(camera, HAND) for camera in running.rig})
-        running.node = [HERE / 'toy_node.py']
+        running.node = [TESTS / 'toy_node.py']
         running.start_node(method='toy', weights=str(weights))
         running.start_cameras()
         for message in running.listener.hands_after(3, used=4, patience_s=90):

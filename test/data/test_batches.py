@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
 from fusion_cases import project
-from rig_cases import FLIP, camera, mirrored_camera, ring
+from rig_cases import FLIP, camera, mirrored_camera
+from sample_cases import JOINTS, RIG, sample_of, smooth
 from view_cases import hand
 
 from hand_unc_ros.data.batches import (
@@ -19,7 +19,7 @@ from hand_unc_ros.data.batches import (
     crop_sample,
     develop,
 )
-from hand_unc_ros.data.samples import Sample, SampleView
+from hand_unc_ros.data.samples import SampleView
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.pinhole_crops import hand_box
@@ -27,21 +27,6 @@ from hand_unc_ros.hand.pinhole_crops import hand_box
 torch.set_num_threads(1)
 
 SIZE = 128
-RIG = ring((10, 100, 190, 280), models=('plumb_bob', 'equidistant', 'none', 'rational_polynomial'))
-JOINTS = hand(place=(0.01, -0.02, 0.03))
-
-
-def smooth(seed, width=640, height=480):
-    noise = np.random.default_rng(seed).integers(0, 255, (30, 40, 3), dtype=np.uint8)
-    return cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def sample_of(rig=RIG, joints=JOINTS, images=None, vertices=None, side='right'):
-    views = []
-    for place, one in enumerate(rig):
-        px, _ = one.project(joints)
-        views.append(SampleView(one, smooth(place) if images is None else images[place], px, np.isfinite(px).all(1)))
-    return Sample('one', tuple(views), joints, vertices, side=side)
 
 
 def mirrored(sample):

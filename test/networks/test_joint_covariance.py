@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from estimator_cases import RIG, STILL
 from network_cases import TINY, pictures, reader, save_tiny, tiny_network
 from rig_cases import FLIP
-from test_estimator import RIG, STILL
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.build import build_estimator, covariance_map_of

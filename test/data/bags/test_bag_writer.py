@@ -11,14 +11,13 @@ import yaml
 from bag_record_cases import STRING, STRING_DEFINITION, by_topic, cdr, contents, offered, write_strings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from repository import TESTS
 from rosbags.highlevel import AnyReader
 
 from hand_unc_ros.data.bags.reader import describe_bag, open_bag
 from hand_unc_ros.data.bags.writer import BagWriter, Topic
 from hand_unc_ros.data.bags.message_definitions import message_definition
 from hand_unc_ros.errors import RecordingError
-
-HERE = Path(__file__).parent
 
 
 def numbers(messages: list[tuple[str, int, bytes]]) -> list[int]:
@@ -179,7 +178,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path):
 
 def test_a_full_disk_is_told_and_leaves_what_was_written(tmp_path: Path):
     """A limit on the size of files stands for the disk: the kernel answers in the middle of a write, too."""
-    program = (f'import resource, sys; sys.path.insert(0, {str(HERE)!r})\n'
+    program = (f'import resource, sys; sys.path.insert(0, {str(TESTS)!r})\n'
                'from pathlib import Path; from bag_record_cases import write_strings\n'
                'resource.setrlimit(resource.RLIMIT_FSIZE, (3_500_000, 3_500_000))\n'
                f'write_strings(Path({str(tmp_path / "bag")!r}), 2000)\n')

@@ -12,6 +12,7 @@ import pytest
 
 from hand_unc_ros.errors import ConfigError, ImageFormatError, MissingDependencyError
 from hand_unc_ros.viewer import colours
+from repository import TESTS
 from viewer_cases import RADIUS_95, make_camera, make_hand, matrix_from, node
 
 
@@ -351,7 +352,7 @@ with HandViewer(port=0) as view:
     print(json.dumps((time.process_time() - cpu) / (time.perf_counter() - start)))
 '''
     answer = subprocess.run(
-        [sys.executable, '-c', program, os.path.dirname(__file__)],
+        [sys.executable, '-c', program, str(TESTS)],
         capture_output=True, text=True, timeout=30, check=True,
     )
     # A tenth of a core at 15 Hz with four cameras; measured: under 1 %.
