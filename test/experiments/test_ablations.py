@@ -12,7 +12,15 @@ from hand_unc_ros.data.samples import Sample, SampleView
 from hand_unc_ros.data.shards import ShardedSet, unfinished, write_shard
 from hand_unc_ros.errors import ConfigError, DatasetError
 from hand_unc_ros.experiments import ablations, frozen_views
-from hand_unc_ros.experiments.ablations import Protocol, Study, frozen_stage, gate_or_depth, order_of_sets, summarise
+from hand_unc_ros.experiments.ablations import (
+    Protocol,
+    Study,
+    Training,
+    frozen_stage,
+    gate_or_depth,
+    order_of_sets,
+    summarise,
+)
 from hand_unc_ros.experiments.frozen_views import SUBSETS, FrozenViews, coarse_of_subsets, subset_masks
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
@@ -114,7 +122,7 @@ def test_all_variants_see_the_same_data_and_begin_alike(model, monkeypatch):
             return original(out, batch, size)
 
         monkeypatch.setattr(ablations, 'fused_terms', spy)
-        gate_or_depth(model, train, coarse, held_out, gate, 1, 0, SMALL)
+        gate_or_depth(model, Training(train, 0, SMALL), coarse, held_out, gate, 1)
         starts[gate] = ablations.fused_network(model, SMALL, gate, 1, 0).state_dict()
     for gate in GATES[1:]:
         assert len(seen[gate]) == SMALL.steps
@@ -127,7 +135,7 @@ def test_a_seed_decides_the_numbers_and_gates_differ(model):
     coarse = coarse_of_subsets(JumpHand(replace(TINY, layers=0)), train)
 
     def rows(gate, seed):
-        return gate_or_depth(model, train, coarse, held_out, gate, 1, seed, SMALL)
+        return gate_or_depth(model, Training(train, seed, SMALL), coarse, held_out, gate, 1)
 
     first = rows('confidence', 0)
     assert rows('confidence', 0) == first
@@ -147,8 +155,8 @@ def test_training_finds_what_can_be_known(model):
     train.truth['joint_mask'] = torch.zeros(12, 4, 21, dtype=torch.bool)
     train.truth['joints'] += 0.02 * palm_frame(train.truth['joints']).rotation[:, None, :, 0]
     coarse = coarse_of_subsets(JumpHand(replace(TINY, layers=0)), train)
-    before, after = (gate_or_depth(model, train, coarse, [train], 'average', 1, 0,
-                                   replace(SMALL, steps=steps, peak_lr=1e-2)) for steps in (1, 40))
+    before, after = (gate_or_depth(model, Training(train, 0, replace(SMALL, steps=steps, peak_lr=1e-2)), coarse,
+                                   [train], 'average', 1) for steps in (1, 40))
     # The one step of 1e-2 · 0.1 m has moved every coordinate by 1 mm.
     assert before[0]['mpjpe_mm'] > 20 - 1.8 - 2
     assert after[0]['mpjpe_mm'] < 0.5 * before[0]['mpjpe_mm']

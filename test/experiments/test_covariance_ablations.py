@@ -8,7 +8,7 @@ from hand_unc_ros.experiments import covariance_ablations as ablations
 from hand_unc_ros.methods.correlated_uncertainty.network import wrist_relative
 
 torch.set_num_threads(1)
-PROTOCOL = dict(steps=250, batch=64, width=32, peak_lr=5e-3)
+PROTOCOL = ablations.Protocol(steps=250, batch=64, width=32, peak_lr=5e-3)
 
 
 def made_up(name, count, seed):
@@ -25,7 +25,7 @@ def made_up(name, count, seed):
 
 @pytest.fixture(scope='module')
 def rows():
-    return ablations.compare(made_up('train', 2000, 2), [made_up('held out', 300, 3)], 2, **PROTOCOL)
+    return ablations.compare(made_up('train', 2000, 2), [made_up('held out', 300, 3)], 2, PROTOCOL)
 
 
 def test_every_variant_has_a_row_with_spread(rows):
@@ -66,4 +66,4 @@ def test_a_loss_that_is_not_finite_stops_by_name():
     crops = made_up('train', 200, 2)
     crops.target[5, 7] = torch.nan
     with pytest.raises(FloatingPointError, match='diagonal'):
-        ablations.train(ablations.VARIANTS[1], crops, 0, **PROTOCOL)
+        ablations.train(ablations.VARIANTS[1], crops, 0, PROTOCOL)

@@ -14,7 +14,7 @@ from hand_unc_ros.data.batches import crop_sample
 from hand_unc_ros.data.synthetic import held_out, shapes
 from hand_unc_ros.data.synthetic.held_out import HELD_OUT, HeldOutSequences, surrounding_order
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples
-from hand_unc_ros.data.synthetic.rasteriser import Light, noise_lattice, render
+from hand_unc_ros.data.synthetic.rasteriser import Light, Mottling, Projection, noise_lattice, render
 from hand_unc_ros.data.synthetic.sets import KINDS, describe_set, sequence_maker
 from hand_unc_ros.hand.model import load_hand_model
 
@@ -31,8 +31,8 @@ def hand_mask(model, sample, camera):
     px, depth = camera.project(sample.vertices)
     light = Light(np.array([0, 0, 1.0]), *np.ones((3, 3)), np.array([0, 0, 1.0]))
     mesh = shapes.surface(sample.vertices, np.ascontiguousarray(model.faces, np.int32), np.full(3, 0.5), 0.0)
-    return render(mesh, px, depth, (camera.height, camera.width), camera.centre, light,
-                  noise_lattice(np.random.default_rng(0)))[1]
+    return render(mesh, Projection(px, depth, camera.centre), (camera.height, camera.width), light,
+                  Mottling(noise_lattice(np.random.default_rng(0))))[1]
 
 
 @pytest.mark.parametrize('kind', KINDS)

@@ -13,6 +13,8 @@ from hand_unc_ros.data.synthetic.rasteriser import (
     NEAR,
     Light,
     Mesh,
+    Mottling,
+    Projection,
     merge,
     noise_lattice,
     render,
@@ -47,8 +49,8 @@ def shoot(mesh, lamp=None, size=SIZE, px=None, noise_gain=0.0, **options):
     """Render from the origin along z. Ambient light alone shows the albedo itself."""
     vertices = mesh.vertices.astype(np.float64)
     px = pinhole(vertices) if px is None else px
-    return render(mesh, px, vertices[:, 2], size, np.zeros(3), lamp or light(), LATTICE,
-                  noise_gain=noise_gain, **options)
+    return render(mesh, Projection(px, vertices[:, 2], np.zeros(3)), size, lamp or light(),
+                  Mottling(LATTICE, gain=noise_gain), **options)
 
 
 # --- visibility -------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from hand_unc_ros.data.synthetic.motion import (
     HandMotion,
     draw_angles,
 )
-from hand_unc_ros.data.synthetic.rasteriser import merge, render
+from hand_unc_ros.data.synthetic.rasteriser import Mottling, Projection, merge, render
 from hand_unc_ros.data.synthetic.scene import (
     PosedHand,
     Scene,
@@ -97,8 +97,8 @@ def silhouette(scene, camera, t):
     joints, vertices = scene.truth(t)
     hand = scene.hand.mesh(vertices, joints, scene.look, scene.bend, scene.arm_length)[0]
     px, depth = camera.project(vertices)
-    alpha = render(merge([hand]), px, depth, (camera.height, camera.width), camera.centre, scene.light,
-                   scene.lattice)[1]
+    alpha = render(merge([hand]), Projection(px, depth, camera.centre), (camera.height, camera.width), scene.light,
+                   Mottling(scene.lattice))[1]
     return alpha > 0, camera.project(joints)[0]
 
 
