@@ -1,4 +1,4 @@
-"""The rooms of the package import downwards only, methods know no other method, and ROS is in nodes/ alone."""
+"""The rooms of the package import downwards only, methods know no other method, ROS is in nodes/ alone; docstrings."""
 
 from __future__ import annotations
 
@@ -48,6 +48,19 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def undocumented(body: list[ast.stmt], prefix: str = '') -> list[str]:
+    """Public functions, methods and properties without a docstring; those inside of functions are nobody's to call."""
+    found = []
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
+            found += undocumented(node.body, f'{prefix}{node.name}.')
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith('_'):
+            found += [] if ast.get_docstring(node) else [f'{prefix}{node.name}']
+        elif isinstance(node, (ast.If, ast.Try)):
+            found += undocumented(node.body, prefix)
+    return found
+
+
 def test_tests_lie_in_the_rooms_of_the_package() -> None:
     rooms = {path.parent.relative_to(TESTS) for path in TESTS.rglob('test_*.py')}
     assert [str(room) for room in sorted(rooms) if not (PACKAGE / room / '__init__.py').is_file()] == []
@@ -55,6 +68,11 @@ def test_tests_lie_in_the_rooms_of_the_package() -> None:
 
 FILES = sorted(PACKAGE.rglob('*.py'))
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
+
+
+@pytest.mark.parametrize('path', FILES, ids=IDS)
+def test_public_functions_have_docstrings(path: Path) -> None:
+    assert undocumented(ast.parse(path.read_text()).body) == []
 
 
 @pytest.mark.parametrize('path', FILES, ids=IDS)

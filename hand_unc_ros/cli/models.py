@@ -15,22 +15,26 @@ SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc mano convert`."""
     parser.add_argument('pickle', type=Path, metavar='MANO_RIGHT.pkl', help='as MANO is distributed')
     parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='default: beside it, as .npz')
 
 
 def convert(args: argparse.Namespace) -> None:
+    """`hand-unc mano convert`."""
     from hand_unc_ros.hand.mano_conversion import convert_mano
     print(convert_mano(args.pickle, args.output or args.pickle.with_suffix('.npz')))
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc train`."""
     parser.add_argument('config', type=Path, metavar='CONFIG', help='YAML, such as those in config/train/')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='changes',
                         help='change one value of the configuration, e.g. optimiser.lr=3e-4; may be repeated')
 
 
 def train(args: argparse.Namespace) -> None:
+    """`hand-unc train`."""
     from hand_unc_ros.methods.tasks import load_config, training_task
     config = load_config(args.config, args.changes)
     from hand_unc_ros.training.run import train
@@ -38,6 +42,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc evaluate`."""
     sets = parser.add_argument_group('a network on a set of samples')
     sets.add_argument('--model', type=Path, metavar='FILE', help='weights (.safetensors)')
     sets.add_argument('--data', metavar='D',
@@ -89,6 +94,7 @@ def _bag_settings(args: argparse.Namespace) -> Any:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    """`hand-unc evaluate`."""
     _check_what_to_evaluate(args)
     if args.bag is not None:
         settings = _bag_settings(args)
@@ -123,6 +129,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
 
 
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc calibrate-covariance`."""
     _bag_arguments(parser, required=True)
     parser.add_argument('--method', metavar='NAME', help='how images become hands (default: that of the parameters)')
     parser.add_argument('--kind', choices=('scalar', 'joint', 'isotonic'), default='scalar',
@@ -134,12 +141,14 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def calibrate(args: argparse.Namespace) -> None:
+    """`hand-unc calibrate-covariance`."""
     settings = _bag_settings(args)
     from hand_unc_ros.evaluation.recordings.calibrate import run
     run(args.bag, settings, args.output, kind=args.kind, truth=args.truth)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc export`."""
     parser.add_argument('--model', type=Path, required=True, metavar='FILE', help='weights (.safetensors)')
     parser.add_argument('--onnx', type=Path, required=True, metavar='DIR',
                         help='folder for views.onnx (crops to what each view says) and fused.onnx (that to joints and'
@@ -150,11 +159,13 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
+    """`hand-unc export`."""
     from hand_unc_ros.methods import DEFAULT, export_onnx
     export_onnx(args.method or DEFAULT, args.model, args.onnx, args.views)
 
 
 def add_synth_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc synth`."""
     parser.add_argument('--out', type=Path, required=True, metavar='DIR',
                         help='folder to write; a set that was begun there is continued')
     parser.add_argument('--samples', type=int, required=True, metavar='N', help='moments, each seen by all views')
@@ -167,12 +178,14 @@ def add_synth_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def synth(args: argparse.Namespace) -> None:
+    """`hand-unc synth`."""
     from hand_unc_ros.data.synthetic.sets import describe_set, make_set
     content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames)
     print(make_set(args.out, content, args.workers).description)
 
 
 def add_get_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc models get`."""
     parser.add_argument('model', choices=('landmarks',),
                         help="MediaPipe's palm detector and hand landmark network (Apache-2.0, 8 MB)")
     parser.add_argument('--wheel', type=Path, metavar='FILE',
@@ -182,6 +195,7 @@ def add_get_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def get(args: argparse.Namespace) -> None:
+    """`hand-unc models get`."""
     from hand_unc_ros.networks.landmark_models import landmark_models
     if args.if_missing and landmark_models() is not None:
         return

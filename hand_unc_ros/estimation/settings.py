@@ -53,6 +53,7 @@ class EstimatorSettings:
 
     @property
     def method_options(self) -> MethodOptions:
+        """Those settings that the method takes."""
         return MethodOptions(
             weights=self.weights, finder_weights=self.finder_weights, covariance_head=self.covariance_head,
             device=self.device, precision=self.precision, acceleration=self.acceleration, handedness=self.handedness,

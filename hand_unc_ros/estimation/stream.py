@@ -27,11 +27,14 @@ class Estimator(Protocol):
 
     surfaces: Mapping[str, HandFitter]
 
-    def process(self, frames: FrameSet) -> FrameResult: ...
+    def process(self, frames: FrameSet) -> FrameResult:
+        """All hands of one frame set."""
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Forget all tracks."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release what the method holds."""
 
 
 class Processed(NamedTuple):

@@ -314,6 +314,7 @@ def tables(content: dict, sets: Sequence[str], seeds: Sequence[int], layers: int
 
 
 def print_tables(content: dict) -> None:
+    """Print the protocol and all tables."""
     for key, value in content['protocol'].items():
         print(f'{key}: {"; ".join(value) if isinstance(value, list) else value}')
     print('\nper-view stage      2D error px   Pearson(σ, error)   gate entropy   ln V')

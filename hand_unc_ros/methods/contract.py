@@ -65,6 +65,7 @@ class Crop:
 
     @property
     def camera(self) -> Camera:
+        """The camera of the whole image."""
         return self.view.camera
 
 

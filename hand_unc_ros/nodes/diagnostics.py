@@ -160,6 +160,7 @@ def silence_s(period_s: float) -> float:
 
 def make_status(name: str, level: bytes, message: str, values: Mapping[str, object],
                 hardware_id: str = '') -> DiagnosticStatus:
+    """A DiagnosticStatus; values become texts."""
     return DiagnosticStatus(
         level=level, name=f'hand_unc_ros: {name}', message=message, hardware_id=hardware_id,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])

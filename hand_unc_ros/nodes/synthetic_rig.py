@@ -87,6 +87,7 @@ class SyntheticRig(Node):
         self._thread.start()
 
     def destroy_node(self) -> None:
+        """End the rendering thread and the node."""
         self._stopping.set()
         self._thread.join(timeout=1.0)
         super().destroy_node()
@@ -158,6 +159,7 @@ class SyntheticRig(Node):
 
 
 def main() -> int:
+    """The executable `synthetic_rig`."""
     return run_node('synthetic_rig', SyntheticRig, sys.argv[1:])
 
 

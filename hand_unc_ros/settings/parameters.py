@@ -29,10 +29,12 @@ class Parameter(NamedTuple):
 
     @property
     def type_name(self) -> str:
+        """ROS's name of the type."""
         return _TYPE_NAMES[type(self.default)]
 
     @property
     def range_text(self) -> str:
+        """Allowed values in words; '' where all are."""
         if self.choices:
             return ', '.join(self.choices)
         return f'{self.low:g} to {self.high:g}' if self.low is not None else ''

@@ -42,6 +42,7 @@ class SamplesConfig:
 
     @property
     def varied(self) -> Augmentation:
+        """The augmentation: the given one, or the one that goes with the source."""
         if self.augmentation is not None:
             return self.augmentation
         return SYNTHETIC_AUGMENTATION if self.source == 'synthetic' else POEM_AUGMENTATION
@@ -130,6 +131,7 @@ class TrainingConfig:
 
     @property
     def folder(self) -> Path:
+        """Folder of the run."""
         return Path(self.out)
 
     def to_dict(self) -> dict[str, Any]:

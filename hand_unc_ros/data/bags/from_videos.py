@@ -72,14 +72,17 @@ STATIC_QOS = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
 
 def image_topic(camera: str) -> str:
+    """Topic of a camera's compressed images."""
     return f'/{camera}/image_raw/compressed'
 
 
 def info_topic(camera: str) -> str:
+    """Topic of a camera's CameraInfo."""
     return f'/{camera}/camera_info'
 
 
 def optical_frame(camera: str) -> str:
+    """Name of a camera's optical frame."""
     return f'{camera}_optical_frame'
 
 

@@ -122,10 +122,12 @@ class JumpHandLive:
 
     @property
     def crop_size(self) -> int:
+        """Side of the crops in pixels."""
         return self.network.config.view.image_size
 
     @property
     def surface(self) -> str:
+        """Kind of the network's mesh; '' without one."""
         return self.network.config.surface if self._refines else ''
 
     @property
