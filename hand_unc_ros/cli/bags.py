@@ -13,7 +13,7 @@ def add_from_videos_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `hand-unc bag from-videos`."""
     parser.add_argument('videos', nargs='+', metavar='VIDEO',
                         help="one per camera, in the rig's order, or CAMERA=VIDEO in any order")
-    parser.add_argument('--rig', type=Path, required=True, help='calibration (YAML, Kalibr camchain, TOML)')
+    parser.add_argument('--rig', type=Path, required=True, help='camera calibrations (YAML, Kalibr camchain, TOML)')
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='bag to write')
     parser.add_argument('--fps', type=positive, help="frame rate (default: the videos' own)")
     parser.add_argument('--timestamps', type=Path, metavar='FILE',
@@ -79,7 +79,7 @@ def add_record_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `hand-unc bag record`."""
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='bag to write')
     parser.add_argument('--params', type=Path, metavar='FILE', help="the estimator's ROS parameters: cameras, topics")
-    parser.add_argument('--rig', type=Path, metavar='FILE', help='calibration whose cameras are recorded')
+    parser.add_argument('--rig', type=Path, metavar='FILE', help='camera calibrations of those that are recorded')
     parser.add_argument('--namespace', help="of the estimator (default: that of --params, or hand)")
     parser.add_argument('--topic', action='append', default=[], metavar='NAME',
                         help='record that topic as well; may be repeated')

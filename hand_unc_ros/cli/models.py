@@ -57,8 +57,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
                       help='the model whose 2D error says which tenth of the samples is hard (default: --model)')
     sets.add_argument('--covariance-head', default='', metavar='FILE',
                       help='none: go without (default: what lies beside the weights)')
-    sets.add_argument('--calibration', default='', metavar='FILE',
-                      help='covariance map; none: go without (default: what lies beside the weights)')
+    sets.add_argument('--covariance-map', default='', metavar='FILE',
+                      help='none: go without (default: what lies beside the weights)')
     sets.add_argument('--auc-mm', type=positive, default=20.0, metavar='MM', help='range of the AUC (default 20)')
     bags = parser.add_argument_group('the whole pipeline on a recording')
     _bag_arguments(bags)
@@ -80,7 +80,7 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
                              'or a .npz or .csv file')
     parser.add_argument('--params', type=Path, metavar='FILE', help="the estimator's ROS parameters (YAML)")
     parser.add_argument('--rig', type=Path, metavar='FILE',
-                        help="calibration (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
+                        help="rig file (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
                              'CameraInfo and /tf_static)')
     parser.add_argument('--weights', metavar='FILE', help='of the network (default: those of the package)')
     parser.add_argument('--handedness', choices=('right', 'left'), help='which hand is looked for (default right)')
@@ -108,7 +108,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from hand_unc_ros.methods import DEFAULT
     run(Request(args.model, args.data, args.views, method=args.method or DEFAULT, gate=args.gate,
                 triangulation=args.triangulation, reference=args.reference, covariance_head=args.covariance_head,
-                calibration=args.calibration, auc_mm=args.auc_mm, device=args.device, precision=args.precision,
+                covariance_map=args.covariance_map, auc_mm=args.auc_mm, device=args.device, precision=args.precision,
                 options=dict(args.options), output=args.json))
 
 
@@ -119,7 +119,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
                           'network on a set of samples')
     of_sets = {'--model': args.model, '--data': args.data, '--option': args.options, '--gate': args.gate,
                '--triangulation': args.triangulation, '--reference': args.reference,
-               '--covariance-head': args.covariance_head, '--calibration': args.calibration}
+               '--covariance-head': args.covariance_head, '--covariance-map': args.covariance_map}
     of_bags = {'--truth': args.truth, '--report': args.report, '--params': args.params, '--rig': args.rig,
                '--estimates': args.estimates, '--weights': args.weights, '--handedness': args.handedness}
     wrong = [name for name, value in (of_bags if args.bag is None else of_sets).items() if value]

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class CameraCalibrations:
-    """The calibration of each camera as far as it is known, from a rig file, CameraInfo and poses. Its
+    """The camera calibration of each camera as far as it is known, from a rig file, CameraInfo and poses. Its
     uncertainty is the rig file's, wherever the rest comes from.
 
     rig: cameras of a file, or None.  info_used: intrinsics come from `take_info` and not from the file.

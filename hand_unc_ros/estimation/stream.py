@@ -50,7 +50,7 @@ class Processed(NamedTuple):
 class Stream:
     """Synchroniser, decoder and estimator in a row.
 
-    camera: name → its calibrated camera, None while the calibration is not known.  decode: a message and its camera →
+    camera: name → its calibrated camera, None while that is not known.  decode: a message and its camera →
     (H, W, 3) uint8 RGB; raises ImageFormatError.
     `add`, `poll` and what reads `statistics` are to be called one at a time; `process` may run beside them.
     """

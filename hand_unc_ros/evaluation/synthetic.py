@@ -149,11 +149,11 @@ def main() -> None:
     parser.add_argument('--sets', type=Path, nargs='+', default=[],
                         help='folders of `hand-unc synth` to fit to beside the scenes, crops around true hands')
     parser.add_argument('--kind', choices=KINDS, default='scalar', help='of the map (default scalar)')
-    parser.add_argument('--calibration', default='', help="map to apply when testing, or 'none'")
+    parser.add_argument('--covariance-map', default='', help="map to apply when testing, or 'none'")
     arguments = parser.parse_args()
     settings = EstimatorSettings(
         weights=arguments.weights, finder_weights=arguments.finder, covariance_head=arguments.covariance_head,
-        calibration='none' if arguments.fit else arguments.calibration, triangulation=arguments.triangulation,
+        covariance_map='none' if arguments.fit else arguments.covariance_map, triangulation=arguments.triangulation,
         filter=arguments.filter)
     seeds = (FIT_SEEDS if arguments.fit else TEST_SEEDS)[:arguments.scenes]
     collected = {}

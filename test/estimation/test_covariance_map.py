@@ -1,4 +1,4 @@
-"""The calibration map of the covariance."""
+"""The covariance map: factors of joints, by the number of views."""
 
 import json
 

@@ -167,7 +167,7 @@ def test_head_and_map_beside_the_weights_are_taken_together(weights, tmp_path, c
     head = tmp_path / 'mine.covariance.safetensors'
     head.write_bytes(beside(weights).read_bytes())
     fitted = CovarianceMap('scalar', {2: 2.0}, head=fingerprint(head))
-    fitted.save(tmp_path / 'mine.calibration.json')
+    fitted.save(tmp_path / 'mine.covariance_map.json')
     estimator = build_estimator(own, RIG.names)
     assert estimator.stages.covariance_map == fitted and estimator.method.covariance_head is not None
     assert 'the output of the filter' not in caplog.text
@@ -177,8 +177,9 @@ def test_head_and_map_beside_the_weights_are_taken_together(weights, tmp_path, c
     plain = build_estimator(replace(own, covariance_head='none'), RIG.names)
     assert plain.stages.covariance_map is None and plain.method.covariance_head is None
     assert 'another covariance head' in caplog.text
-    with pytest.raises(ConfigError, match='mine.calibration.json.*another covariance head'):
-        covariance_map_of(replace(own, covariance_head='none', calibration=str(tmp_path / 'mine.calibration.json')))
+    with pytest.raises(ConfigError, match='mine.covariance_map.json.*another covariance head'):
+        covariance_map_of(replace(own, covariance_head='none',
+                                  covariance_map=str(tmp_path / 'mine.covariance_map.json')))
 
 
 def test_a_head_of_other_weights_is_refused(weights, tmp_path):

@@ -70,4 +70,6 @@ def test_a_parameter_of_an_earlier_version_is_refused_with_the_one_in_its_place(
     params.write_text('/hand/multiview:\n  ros__parameters: {front_end: mediapipe}\n')
     with pytest.raises(ConfigError, match='no parameter front_end any more; give method: .*landmarks .was mediapipe'):
         bag_settings(params, None, {})
+    with pytest.raises(ConfigError, match='no parameter covariance_calibration any more; give covariance_map'):
+        check_names(['method', 'covariance_calibration'])
     check_names(['method', 'cameras', 'use_sim_time'])

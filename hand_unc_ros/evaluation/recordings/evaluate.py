@@ -116,7 +116,7 @@ def _replayed(bag: Bag, settings: BagSettings,
     files = files_of(settings.estimator)
     covariance_map = estimator.stages.covariance_map
     if covariance_map is None:
-        files.pop('calibration', None)
+        files.pop('covariance_map', None)
     factors = None if left_out is None else left_out.published_factors(covariance_map)
     return told, left_out, factors, files
 
@@ -253,7 +253,7 @@ def _identity(path: Path, settings: BagSettings, told: Estimates, files: Mapping
               truth: str) -> dict[str, Any]:
     """Hashes of all that the numbers depend on, the configuration in full, and the software."""
     content = asdict(settings.estimator)
-    for name in ('weights', 'finder_weights', 'covariance_head', 'calibration', 'hand_model'):
+    for name in ('weights', 'finder_weights', 'covariance_head', 'covariance_map', 'hand_model'):
         content.pop(name)
     configuration = {
         'estimator': None if topic else content, 'triangulation': settings.estimator.triangulation,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BIN_S = 0.5
 
 
-def calibration(evaluation: Evaluation) -> str | None:
+def reliability(evaluation: Evaluation) -> str | None:
     """Stated against found coverage of whatever there is to compare."""
     pits = {}
     if evaluation.errors is not None:

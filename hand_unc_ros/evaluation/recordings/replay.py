@@ -41,7 +41,7 @@ LONGEST_DELAY_S = 60.0
 
 @dataclass(frozen=True)
 class Calibrated:
-    """rig: the cameras of a recording.  source: where their calibration is from, in words.  topics: camera → topic
+    """rig: the cameras of a recording.  source: where the rig is from, in words.  topics: camera → topic
     that a rig file names for it."""
 
     rig: CameraRig
@@ -138,7 +138,7 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
     if not infos or not transforms:
         lacks = ' and '.join(name for name, held in (('CameraInfo', infos), ('/tf_static', transforms)) if not held)
         raise RecordingError(f'bag {bag.path} does not say how its cameras are calibrated: it has no rig.yaml beside '
-                             f'it and no {lacks} in it; give the calibration with --rig FILE')
+                             f'it and no {lacks} in it; give the camera calibration with --rig FILE')
     named = {topic.rsplit('/', 1)[0].strip('/'): info for topic, info in sorted(infos.items())}
     topics = {camera: _image_topic(bag, camera, {}, settings) for camera in named}
     rectified = [camera for camera, topic in topics.items() if topic is not None and is_rectified(topic)]

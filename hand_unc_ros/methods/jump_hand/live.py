@@ -127,7 +127,7 @@ class JumpHandLive:
 
     @property
     def surface(self) -> str:
-        """Kind of the network's mesh; '' without one."""
+        """Name of the hand model whose mesh the network gives; '' where it does not refine."""
         return self.network.config.surface if self._refines else ''
 
     @property

@@ -234,9 +234,9 @@ def test_factors_that_depend_on_the_claim(pipeline, bag):
 
 def test_it_is_fitted_to_what_the_map_is_put_on(pipeline, bag):
     """Before any map, and before the filter."""
-    settings = BagSettings(EstimatorSettings(calibration='some.json', filter=True, min_views=3))
+    settings = BagSettings(EstimatorSettings(covariance_map='some.json', filter=True, min_views=3))
     calibrate(bag, settings)
-    assert pipeline['settings'] == EstimatorSettings(calibration='none', filter=False, min_views=3)
+    assert pipeline['settings'] == EstimatorSettings(covariance_map='none', filter=False, min_views=3)
 
 
 def test_the_output_of_the_filter_has_factors_of_its_own(pipeline, tmp_path):
@@ -263,8 +263,8 @@ def test_the_output_of_the_filter_has_factors_of_its_own(pipeline, tmp_path):
 def test_without_truth_the_factors_of_the_filter_are_kept(pipeline, bag, tmp_path, capsys, monkeypatch):
     in_use = tmp_path / 'in_use.json'
     CovarianceMap('scalar', {2: 1.0}, {3: 1.7}).save(in_use)
-    monkeypatch.setattr(command, 'files_of', lambda settings: {} if settings.calibration == 'none'
-                        else {'calibration': in_use})
+    monkeypatch.setattr(command, 'files_of', lambda settings: {} if settings.covariance_map == 'none'
+                        else {'covariance_map': in_use})
     assert calibrate(bag)[0].filtered == {3: 1.7}
     monkeypatch.setattr(command, 'files_of', lambda settings: {})
     assert main(['calibrate-covariance', '--bag', str(bag), '-o', str(tmp_path / 'map.json')]) == 0
@@ -288,7 +288,7 @@ def test_the_command_writes_the_map(pipeline, bag, tmp_path, capsys):
     (storage,) = bag.glob('*.mcap')
     assert content['bag_sha256'] == hashlib.sha256(storage.read_bytes()).hexdigest()
     printed = capsys.readouterr().out
-    for words in ('2 views: factors', 'lower bounds', f'covariance_calibration: {place}'):
+    for words in ('2 views: factors', 'lower bounds', f'covariance_map: {place}'):
         assert words in printed
     first = place.read_bytes()
     assert main(['calibrate-covariance', '--bag', str(bag), '--kind', 'joint', '-o', str(place)]) == 0
@@ -300,8 +300,8 @@ def test_views_alone_never_make_a_map_smaller(pipeline, bag, tmp_path, capsys, m
     """They do not see what they all get wrong, so that they cannot show that less is enough; the truth can."""
     in_use, place = tmp_path / 'in_use.json', tmp_path / 'map.json'
     CovarianceMap('scalar', {2: 9.0, 3: 7.0}).save(in_use)
-    monkeypatch.setattr(command, 'files_of', lambda settings: {} if settings.calibration == 'none'
-                        else {'calibration': in_use})
+    monkeypatch.setattr(command, 'files_of', lambda settings: {} if settings.covariance_map == 'none'
+                        else {'covariance_map': in_use})
     assert main(['calibrate-covariance', '--bag', str(bag), '--kind', kind, '-o', str(place)]) == 0
     assert 'only the truth can show that less than 9 is enough' in capsys.readouterr().out
     kept = CovarianceMap.load(place)

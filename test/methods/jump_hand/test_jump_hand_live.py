@@ -245,7 +245,7 @@ def test_estimators_are_built_from_settings(weights, tmp_path):
     (tmp_path / 'factors.json').write_text('{"kind": "scalar", "factors": {"2": 1.5}}')
     full = build_estimator(
         EstimatorSettings(
-            **own, calibration=str(tmp_path / 'factors.json'), hand_model='stand-in', handedness='left'
+            **own, covariance_map=str(tmp_path / 'factors.json'), hand_model='stand-in', handedness='left'
         ),
         RIG.names,
     )
@@ -253,11 +253,11 @@ def test_estimators_are_built_from_settings(weights, tmp_path):
         full.stages.covariance_map.views == {2: 1.5} and set(full.surfaces) == {'left'}
         and full.surfaces['left'].name == 'stand-in' and full.method.options.handedness == 'left'
     )
-    assert build_estimator(EstimatorSettings(**own, calibration='none'), RIG.names).stages.covariance_map is None
+    assert build_estimator(EstimatorSettings(**own, covariance_map='none'), RIG.names).stages.covariance_map is None
     full.close()
     for changes, word in (
         (dict(weights='/nowhere.safetensors'), 'nowhere'),
-        (dict(calibration='/no.json'), 'no.json'),
+        (dict(covariance_map='/no.json'), 'no.json'),
         (dict(device='cuda:9'), 'cuda:9'),
         (dict(precision='int8'), 'int8'),
         (dict(acceleration='fast'), 'fast'),
