@@ -195,7 +195,7 @@ def protocol(predictor: Predictor, data: str, auc_range: metrics.AucRange, refer
 
 @dataclass(frozen=True)
 class Request:
-    """What `hand-unc evaluate --model --data` was asked for.
+    """The request of `hand-unc evaluate --model --data`.
 
     views: numbers of views.  reference: the weights whose 2D error decides which samples are hard; the model's by
     default.  gate, triangulation: in place of the model's own.  covariance_head, covariance_map: as in

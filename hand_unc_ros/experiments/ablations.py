@@ -68,7 +68,7 @@ class Protocol:
 
     def words(self, file: Path, model: JumpHand, train: FrozenViews, held_out: Sequence[FrozenViews],
               seeds: int) -> dict[str, object]:
-        """What every number was measured on and how. file: the model's."""
+        """Data and settings of every measurement, in words. file: the model's."""
         return {
             'unit': 'mm; mean over points of the mean over samples',
             'alignment': f'mpjpe, mpvpe: {metrics.ALIGNMENTS["none"]}; pa_: {metrics.ALIGNMENTS["procrustes"]}',

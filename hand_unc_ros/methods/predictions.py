@@ -1,4 +1,4 @@
-"""What a method is to `hand-unc evaluate` on sets of samples: batches of crops to joints with covariance."""
+"""The contract between a method and `hand-unc evaluate` on sets of samples: batches of crops to joints with covariance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters of the `multiview` node in one table: what is declared, checked and documented."""
+"""The parameters of the `multiview` node in one table, from which they are declared, checked and documented."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from hand_unc_ros.settings.parameters import TABLE, unknown_names
 
 @dataclass(frozen=True)
 class BagSettings:
-    """What the user can choose.
+    """The choices of a user.
 
     rig: rig file; None takes rig.yaml in the bag's folder, else CameraInfo and /tf_static in the bag.
     cameras: those to use; empty for all that have images.  image_topic: where they are, {camera} stands for the name.

@@ -1,4 +1,4 @@
-"""The card of stored weights: what they are, what they were made of and how well they do."""
+"""The card of stored weights: network, data, training and scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: log, validation, checkpoint, progress bar."""
+"""The housekeeping between the steps of a run: log, validation, checkpoint, progress bar."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training batches by number: what batch k holds depends on the seed and on k alone, so a run can go on anywhere.
+"""Training batches by number: batch k depends on the seed and on k alone, so a run can go on anywhere.
 
 A stream is a dataset of chunks of consecutive batches: rendering is dear, so the scenes of a chunk are used several
 times.

@@ -1,4 +1,4 @@
-"""What errors of the calibration do to the fused joints: agreement with calibrations drawn at random."""
+"""The effect of camera calibration errors on fused joints, against camera calibrations drawn at random."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What a recording's report draws: each takes an evaluation and gives an <svg> element, or None where it has no
+"""The plots of a recording's report: each takes an evaluation and gives an <svg> element, or None where it has no
 data."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An evaluated recording as one page: what was found in words, then plots and tables, everything inside one file."""
+"""An evaluated recording as one page: the findings in words, then plots and tables, everything inside one file."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(bag: Path, settings: BagSettings, *, estimates: str = '', truth: str = '
 
 
 def headline(summary: dict[str, Any]) -> list[str]:
-    """What a person wants to know first, in sentences."""
+    """The findings that a reader wants first, in sentences."""
     return [_found(summary), *_covariance(summary), *_worst_camera(summary), *_losses(summary)]
 
 

@@ -55,7 +55,7 @@ ACCELERATIONS = ('none', 'compile', 'cuda_graph')
 
 
 class ViewFeatures(NamedTuple):
-    """What the decoder needs of one view: parts of ViewStage with a batch of 1 and no dimension of views."""
+    """The decoder's inputs of one view: parts of ViewStage with a batch of 1 and no dimension of views."""
 
     mean: Tensor
     variance: Tensor
