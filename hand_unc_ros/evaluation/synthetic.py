@@ -64,7 +64,7 @@ class SceneSet:
 
 @dataclass
 class Errors:
-    """The errors that one run collected. errors: (N, 21, 3) metres, NaN where invalid.  covariances: (N, 63, 63).  views: (N, 21),
+    """The errors of one run. errors: (N, 21, 3) metres, NaN where invalid.  covariances: (N, 63, 63).  views: (N, 21),
     how many gave each joint.  sets: frame sets shown.  found: those that gave a hand."""
 
     errors: list[np.ndarray] = field(default_factory=list)

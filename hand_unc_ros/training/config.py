@@ -62,7 +62,7 @@ class DataConfig(SamplesConfig):
 
 @dataclass(frozen=True)
 class ValidationConfig(SamplesConfig):
-    """The validation samples. every: steps between two validations.  seed: of synthetic images, another than training's.
+    """The validation samples. every: steps between two validations.  seed: of synthetic images, not training's.
     samples: how many, spread evenly over a dataset.  views: of each of them."""
 
     split: str = 'test'
