@@ -170,6 +170,21 @@ def _noise(lattice, x, y, z):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
+def _in_shadow(nearest, lu, lv, depth):
+    """Share of the four cells about (lu, lv) whose nearest surface is nearer to the light than `depth`."""
+    size = nearest.shape[0]
+    shadow = 0.0
+    for dv in range(2):
+        for du in range(2):
+            iu, iv = int(lu) + du, int(lv) + dv
+            if 0 <= iu < size and 0 <= iv < size and nearest[iv, iu] > depth:
+                weight = ((lu - int(lu)) if du else 1 - (lu - int(lu))) * \
+                    ((lv - int(lv)) if dv else 1 - (lv - int(lv)))
+                shadow += weight
+    return shadow
+
+
+@njit(cache=True, fastmath=True, nogil=True)
 def _shade(pixels, mesh, eye, light, mottling, shadows):
     face_of, bary, image = pixels
     vertices, normals, faces, albedo, texture, gloss = mesh
@@ -177,7 +192,6 @@ def _shade(pixels, mesh, eye, light, mottling, shadows):
     lattice, noise_scale, noise_gain = mottling
     light_px, light_depth, light_faces_depth, light_origin, light_cell = shadows
     height, width = face_of.shape
-    size = light_faces_depth.shape[0]
     for v in range(height):
         for u in range(width):
             f = face_of[v, u]
@@ -201,22 +215,13 @@ def _shade(pixels, mesh, eye, light, mottling, shadows):
                 nx, ny, nz = -nx, -ny, -nz
             ndl = nx * light_dir[0] + ny * light_dir[1] + nz * light_dir[2]
 
-            lit = 1.0
             lu = (w0 * light_px[a, 0] + w1 * light_px[b, 0] + w2 * light_px[c, 0]
                   - light_origin[0]) / light_cell
             lv = (w0 * light_px[a, 1] + w1 * light_px[b, 1] + w2 * light_px[c, 1]
                   - light_origin[1]) / light_cell
             ld = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
             bias = 0.004 + 1.5 * light_cell
-            shadow = 0.0
-            for dv in range(2):
-                for du in range(2):
-                    iu, iv = int(lu) + du, int(lv) + dv
-                    if 0 <= iu < size and 0 <= iv < size and light_faces_depth[iv, iu] > ld + bias:
-                        weight = ((lu - int(lu)) if du else 1 - (lu - int(lu))) * \
-                            ((lv - int(lv)) if dv else 1 - (lv - int(lv)))
-                        shadow += weight
-            lit = 1.0 - 0.85 * shadow
+            lit = 1.0 - 0.85 * _in_shadow(light_faces_depth, lu, lv, ld + bias)
 
             tx = w0 * texture[a, 0] + w1 * texture[b, 0] + w2 * texture[c, 0]
             ty = w0 * texture[a, 1] + w1 * texture[b, 1] + w2 * texture[c, 1]
