@@ -1,5 +1,6 @@
 """An estimator with a method that knows where its hand is."""
 
+import numpy as np
 from rig_cases import ring
 from view_cases import OneHand, TruthMethod, hand
 
