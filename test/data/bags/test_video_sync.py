@@ -4,7 +4,6 @@ import os
 import stat
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
