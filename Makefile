@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # `make VENV_OPTIONS=--system-site-packages` keeps a PyTorch that the machine has already (a Jetson's, another CUDA).
 VENV_OPTIONS ?=
-EXTRAS ?= hand,synthetic,viewer,report,train,export,dev
+EXTRAS ?= synthetic,viewer,report,train,export,dev
 BUILD := .ros/build
 
 SHELL := /bin/bash
@@ -25,11 +25,12 @@ PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
 unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION
 
-.PHONY: help demo test test-slow setup setup-mediapipe doctor clean
+.PHONY: help demo test test-slow setup setup-hand setup-mediapipe doctor clean
 help:
 	@sed -n '3,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
 	@echo 'make test-slow        the slow tests as well'
 	@echo 'make setup            only set up: afterwards $(VENV)/bin/hand-unc works as it is'
+	@echo 'make setup-hand       adds smplx (licence: non-commercial), which poses MANO hands and which the tests compare with'
 	@echo 'make setup-mediapipe  adds the MediaPipe front end (about 100 MB)'
 	@echo 'make doctor           what is present and what to do about what is missing'
 	@echo 'make clean            removes $(VENV) and the message build'
@@ -37,16 +38,18 @@ help:
 demo: setup
 	$(VENV)/bin/hand-unc demo
 
-test: setup
+test: setup setup-hand
 	$(PYTEST) -m 'not slow'
 
-test-slow: setup
+test-slow: setup setup-hand
 	$(PYTEST)
 
 doctor: setup
 	$(VENV)/bin/hand-unc doctor
 
 setup: $(VENV)/.messages $(VENV)/.package
+
+setup-hand: $(VENV)/.hand
 
 setup-mediapipe: $(VENV)/.mediapipe
 
@@ -88,6 +91,11 @@ $(VENV)/.messages: CMakeLists.txt package.xml hand_unc_ros/__init__.py $(wildcar
 	@# rosidl writes metadata under our name too, which pip could neither read nor remove.
 	rm -rf $(VENV)/lib/python3*/site-packages/hand_unc_ros-*.egg-info
 	$(PY) -c 'import hand_unc_ros.msg'
+	touch $@
+
+$(VENV)/.hand: $(VENV)/.messages
+	@echo 'adding smplx, whose licence is non-commercial: the tests compare with it; `make demo` and live use go without'
+	$(PIP) install -c $(VENV)/constraints.txt --no-build-isolation --config-settings editable_mode=compat -e '.[hand]'
 	touch $@
 
 $(VENV)/.mediapipe: $(VENV)/.messages

@@ -66,7 +66,7 @@ def format_table(checks: list[Check]) -> str:
 
 # What only some features need: name, module, purpose, remedy.
 _EXTRAS = (
-    ('smplx', 'smplx', 'posing a hand model: mesh, and the synthetic rig (non-commercial licence)',
+    ('smplx', 'smplx', 'posing a MANO hand (non-commercial licence; the stand-in hand needs it not)',
      "pip install 'hand_unc_ros[hand]'"),
     ('numba', 'numba', 'rendering synthetic cameras (demo, training)',
      "pip install 'hand_unc_ros[synthetic]'"),

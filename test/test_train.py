@@ -12,7 +12,6 @@ import pytest
 import torch
 
 pytest.importorskip('lightning')
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from safetensors.torch import load_file  # noqa: E402

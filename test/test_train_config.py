@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros.errors import ConfigError, HandUncError  # noqa: E402
