@@ -64,7 +64,7 @@ class BlendSkinning(torch.nn.Module):
         world, places = self._chain(turns, rest_joints)
         offsets = places - (world @ rest_joints[..., None])[..., 0]
         blended = (self.weights @ world.flatten(2)).unflatten(2, (3, 3))
-        vertices = (blended * rest[:, :, None]).sum(dim=-1) + self.weights @ offsets
+        vertices = (blended @ rest[..., None])[..., 0] + self.weights @ offsets
         return vertices + translation[:, None], places + translation[:, None]
 
     def _chain(self, turns: Tensor, rest_joints: Tensor) -> tuple[Tensor, Tensor]:
