@@ -22,7 +22,7 @@ MAY_IMPORT = {
     'viewer': {'estimation', 'hand', 'geometry'},
     'nodes': {'processes', 'viewer', 'estimation', 'data', 'evaluation', 'networks', 'hand', 'geometry'},
 }
-EVERYWHERE = {'errors', 'resources', 'threads', '__version__'}
+EVERYWHERE = {'bounded', 'errors', 'files', 'resources', 'threads', '__version__'}
 ROOF = {'cli', 'doctor'}
 # Modules of a ROS installation: only nodes/ may know them.
 ROS_MODULES = {'rclpy', 'launch', 'launch_ros', 'tf2_ros', 'cv_bridge', 'message_filters',

@@ -25,6 +25,7 @@ import yaml
 from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.errors import CalibrationError, MissingDependencyError
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.cameras import DISTORTION_MODELS, CalibrationUncertainty, Camera, CameraRig
 
 _FORMATS = ("hand_unc_ros YAML ('cameras:'), Kalibr camchain YAML ('cam0:' with 'intrinsics'), "
@@ -197,7 +198,7 @@ def save_rig(rig: CameraRig, path: str | Path, topics: Mapping[str, str] | None 
         if topics and camera.name in topics:
             tables[camera.name]['topic'] = topics[camera.name]
     text = yaml.safe_dump({'cameras': tables}, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    path.write_text(text, encoding='utf-8')
+    write_file(path, text)
 
 
 def _read(path: Path) -> dict:

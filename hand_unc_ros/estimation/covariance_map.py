@@ -15,6 +15,7 @@ import numpy as np
 from scipy.optimize import isotonic_regression
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.joints import JOINT_COUNT
 
@@ -110,7 +111,7 @@ class CovarianceMap:
         content = {'kind': self.kind, 'factors': {str(n): _plain(entry) for n, entry in sorted(self.views.items())}}
         if self.filtered:
             content['filtered'] = {str(n): round(f, 4) for n, f in sorted(self.filtered.items())}
-        Path(path).write_text(json.dumps({**content, 'head': self.head, **about}, indent=2) + '\n')
+        write_file(path, json.dumps({**content, 'head': self.head, **about}, indent=2) + '\n')
 
 
 def fit_map(kind: str, errors: np.ndarray, covariances: np.ndarray, views: np.ndarray) -> CovarianceMap:

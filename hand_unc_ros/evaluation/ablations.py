@@ -36,6 +36,7 @@ from hand_unc_ros.evaluation.frozen_views import (
     subset_masks,
     synthetic_sets,
 )
+from hand_unc_ros.files import write_file
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, load_jump_hand
@@ -254,9 +255,7 @@ class Study:
             self.save()
 
     def save(self) -> None:
-        part = self.file.with_suffix('.part')
-        part.write_text(json.dumps(self.content, indent=1, ensure_ascii=False))
-        part.replace(self.file)
+        write_file(self.file, json.dumps(self.content, indent=1, ensure_ascii=False))
 
 
 def run(study: Study, model: JumpHand, train: FrozenViews, held_out: Sequence[FrozenViews], seeds: Sequence[int],

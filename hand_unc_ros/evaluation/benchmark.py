@@ -22,6 +22,7 @@ from hand_unc_ros.estimation.estimator import EstimatorSettings, calibration_of,
 from hand_unc_ros.estimation.network_front_end import choose_device, choose_precision
 from hand_unc_ros.estimation.types import block_diagonal
 from hand_unc_ros.evaluation import metrics, uncertainty
+from hand_unc_ros.files import write_file
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance, propagated_covariance
@@ -247,7 +248,7 @@ def run(model: Path, data: str, views: Sequence[int], *, gate: str = '', triangu
                   'that were not placed')
     print(about)
     if output is not None:
-        Path(output).write_text(json.dumps(_without_nan(rows), indent=2) + '\n')
+        write_file(output, json.dumps(_without_nan(rows), indent=2) + '\n')
     return rows
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.files import write_file
 
 FORMAT = '1'
 
@@ -20,7 +21,8 @@ def save_network(path: Path, network: nn.Module, config: dict) -> None:
     """Store the network's state in float16 (integers as they are), its class name and configuration."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     state = {name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}
-    save_file(state, path, {'format': FORMAT, 'network': type(network).__name__, 'config': json.dumps(config)})
+    about = {'format': FORMAT, 'network': type(network).__name__, 'config': json.dumps(config)}
+    write_file(path, save(state, about))
 
 
 def stored_network(path: Path) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hand_unc_ros.errors import TrainingError
 from hand_unc_ros.estimation.network_front_end import choose_precision
+from hand_unc_ros.files import write_file
 from hand_unc_ros.networks.weights import save_network
 from hand_unc_ros.training import covariance, hand_finder, jump_hand, start
 from hand_unc_ros.training.card import write_card
@@ -83,7 +84,7 @@ def train(config: TrainingConfig) -> Path:
     trainer = feed.trainer = _trainer(config, keeper)
     if trainer.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
-        (out / CONFIG).write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_file(out / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
     begun = checkpoint if checkpoint.exists() else None
     try:
         trainer.fit(module, train_dataloaders=feed, ckpt_path=begun, weights_only=True)
