@@ -20,8 +20,9 @@ from hand_unc_ros.files import write_file
 from hand_unc_ros.networks.weights import save_network
 from hand_unc_ros.training import covariance, hand_finder, jump_hand, start
 from hand_unc_ros.training.card import write_card
+from hand_unc_ros.training.checkpoints import WholeCheckpoints, newest_checkpoint
 from hand_unc_ros.training.config import TrainingConfig, parse_config
-from hand_unc_ros.training.keeper import CHECKPOINT, Feed, Keeper
+from hand_unc_ros.training.keeper import Feed, Keeper
 from hand_unc_ros.training.module import TrainingModule
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.streams import BatchStream
@@ -72,8 +73,8 @@ def train(config: TrainingConfig) -> Path:
     """
     _quieten()
     out = config.folder
-    checkpoint = out / CHECKPOINT
-    if checkpoint.exists():
+    begun = newest_checkpoint(out)
+    if begun is not None:
         _check_unchanged(config, out / CONFIG)
     torch.manual_seed(config.seed)
     task = make_task(config)
@@ -85,7 +86,6 @@ def train(config: TrainingConfig) -> Path:
     if trainer.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
         write_file(out / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
-    begun = checkpoint if checkpoint.exists() else None
     try:
         trainer.fit(module, train_dataloaders=feed, ckpt_path=begun, weights_only=True)
     except SystemExit as error:
@@ -117,8 +117,8 @@ def _trainer(config: TrainingConfig, keeper: Keeper) -> pl.Trainer:
     strategy = 'auto' if machine.devices == 1 else 'ddp' if whole else 'ddp_find_unused_parameters_true'
     return pl.Trainer(accelerator=accelerator, devices=machine.devices, strategy=strategy,
                       precision='bf16-mixed' if bf16 else '32-true', max_steps=config.steps, max_epochs=-1,
-                      callbacks=[keeper], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                      enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+                      callbacks=[keeper], plugins=[WholeCheckpoints()], logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
                       default_root_dir=config.folder)
 
 
