@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import isotonic_regression
 
+from hand_unc_ros.bounded import parse_json, read_text
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
@@ -89,7 +90,7 @@ class CovarianceMap:
     def load(cls, path: Path) -> CovarianceMap:
         """Read what `save` wrote. Raises ConfigError naming the file and what is wrong with it."""
         try:
-            content = json.loads(Path(path).read_text())
+            content = parse_json(read_text(path))
             kind = content['kind']
             views = {int(number): _entry(kind, value) for number, value in content['factors'].items()}
             filtered = {int(number): float(value) for number, value in content.get('filtered', {}).items()}

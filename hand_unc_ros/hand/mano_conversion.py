@@ -12,7 +12,8 @@ import numpy as np
 
 from hand_unc_ros.errors import HandModelError
 from hand_unc_ros.files import replace_file
-from hand_unc_ros.hand.inert_pickle import PickleError, load_inert, numbers
+from hand_unc_ros.hand.inert_pickle import load_inert, numbers
+from hand_unc_ros.hand.pickle_limits import PickleError
 from hand_unc_ros.hand.model import ARRAY_SHAPES, check_arrays
 
 # MANO's files have 4 MB.

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from hand_unc_ros.bounded import MalformedError, read_npz
 from hand_unc_ros.errors import HandModelError
 from hand_unc_ros.hand.blend_skinning import BlendSkinning
 from hand_unc_ros.hand.joints import ORDERS
 from hand_unc_ros.hand.smplx_layer import SmplxLayer
 from hand_unc_ros.hand.standin import build_standin
 
+# A converted MANO has 3 MB.
+MAX_BYTES = 64 * 2 ** 20
 # Names the procedural hand where a model is asked for.
 STANDIN = 'stand-in'
 VERTEX_COUNT = 778
@@ -133,9 +135,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise HandModelError(f'{path} is a pickle, which is never read at run time; convert it once with '
                              f'`hand-unc mano convert {path}`')
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path, most_bytes=MAX_BYTES)
+    except (OSError, MalformedError) as error:
         raise HandModelError(f'{path} is not a hand model npz ({error}); make it again with '
                              f'`hand-unc mano convert`') from error
     check_arrays(arrays, str(path))
