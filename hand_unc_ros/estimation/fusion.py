@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.types import ViewEstimate
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import nearest_psd
+from hand_unc_ros.geometry.measurement_range import MAX_DISTANCE, clamp_measurements, is_estimated
 from hand_unc_ros.geometry.triangulation import (
     CAUCHY_SCALE,
     covariance_from_pixels,
@@ -27,6 +28,8 @@ from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE
 METHODS = ('refined', 'inverse_variance', 'ug_dlt', 'vanilla')
 # A view whose median whitened error over the joints exceeds this (in σ, 2D) disagrees with the rest.
 DISAGREEMENT_SIGMA = 6.0
+# Of the information about one joint: beyond it the inverse is rounding alone.
+MAX_CONDITION = 1e14
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ def fuse(estimate: ViewEstimate, rig: CameraRig, method: str = 'refined', min_vi
     """
     if method not in METHODS:
         raise ConfigError(f'triangulation {method!r} is unknown; choose one of {", ".join(METHODS)}')
+    estimate = _within_range(estimate)
     px = torch.from_numpy(estimate.joints_px)
     xy, jacobian = rig.normalise_with_jacobian(px)
     variance_px2 = torch.from_numpy(estimate.variance_px2)
@@ -107,7 +111,8 @@ def innovations(estimate: ViewEstimate, rig: CameraRig, joints: np.ndarray) -> I
     The shifts' information is that of bundle adjustment with the points eliminated (Triggs et al., Bundle adjustment:
     a modern synthesis, 2000, section 6).
     """
-    views = len(estimate.cameras)
+    estimate, views = _within_range(estimate), len(estimate.cameras)
+    joints = np.where((np.abs(joints) <= MAX_DISTANCE).all(-1, keepdims=True), joints, np.nan)
     points = torch.from_numpy(np.ascontiguousarray(joints))
     sigma = np.sqrt(estimate.variance_px2)
     residual = (estimate.joints_px - rig.project(points)[0].numpy()) / sigma
@@ -127,7 +132,13 @@ def innovations(estimate: ViewEstimate, rig: CameraRig, joints: np.ndarray) -> I
     weighted = row_weight[..., None] * rows
     normal = weighted.swapaxes(1, 2) @ rows
     normal[count < 2] = np.eye(3)
-    spread = np.linalg.inv(normal)
+    spread, known = _inverses(normal)
+    if not known.all():
+        # Rays that do not cross tell nothing of each other.
+        seen, weight, count = seen & known, weight * known, count * known
+        row_weight, weighted, rows, error = (
+            np.where(known.reshape(-1, *[1] * (part.ndim - 1)), part, 0.0) for part in (row_weight, weighted, rows, error))
+        jacobian = jacobian * known[:, None, None]
     step = spread @ (weighted.swapaxes(1, 2) @ error[..., None])
     error = error - (rows @ step)[..., 0]
 
@@ -144,6 +155,24 @@ def innovations(estimate: ViewEstimate, rig: CameraRig, joints: np.ndarray) -> I
     information = np.diag((row_weight * scale ** 2).sum(0)) - (pixels @ spread @ pixels.swapaxes(1, 2)).sum(0)
     return Innovations(whitened, np.square(whitened).sum(-1), dof, (row_weight * scale * error).sum(0),
                        (information + information.T) / 2, weight.sum(1))
+
+
+def _within_range(estimate: ViewEstimate) -> ViewEstimate:
+    joints, variance, valid = clamp_measurements(estimate.joints_px, estimate.variance_px2, estimate.valid)
+    return replace(estimate, joints_px=joints, variance_px2=variance, valid=valid)
+
+
+def _inverses(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inverses of (N, d, d) and which of them exist; the identity for the others."""
+    try:
+        inverses = np.linalg.inv(matrices)
+    except np.linalg.LinAlgError:
+        inverses = np.linalg.pinv(np.where(np.isfinite(matrices), matrices, 0.0))
+    with np.errstate(over='ignore', invalid='ignore'):
+        condition = np.abs(matrices).max((1, 2)) * np.abs(inverses).max((1, 2))
+        product = np.abs(matrices @ inverses - np.eye(matrices.shape[-1])).max((1, 2))
+    exist = (condition < MAX_CONDITION) & (product < 1e-3)
+    return np.where(exist[:, None, None], inverses, np.eye(matrices.shape[-1])), exist
 
 
 def _inverse_2x2(matrix: np.ndarray) -> np.ndarray:
@@ -192,7 +221,7 @@ def _triangulate(estimate: ViewEstimate, rig: CameraRig, xy: Tensor, covariance:
         points, spread, weights = refined.points, refined.covariance, refined.weights
     else:
         spread = propagate_covariance(points, covariance, poses, valid)
-    ok = torch.isfinite(points).all(-1) & torch.isfinite(spread).flatten(-2).all(-1)
+    ok = torch.from_numpy(is_estimated(points.numpy(), spread.numpy()))
     projected, _ = rig.project(torch.where(ok[:, None], points, torch.zeros_like(points)))
     contributes = valid & ok
     residual = torch.where(contributes[..., None], projected - torch.from_numpy(estimate.joints_px),
