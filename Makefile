@@ -25,10 +25,11 @@ PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
 unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION
 
-.PHONY: help demo test test-slow setup setup-hand setup-mediapipe doctor clean
+.PHONY: help demo test test-slow test-oldest setup setup-hand setup-mediapipe doctor clean
 help:
 	@sed -n '3,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
 	@echo 'make test-slow        the slow tests as well'
+	@echo 'make test-oldest      the fast tests with the oldest releases that are supported (needs python3.10)'
 	@echo 'make setup            only set up: afterwards $(VENV)/bin/hand-unc works as it is'
 	@echo 'make setup-hand       adds smplx (licence: non-commercial), which poses MANO hands and which the tests compare with'
 	@echo 'make setup-mediapipe  adds the MediaPipe front end (about 100 MB)'
@@ -44,6 +45,10 @@ test: setup setup-hand
 test-slow: setup setup-hand
 	$(PYTEST)
 
+# Without ROS, whose wheels want newer releases: tests that need it are skipped.
+test-oldest: $(VENV)-oldest/.ready
+	$(VENV)-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile -m 'not slow'
+
 doctor: setup
 	$(VENV)/bin/hand-unc doctor
 
@@ -54,7 +59,16 @@ setup-hand: $(VENV)/.hand
 setup-mediapipe: $(VENV)/.mediapipe
 
 clean:
-	rm -rf $(VENV) .ros
+	rm -rf $(VENV) $(VENV)-oldest .ros
+
+# PyYAML 5.4 has no wheel for Python 3.10, and its build needs a Cython and a setuptools of its time.
+$(VENV)-oldest/.ready: requirements/oldest.txt
+	@command -v python3.10 > /dev/null || { echo 'make test-oldest needs python3.10 on the PATH'; exit 1; }
+	python3.10 -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install 'cython<3' 'setuptools<60' wheel
+	$(VENV)-oldest/bin/pip install --no-build-isolation PyYAML==5.4.1
+	$(VENV)-oldest/bin/pip install -r $<
+	touch $@
 
 # --- the steps; each leaves a stamp in $(VENV) that is newer than what it was made from
 

@@ -158,6 +158,7 @@ def _short(number: int) -> str:
 
 
 def _line(error: object) -> str:
-    """An error on one line of bounded length."""
-    text = ' '.join(str(error).split()) or type(error).__name__
+    """An error on one line of bounded length that no terminal obeys: files put their own text into errors."""
+    text = ' '.join(str(error)[:400].split()) or type(error).__name__
+    text = ''.join(char if char.isprintable() else '?' for char in text)
     return text if len(text) <= 200 else f'{text[:200]} …'

@@ -18,6 +18,8 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.resources import resource
 
 OK, NOTE, MISSING = 'ok', 'note', 'missing'
+# The same words as in README.md and in errors.
+_PIP_REMEDY = 'pip install -r requirements/pip.txt'
 _ROS_REMEDY = 'make setup (wheels), or source a ROS 2 installation: . /opt/ros/<distro>/setup.bash'
 # rclpy's major version tells the distribution where nothing else does.
 _DISTRIBUTIONS = {'3': 'humble', '7': 'jazzy', '9': 'kilted'}
@@ -88,6 +90,9 @@ def examine() -> Iterator[Check]:
     yield _torch()
     yield _module('opencv', 'cv2', 'decoding and resizing images',
                   "pip install 'opencv-python-headless<5'", True)
+    yield _module('scipy', 'scipy', 'rotations and fits', 'rosdep install, or pip install scipy', True)
+    for name, purpose in (('safetensors', 'reading weights'), ('rosbags', 'recordings'), ('mcap', 'recordings')):
+        yield _module(name, name, purpose, _PIP_REMEDY, name == 'safetensors')
     yield from _ros()
     yield from _transport()
     yield _weights()
@@ -135,7 +140,7 @@ def _python() -> Check:
 
 
 def _torch() -> Check:
-    check = _module('torch', 'torch', 'the network and the geometry', 'pip install torch', True)
+    check = _module('torch', 'torch', 'the network and the geometry', _PIP_REMEDY, True)
     if check.state != OK:
         return check
     import torch

@@ -116,7 +116,8 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
             'resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n'
             'try:\n    write_file(sys.argv[1], "x" * 100_000)\n'
             'except Exception as error:\n    print(type(error).__name__, error)\n')
-    done = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, '-c', code, str(path)], capture_output=True, text=True, timeout=60,
+                          check=True)
     assert done.stdout.startswith('HandUncError') and 'make room' in done.stdout
     assert path.read_text() == 'old' and names(tmp_path) == ['map.json']
 

@@ -1,4 +1,4 @@
-"""Nothing that `pip install .` and `make demo` install is GPL, AGPL or non-commercial, or keeps its licence to itself."""
+"""Nothing that `pip install .` and `make demo` install is GPL, AGPL or non-commercial, or states no licence."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ tomllib = pytest.importorskip('tomllib', reason='Python 3.11 reads TOML')
 ROOT = Path(__file__).resolve().parents[1]
 REFUSED = re.compile(r'(?<!L)A?GPL|GNU (Affero )?General Public|non-?commercial|CC-BY-(SA-)?N[CD]|research purposes|'
                      r'Proprietary', re.IGNORECASE)
-ALLOWED = re.compile(r'MIT|BSD|Apache|MPL|Mozilla|PSF|Python Software Foundation|zlib|ISC|Unlicense|Boost|BSL-1.0|any-OSI|'
-                     r'Permission is hereby granted, free of charge|LGPL|Lesser General', re.IGNORECASE)
+ALLOWED = re.compile(r'MIT|BSD|Apache|MPL|Mozilla|PSF|Python Software Foundation|zlib|ISC|Unlicense|Boost|BSL-1.0|'
+                     r'any-OSI|Permission is hereby granted, free of charge|LGPL|Lesser General', re.IGNORECASE)
 # What would be refused or is not said, and why it is right all the same.
 KNOWN = {
     'docutils': 'public domain and BSD; the GPL is that of an Emacs mode which the wheel leaves out',

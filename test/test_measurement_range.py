@@ -36,7 +36,8 @@ def spoiled(rng, rig):
     def exchanged(values):
         share = rng.choice([0.0, 0.0, 0.05, 0.5, 1.0])
         extreme = np.where(rng.random(values.shape) < 0.5, rng.choice(EXTREMES, values.shape),
-                           10.0 ** rng.uniform(-308, 308, values.shape) * rng.choice([1.0, 1.0, 1.0, -1.0], values.shape))
+                           10.0 ** rng.uniform(-308, 308, values.shape)
+                           * rng.choice([1.0, 1.0, 1.0, -1.0], values.shape))
         return np.where(rng.random(values.shape) < share, extreme, values)
 
     return replace(estimate, joints_px=exchanged(estimate.joints_px), variance_px2=exchanged(estimate.variance_px2),
@@ -58,7 +59,8 @@ def check(count, seed):
             assert np.isnan(fused.joints[~fused.valid]).all() and np.isnan(fused.covariance[~fused.valid]).all()
             assert np.isfinite(fused.weights).all() and np.isfinite(fused.gate).all()
             published += fused.valid.sum()
-            joints = fused.joints if number % 3 else np.where(rng.random((21, 3)) < 0.2, rng.choice(EXTREMES, (21, 3)), STILL)
+            joints = fused.joints if number % 3 else np.where(
+                rng.random((21, 3)) < 0.2, rng.choice(EXTREMES, (21, 3)), STILL)
             found = innovations(estimate, rig, joints)
         known = found.dof > 0
         assert np.isfinite(found.whitened[known]).all() and np.isfinite(found.squared[known]).all()
@@ -87,7 +89,8 @@ def test_measurements_within_the_range_are_left_as_they_are():
 
 @pytest.mark.parametrize('px, variance, usable, clamped', [
     (3.0, 1e-300, True, MIN_VARIANCE_PX2), (3.0, 1e300, True, MAX_VARIANCE_PX2), (3.0, 0.0, False, None),
-    (3.0, -1.0, False, None), (3.0, np.inf, False, None), (3.0, np.nan, False, None), (2 * MAX_PIXELS, 1.0, False, None),
+    (3.0, -1.0, False, None), (3.0, np.inf, False, None), (3.0, np.nan, False, None),
+    (2 * MAX_PIXELS, 1.0, False, None),
     (np.nan, 1.0, False, None), (np.inf, 1.0, False, None),
 ])
 def test_measurements_beyond_the_range(px, variance, usable, clamped):

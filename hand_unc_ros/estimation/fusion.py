@@ -136,8 +136,8 @@ def innovations(estimate: ViewEstimate, rig: CameraRig, joints: np.ndarray) -> I
     if not known.all():
         # Rays that do not cross tell nothing of each other.
         seen, weight, count = seen & known, weight * known, count * known
-        row_weight, weighted, rows, error = (
-            np.where(known.reshape(-1, *[1] * (part.ndim - 1)), part, 0.0) for part in (row_weight, weighted, rows, error))
+        row_weight, weighted, rows, error = (np.where(known.reshape(-1, *[1] * (part.ndim - 1)), part, 0.0)
+                                             for part in (row_weight, weighted, rows, error))
         jacobian = jacobian * known[:, None, None]
     step = spread @ (weighted.swapaxes(1, 2) @ error[..., None])
     error = error - (rows @ step)[..., 0]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hand_unc_ros.hand.pickle_limits import REFUSED_OPCODES, PickleError, check_opcodes, check_tree
+from hand_unc_ros.hand.pickle_limits import REFUSED_OPCODES, PickleError, check_opcodes, check_tree, one_line
 
 _MAX_ELEMENTS = 2 ** 24
 _MAX_TOTAL_ELEMENTS = 2 ** 26
@@ -170,7 +170,8 @@ class _InertUnpickler(pickle.Unpickler):
         try:
             return _LISTED[module, name]
         except KeyError:
-            raise PickleError(f'refused: the pickle asks for {module}.{name}, which no file of this kind needs; '
+            asked = one_line(f'{module}.{name}')
+            raise PickleError(f'refused: the pickle asks for {asked}, which no file of this kind needs; '
                               f'nothing was run') from None
 
 
@@ -179,7 +180,7 @@ class _StorageUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> str:
         if module != 'torch' or name not in _STORAGE_DTYPES:
-            raise PickleError(f'refused: the tensor asks for {module}.{name}')
+            raise PickleError(f'refused: the tensor asks for {one_line(f"{module}.{name}")}')
         return name
 
     def persistent_load(self, token: tuple) -> tuple[str, int]:
@@ -202,7 +203,7 @@ def load_inert(content: bytes) -> object:
         raise
     except Exception as error:
         # A malformed pickle can raise nearly any exception from within the unpickler.
-        raise PickleError(f'not a readable pickle ({error})') from error
+        raise PickleError(f'not a readable pickle ({one_line(error)})') from error
 
 
 def plain(value: object, name: str) -> object:
@@ -281,7 +282,7 @@ def numbers(value: object, name: str, depth: int = 0) -> np.ndarray:
             return _tensor(*value.arguments[:4])
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, UnicodeEncodeError, EOFError,
             pickle.UnpicklingError) as error:
-        raise PickleError(f'{name} is malformed ({error})') from error
+        raise PickleError(f'{name} is malformed ({one_line(error)})') from error
     raise PickleError(f'{name} is a {type(value).__name__.strip("_")}, expected an array')
 
 
@@ -299,7 +300,7 @@ def _shape(value: object) -> tuple[int, ...]:
 def _shortened(value: object) -> str:
     """repr of a value out of a pickle, whose lists may hold each other a million times, only where it is plain."""
     if isinstance(value, (str, bytes)):
-        return repr(value[:60])
+        return one_line(repr(value[:60]))
     if isinstance(value, (tuple, list)) and len(value) <= 8 and all(type(n) is int for n in value):
         return f'({", ".join(map(_shortened, value))})'
     if isinstance(value, int):

@@ -1,4 +1,4 @@
-"""The hand model: MANO's function on the stand-in hand, by our own skinning, or on a user's converted MANO, by smplx."""
+"""The hand model: MANO's function on the stand-in hand, by our own skinning, or on a user's MANO, by smplx."""
 
 from __future__ import annotations
 

@@ -46,12 +46,13 @@ def check_opcodes(file: io.BytesIO, refused: set[str]) -> None:
                 raise PickleError(f'refused: the pickle uses the opcode {opcode.name}; nothing was run')
             # A memo slot of a huge number would make the unpickler allocate all slots before it.
             if count > MAX_OPCODES or (opcode.name in _PUTS and argument > MAX_OPCODES):
-                raise PickleError(f'refused: far more objects than a file of this kind holds (MAX_OPCODES, {MAX_OPCODES})')
+                raise PickleError('refused: far more objects than a file of this kind holds (MAX_OPCODES, '
+                                  f'{MAX_OPCODES})')
     except PickleError:
         raise
     except Exception as error:
         # genops raises ValueError, UnicodeDecodeError and others on bytes that are no pickle.
-        raise PickleError(f'not a whole pickle ({_line(error)})') from error
+        raise PickleError(f'not a whole pickle ({one_line(error)})') from error
 
 
 def check_tree(content: bytes) -> None:
@@ -143,5 +144,6 @@ def _measure(start: _Value, sizes: dict[int, tuple[int, int]]) -> None:
             todo += [(part, False) for part in value.parts]
 
 
-def _line(error: object) -> str:
-    return ' '.join(str(error).split())[:200]
+def one_line(text: object) -> str:
+    """What a file has put into a message, as one line of bounded length that no terminal obeys."""
+    return ''.join(char if char.isprintable() else '?' for char in ' '.join(str(text)[:400].split()))[:200]

@@ -70,7 +70,8 @@ def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ConfigError(f'no weights at {path}; give the path of a .safetensors file or leave it empty')
     size = path.stat().st_size
     if size > MAX_FILE_BYTES:
-        raise ConfigError(f'{path} has {size} bytes, more than MAX_FILE_BYTES, {MAX_FILE_BYTES}: no network of this package')
+        raise ConfigError(f'{path} has {size} bytes, more than MAX_FILE_BYTES, {MAX_FILE_BYTES}: no network of this '
+                          'package')
     try:
         with path.open('rb') as start:
             header = int.from_bytes(start.read(8), 'little')
@@ -84,8 +85,9 @@ def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         raise ConfigError(f'{path} is not a readable safetensors file ({reason})') from error
     for name, value in state.items():
         if value.dtype not in DTYPES:
-            raise ConfigError(f'{path}: {name[:100]!r} holds {value.dtype}; weights are floating-point numbers of 16 or 32 '
-                              'bits and whole numbers')
+            raise ConfigError(f'{path}: {name[:100]!r} holds {value.dtype}; weights are floating-point numbers of 16 or '
+                              '32 bits and whole numbers')
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise ConfigError(f'{path}: {name[:100]!r} holds numbers that are not finite; get the file again or train anew')
+            raise ConfigError(f'{path}: {name[:100]!r} holds numbers that are not finite; get the file again or train '
+                              'anew')
     return metadata, state
