@@ -179,7 +179,7 @@ def load_config(path: Path, changes: Sequence[str] = ()) -> TrainingConfig:
         raise ConfigError(f'{path} cannot be read ({error.strerror}); give a YAML file such as config/train/'
                           'jump_hand_lite.yaml') from error
     except MalformedError as error:
-        raise ConfigError(f'{path} is no valid configuration: {error}') from error
+        raise ConfigError(f'{path} is no valid YAML: {error}') from error
     values = {} if values is None else values
     for change in changes:
         _set(values, change)
