@@ -102,8 +102,8 @@ def test_errors_twice_as_large_as_claimed_are_found_without_truth(tmp_path):
     assert summary['leave_one_view_out']['factor'] == pytest.approx(4, rel=0.15)
     assert summary['reprojection']['factor'] == pytest.approx(4, rel=0.2)
     # What was published has seen its residuals, and makes up for a part of the lie.
-    assert 1.2 < summary['bones']['ratio'] < 1.8
-    assert 1.2 < summary['jitter']['at_rest']['ratio'] < 1.8
+    assert 1.2 < summary['bones']['ratio'] < 2.0
+    assert 1.2 < summary['jitter']['at_rest']['ratio'] < 2.0
     assert summary['nees_per_dof'] is None and summary['energy_score_mm'] is None and summary['truth'] is None
 
 
@@ -373,7 +373,6 @@ def test_the_nodes_parameters_are_the_settings(tmp_path):
 
 @pytest.mark.slow
 def test_the_shipped_network_gives_the_same_numbers_twice(tmp_path):
-    pytest.importorskip('smplx')
     pytest.importorskip('numba')
     from hand_unc_ros.data.synthetic.scene import Scene, ring_of_cameras
     from hand_unc_ros.hand.model import load_hand_model

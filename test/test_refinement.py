@@ -294,7 +294,6 @@ def test_a_hand_model_is_fitted_to_the_refined_joints_with_their_covariance():
 
 
 def test_published_parameters_reproduce_the_published_vertices():
-    pytest.importorskip('smplx')
     from hand_unc_ros.hand.model import load_hand_model
 
     for side in ('right', 'left'):

@@ -9,7 +9,7 @@ from rig_cases import ring
 from view_cases import hand, project, see
 
 from hand_unc_ros.methods.geometric_fusion import fuse
-from hand_unc_ros.geometry.gaussians import coverage, is_psd, mahalanobis_squared
+from hand_unc_ros.geometry.gaussians import chi2_quantile, coverage, is_psd, mahalanobis_squared
 from hand_unc_ros.geometry.residual_covariance import inflate, residual_covariance
 
 POINTS = 21
@@ -37,11 +37,11 @@ def scale(found, propagated):
 
 
 @pytest.mark.parametrize('views', (2, 3, 4, 8))
-def test_without_residuals_only_the_scale_shrinks_a_little(views):
-    """q = 0 gives a / (a + d), and no hypothesis of an outlier is likely."""
+def test_views_that_agree_keep_the_propagated_covariance(views):
+    """No hypothesis of an outlier is likely, and agreement does not sharpen."""
     args = case(views, residual=np.zeros((views, POINTS, 2)))
     found = residual_covariance(*args)
-    np.testing.assert_allclose(scale(found, args[0]), 25 / (25 + 2 * views - 3), rtol=0.06)
+    np.testing.assert_allclose(scale(found, args[0]), 1, rtol=0.01)
     assert found.outlying.max() < 1e-3
 
 
@@ -49,18 +49,21 @@ def test_without_residuals_only_the_scale_shrinks_a_little(views):
 def test_clean_noise_keeps_its_covariance_on_average(views):
     args = case(views, seed=views, points=4000)
     found = residual_covariance(*args)
-    # 4,000 scales of standard deviation √(2 d) / (a + d) have a mean within 0.01; hypotheses of outliers add little.
-    assert abs(np.mean(scale(found, args[0])) - 1) < 0.03
+    widths = scale(found, args[0])
+    # With two views, the depth that an unseen outlier would leave open counts a little in every trace.
+    assert 1 / np.mean(1 / widths) < 1.03 and np.median(widths) < 1.01
     assert (found.outlying > 0.5).mean() < 1e-3
 
 
 def test_one_scale_for_all_views_follows_the_conjugate_posterior():
-    """Without hypotheses of outliers: (a + q) / (a + d) times the propagated covariance."""
+    """Without hypotheses of outliers: (a + max(q, c)) / (a + c) times the propagated covariance."""
     args = case(4, sigma=2.0)
     wide = (args[0], 2.5 * args[1], *args[2:])
     found = residual_covariance(*wide, outlier_share=0.0)
     square = (wide[1] ** 2 / wide[3]).sum((0, 2))
-    expected = ((25 + square) / 30)[:, None, None] * args[0]
+    limit = chi2_quantile(0.9, 5)
+    expected = ((25 + np.maximum(square, limit)) / (25 + limit))[:, None, None] * args[0]
+    assert (square > limit).sum() > 10
     np.testing.assert_allclose(found.covariance, expected, rtol=1e-8, atol=1e-14)
 
 
@@ -166,7 +169,7 @@ def test_independent_of_the_world_frame_the_order_of_views_and_the_unit(seed):
 def test_larger_residuals_never_sharpen_a_point():
     args = case(4, residual=np.random.default_rng(5).standard_normal((4, POINTS, 2)))
     widths = [scale(residual_covariance(args[0], factor * args[1], *args[2:]), args[0]) for factor in (1, 2, 3, 4)]
-    assert (np.diff(widths, axis=0) > 0).all()
+    assert (np.diff(widths, axis=0) > -1e-9).all() and (widths[-1] > 1.2).sum() > POINTS / 3
 
 
 def test_unknown_points_stay_unknown_and_single_views_unchanged():

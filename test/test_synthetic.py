@@ -12,7 +12,6 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros.data.synthetic import appearance, frames, imaging

@@ -22,6 +22,7 @@ from hand_unc_ros.estimation.build import covariance_map_of, files_of
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation import metrics, uncertainty
+from hand_unc_ros.files import write_file
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT
 from hand_unc_ros.hand.pinhole_crops import hand_box
 from hand_unc_ros.methods import DEFAULT, build_predictor
@@ -255,7 +256,7 @@ def run(request: Request) -> list[dict]:
                   'that were not placed')
     print(about)
     if request.output is not None:
-        Path(request.output).write_text(json.dumps(_without_nan(rows), indent=2) + '\n')
+        write_file(Path(request.output), json.dumps(_without_nan(rows), indent=2) + '\n')
     return rows
 
 

@@ -8,16 +8,22 @@ Bayesian model instead, with x the published point, and r_v and J_v a view's res
     P(outlier) = OUTLIER_SHARE,
     s² ~ InverseGamma with mean 1     (SCALE_DOF: twice its shape parameter, less 2),          p(δ) ∝ 1.
 
-Every hypothesis h, one choice of outliers, is linear and conjugate.  With W_v = S_v⁻¹ or G_v⁻¹, V views and d = 2V − 3:
+Every hypothesis h, one choice of outliers, is linear and conjugate.  With W_v = S_v⁻¹ or G_v⁻¹, V views and
+d = 2V − 3:
 
     N = Σ J_vᵀ W_v J_v,  δ = N⁻¹ Σ J_vᵀ W_v r_v,  q = Σ r_vᵀ W_v r_v − δᵀ N δ
     P(h | r) ∝ P(h) Π |W_v|^½ |N|^-½ (1 + q / a)^(-(a + 2 + d) / 2)         a = SCALE_DOF
     E[s² | h, r] = (a + q) / (a + d)
 
-and the covariance is the second moment of the error of x, Σ_h P(h | r) ((a + q) / (a + d) N⁻¹ + δ δᵀ): what a Student-t
-posterior has for covariance, summed over the hypotheses.  With two views d is 1: only the residual across the epipolar
-line says anything.  Residuals of gross outliers do not widen a point on which the other views agree; such a point only
-loses their information.
+and the covariance is the second moment of the error of x, Σ_h P(h | r) (E[s²] N⁻¹ + δ δᵀ): what a Student-t posterior
+has for covariance, summed over the hypotheses.  With two views d is 1: only the residual across the epipolar line says
+anything.  Residuals of gross outliers do not widen a point on which the other views agree; such a point only loses
+their information.
+
+Two departures keep the covariance of regular points as it was propagated.  The scale never falls, and rises only
+beyond the quantile c of χ²_d that regular noise leaves (CONTRADICTED): (a + max(q, c)) / (a + c) in place of E[s²].
+Agreement is no proof of precision, since errors that all views share leave no residual.  And the shift between x and
+the least-squares point counts only beyond what a robust x has under regular noise (ROBUST_SHIFT).
 
 References: Gelman et al., Bayesian Data Analysis, 3rd ed., 2013, 14.2 (conjugate regression); Box & Tiao, A Bayesian
 approach to some outlier problems, Biometrika 55, 1968 (hypotheses of outliers).
@@ -31,9 +37,16 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hand_unc_ros.geometry.gaussians import chi2_quantile
+
 # Prior strength of s² = 1, in residuals.  The smaller, the sooner a moderate disagreement widens the covariance, and
-# the more the covariance of clean points wavers: NEES rises by about 2 d / (a + d)².
+# the more regular points widen: NEES of clean views falls by 1 to 2 % at this value.
 SCALE_DOF = 25.0
+# The scale rises where the residuals are beyond this quantile of the claimed noise.
+CONTRADICTED = 0.9
+# Squared Mahalanobis distance between a robust point and the least-squares one that regular noise gives: 5 % of χ²₃'s
+# quantile of 90 %, for the Cauchy scale of geometry.triangulation.
+ROBUST_SHIFT = 0.3
 # Prior probability that a view's joint is a gross outlier.  Far below the share that occurs: with two views an outlier
 # along the epipolar line cannot be seen, and a larger prior would widen the covariance of every point for it.
 OUTLIER_SHARE = 2e-4
@@ -84,7 +97,8 @@ def residual_covariance(
     spread = np.linalg.inv(normal)
     spread = (spread + spread.swapaxes(-1, -2)) / 2
     shift = (spread @ gradient[..., None])[..., 0]
-    square = np.maximum(square - (shift * gradient).sum(-1), 0.0)
+    distance2 = (shift * gradient).sum(-1)
+    square = np.maximum(square - distance2, 0.0)
     dof = 2.0 * used.sum(0) - 3.0
     count = (outliers[:, :, None] & used).sum(1)
     odds = np.log(outlier_share / (1 - outlier_share)) if outlier_share else 0.0
@@ -95,7 +109,10 @@ def residual_covariance(
     evidence = np.where(possible, evidence, -np.inf)
     weight = np.exp(evidence - evidence.max(0))
     weight /= weight.sum(0)
-    scale = (scale_dof + square) / (scale_dof + np.maximum(dof, 1.0))
+    expected = np.array([chi2_quantile(CONTRADICTED, max(int(number), 1)) for number in dof])
+    scale = (scale_dof + np.maximum(square, expected)) / (scale_dof + expected)
+    # Hypothesis 0 has no outlier.
+    shift[0] *= np.sqrt(1.0 - ROBUST_SHIFT / np.maximum(distance2[0], ROBUST_SHIFT))[:, None]
     moments = scale[..., None, None] * spread + shift[..., None] * shift[..., None, :]
     factor = root @ _root((weight[..., None, None] * moments).sum(0))
     unknown = ~(known & enough)[:, None, None]

@@ -7,6 +7,7 @@ import io
 from pathlib import Path
 
 from hand_unc_ros.errors import MissingDependencyError
+from hand_unc_ros.files import write_file
 
 
 class CsvLog:
@@ -23,9 +24,7 @@ class CsvLog:
         columns = lines[0].count(',') if lines else 0
         kept = lines[:1] + [line for line in lines[1:] if line.endswith('\n') and line.count(',') == columns
                             and int(line.partition(',')[0]) <= step]
-        new = self.path.with_suffix('.new')
-        new.write_text(''.join(kept) if kept and kept[0].endswith('\n') else '')
-        new.replace(self.path)
+        write_file(self.path, ''.join(kept) if kept and kept[0].endswith('\n') else '')
 
     def append(self, row: dict[str, float]) -> None:
         """row: 'step' first, the same names every time. Numbers are written with six digits, NaN as nothing."""

@@ -1,0 +1,42 @@
+"""Every import of the package is declared: a rosdep key in package.xml, or a line of requirements/pip.txt."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+ROOT = Path(__file__).resolve().parents[1]
+# Modules whose rosdep key is not python3-<module>.
+KEYS = {'cv2': 'python3-opencv', 'yaml': 'python3-yaml'}
+# Imported where they are used, with an error that names the extra of pyproject.toml.
+OPTIONAL = {'lightning', 'onnx', 'onnxruntime', 'onnxscript', 'tensorboardX', 'smplx', 'mediapipe', 'google'}
+
+
+def third_party() -> set[str]:
+    """Top-level modules that the package imports, at any depth of its code, and that are not Python's own."""
+    found = set()
+    for path in (ROOT / 'hand_unc_ros').rglob('*.py'):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.partition('.')[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module.partition('.')[0])
+    return found - set(sys.stdlib_module_names) - {'hand_unc_ros'}
+
+
+def test_every_import_is_declared() -> None:
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    keys = {entry.text for kind in ('depend', 'exec_depend') for entry in manifest.iter(kind)}
+    pip = {re.split(r'[<>=;\[ ]', line)[0] for line in (ROOT / 'requirements' / 'pip.txt').read_text().splitlines()
+           if line and not line.startswith('#')}
+    undeclared = {name for name in third_party() - OPTIONAL
+                  if name not in pip and not {name, KEYS.get(name, f'python3-{name}')} & keys}
+    assert not undeclared, f'not in package.xml or requirements/pip.txt: {undeclared}'
+
+
+def test_what_the_tests_need_of_ros_is_declared() -> None:
+    manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
+    assert {'python3-pytest', 'python3-hypothesis'} <= {entry.text for entry in manifest.iter('test_depend')}
