@@ -156,7 +156,7 @@ def test_the_views_agree_on_the_hand(detections, record_property):
     for name, value in (('frames', int((joints > 0).sum())),
                         ('half_of_the_joints', int((joints >= JOINT_COUNT / 2).sum())), ('median_px', median), ('p90_px', tail),
                         ('palm_m', palm), ('bone_variation', np.median(bones)), ('inside_95', inside)):
-        record_property(name, value)
+        record_property(name, float(value))
         print(f'{name}: {value:.4g}')
     assert (joints > 0).sum() >= SEEN_BY_BOTH
     assert (joints >= JOINT_COUNT / 2).sum() >= SEEN_BY_BOTH - 2, 'at the ends half a hand is inside cam0'
@@ -198,7 +198,7 @@ def test_the_estimator_follows_the_hand(recording, record_property):
     median, tail = np.nanmedian(errors), np.nanpercentile(errors, 90)
     for name, value in (('frames', len(errors)), ('median_px', median), ('p90_px', tail),
                         ('bone_variation', np.median(bone_variation(points)))):
-        record_property(name, value)
+        record_property(name, float(value))
         print(f'{name}: {value:.4g}')
     assert len(errors) >= SEEN_BY_BOTH - 3
     assert median <= 1.6
@@ -371,7 +371,7 @@ def test_through_ros_topics(recording, running_node, tmp_path, record_property):
         results[f'shift{shift:+d}_px'] = np.median(reprojection_px(rig, hands, views))
         results[f'shift{shift:+d}_frames'] = len(hands)
     for name, value in results.items():
-        record_property(name, value)
+        record_property(name, float(value))
         print(f'{name}: {value:.4g}')
     assert results['frames'] >= LEAST_LIVE, (
         f'the node worked on {taken} of {FRAMES} sets at rate {rate}', running_node.health, running_node.cameras)

@@ -94,6 +94,11 @@ def residual_covariance(
     terms = regular @ _terms(rows, residual, information) + outliers @ _terms(rows, residual, outside)
     normal, gradient, square, log_weights = _unpacked(terms, used.shape[1])
     normal[:, ~enough] = np.eye(3)
+    sign, log_determinant = np.linalg.slogdet(normal)
+    singular = ~np.isfinite(log_determinant) | (sign <= 0)
+    # Where the views' claims differ beyond rounding, residuals cannot be weighed: the propagated covariance stays.
+    normal[singular], log_determinant[singular] = np.eye(3), -np.inf
+    known = known & ~singular.any(0)
     spread = np.linalg.inv(normal)
     spread = (spread + spread.swapaxes(-1, -2)) / 2
     shift = (spread @ gradient[..., None])[..., 0]
@@ -102,7 +107,7 @@ def residual_covariance(
     dof = 2.0 * used.sum(0) - 3.0
     count = (outliers[:, :, None] & used).sum(1)
     odds = np.log(outlier_share / (1 - outlier_share)) if outlier_share else 0.0
-    evidence = (count * odds + (log_weights - np.linalg.slogdet(normal)[1]) / 2
+    evidence = (count * odds + (log_weights - np.where(singular, 0.0, log_determinant)) / 2
                 - (scale_dof + 2 + dof) / 2 * np.log1p(square / scale_dof))
     # A hypothesis about a view that is not there repeats another one; one view alone must remain.
     possible = (count == outliers.sum(1)[:, None]) & ((count < used.sum(0)) | (count == 0))

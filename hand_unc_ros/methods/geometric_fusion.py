@@ -155,7 +155,19 @@ def _with_residuals(fused: Triangulation, views: ViewGaussians, rig: CameraRig) 
     gross_px = views.boxes_px[:, 2] / math.sqrt(12.0)
     found = residual_covariance(fused.propagated, residual, rig.projection_jacobian(points).numpy(),
                                 views.variance_px2, gross_px, np.isfinite(fused.mahalanobis2))
-    return replace(fused, covariance=found.covariance, inflation=found.inflation, outlying=found.outlying)
+    fused = replace(fused, covariance=found.covariance, inflation=found.inflation, outlying=found.outlying)
+    known = is_estimated(fused.joints, fused.covariance)
+    return fused if (known == fused.valid).all() else _only(fused, known & fused.valid)
+
+
+def _only(fused: Triangulation, known: np.ndarray) -> Triangulation:
+    """Without the joints that are not known (21,)."""
+    unknown = {name: np.where(known.reshape(-1, *[1] * (getattr(fused, name).ndim - 1)), getattr(fused, name), np.nan)
+               for name in ('joints', 'covariance', 'propagated')}
+    of_views = {name: np.where(known, getattr(fused, name), np.nan) for name in ('reprojection_px', 'mahalanobis2')}
+    nothing = {name: np.where(known, getattr(fused, name), 0.0) for name in ('weights', 'gate', 'outlying')}
+    return replace(fused, **unknown, **of_views, **nothing, valid=known,
+                   used=fused.used & np.isfinite(of_views['reprojection_px']).any(axis=1))
 
 
 def _variance_cells2(estimate: ViewGaussians) -> Tensor:
