@@ -116,3 +116,13 @@ def test_absurd_cameras_are_refused(change, word):
                   world_from_camera=np.eye(4)) | change
     with pytest.raises(CalibrationError, match=word):
         Camera(**values)
+
+
+@pytest.mark.parametrize('D', [[0.0, 0.0, 0.0, 0.0, 0.03, 0.03, 0.03, 7e-57], [0.1, 0.0, 0.0, 0.0, 1e-300]])
+def test_tiny_coefficients_of_high_powers_are_as_good_as_none(D):
+    without = [0.0 if abs(value) < 1e-20 else value for value in D]
+    where = points(0)
+    px, _ = camera_from_info('cam', info('plumb_bob', D), np.eye(4)).project(where)
+    want, _ = camera_from_info('cam', info('plumb_bob', without), np.eye(4)).project(where)
+    assert np.isfinite(want).all()
+    np.testing.assert_allclose(px, want, atol=1e-9)
