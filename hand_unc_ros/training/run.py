@@ -77,8 +77,8 @@ def _trainer(config: TrainingConfig, keeper: Keeper, unused_parameters: bool) ->
     return pl.Trainer(accelerator=accelerator, devices=machine.devices, strategy=strategy,
                       precision='bf16-mixed' if bf16 else '32-true', max_steps=config.steps, max_epochs=-1,
                       callbacks=[keeper], plugins=[WholeCheckpoints()], logger=False, enable_checkpointing=False,
-                      enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-                      default_root_dir=config.folder)
+                      enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+                      num_sanity_val_steps=0, default_root_dir=config.folder)
 
 
 def _check_unchanged(task: TrainingTask[C], config: C, path: Path) -> None:

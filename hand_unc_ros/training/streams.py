@@ -6,7 +6,8 @@ times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,12 +18,17 @@ from torch import Tensor
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, Augmentation, collate, crop_sample
 from hand_unc_ros.data.samples import SampleSource
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
+from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.hand.model import HandModel
+
+log = logging.getLogger(__name__)
 
 # Shares of batches by the number of cameras of their rigs, and crops rendered for a chunk of CHUNK_BATCHES.
 RIG_SIZES = {4: 0.8, 8: 0.2}
 CHUNK_BATCHES = 8
 RENDERED_CROPS = 192
+# Unreadable samples that are named one by one; then every doubling of their number is.
+MOST_NAMED = 4
 
 
 class BatchStream(Protocol):
@@ -84,7 +90,10 @@ class SyntheticStream:
 
 
 class SourceStream:
-    """Batches of `size` samples of a dataset, in another order in every epoch."""
+    """Batches of `size` samples of a dataset, in another order in every epoch.
+
+    Damaged samples do not end a run of days: they are named, counted and replaced.  State: which ones.
+    """
 
     chunk_batches = 1
 
@@ -92,18 +101,45 @@ class SourceStream:
                  subsets: Subsets = Subsets()) -> None:
         self.source, self.seed, self.size = source, seed, min(size, len(source))
         self.image_size, self.augmentation, self.subsets = image_size, augmentation, subsets
+        self._unreadable: set[int] = set()
+        self._last_error = ''
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
+        """Raises DatasetError where no sample at all can be read."""
         per_epoch = len(self.source) // self.size
         epoch, place = divmod(index, per_epoch)
         order = np.random.default_rng((self.seed, epoch, 7031)).permutation(len(self.source))
-        rows = order[place * self.size:(place + 1) * self.size]
-        rng = np.random.default_rng((self.seed, index, 7032))
-        samples = [self.source[int(row)] for row in rows]
-        views = self.subsets.draw(rng, min(len(sample.views) for sample in samples))
-        return [collate([crop_sample(sample, self.image_size, self.augmentation, (self.seed, index, i),
-                                     rng.permutation(len(sample.views))[:views])
-                         for i, sample in enumerate(samples)], rows)]
+        # A sample that cannot be read is replaced by the one after the batch: a function of the number as well.
+        rows = [int(row) for row in np.roll(order, -place * self.size)]
+        while True:
+            rows = [row for row in rows if row not in self._unreadable]
+            if not rows:
+                raise DatasetError(f'none of {len(self.source)} samples can be read, the last because '
+                                   f'{self._last_error}')
+            rng = np.random.default_rng((self.seed, index, 7032))
+            batch = self._batch(rows[:self.size], index, rng)
+            if batch is not None:
+                return [batch]
+
+    def _batch(self, rows: Sequence[int], index: int, rng: np.random.Generator) -> dict[str, Tensor] | None:
+        """The batch of the samples `rows`; None where one of them cannot be read, which is then known."""
+        row = rows[0]
+        try:
+            samples = [self.source[row := number] for number in rows]
+            views = self.subsets.draw(rng, min(len(sample.views) for sample in samples))
+            crops = []
+            for i, (row, sample) in enumerate(zip(rows, samples)):
+                crops.append(crop_sample(sample, self.image_size, self.augmentation, (self.seed, index, i),
+                                         rng.permutation(len(sample.views))[:views]))
+        except DatasetError as error:
+            self._unreadable.add(row)
+            self._last_error = str(error)
+            count = len(self._unreadable)
+            if count <= MOST_NAMED or count & (count - 1) == 0:
+                log.warning('%d of %d training samples so far cannot be read; others take their places: %s', count,
+                            len(self.source), error)
+            return None
+        return collate(crops, rows)
 
     def name(self, index: int) -> str:
         return self.source[index].name

@@ -1,0 +1,138 @@
+"""Joints outside of the image, cameras without annotation and samples that cannot be read: masked, counted, survived."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from rig_cases import camera
+from test_batches import sample_of
+from test_streams import Source, equal
+from view_cases import hand
+
+from hand_unc_ros.data.batches import NO_AUGMENTATION, crop_sample
+from hand_unc_ros.data.coverage import coverage_of
+from hand_unc_ros.data.samples import SampleView
+from hand_unc_ros.errors import DatasetError
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.training import sources
+from hand_unc_ros.training.streams import SourceStream
+
+torch.set_num_threads(1)
+
+SIZE = 32
+MODELS = ('none', 'plumb_bob', 'equidistant')
+
+
+def beside(model, share):
+    """A view of which about this share of a hand lies beyond the right border of its image, and all its joints."""
+    one = camera('beside', (0.8, 0.0, 0.0), model=model)
+    joints = hand()
+    px, _ = one.project(joints)
+    width = int(np.quantile(px[:, 0], 1 - share)) if share < 1 else int(px[:, 0].min()) - 5
+    one = replace(one, width=width)
+    return SampleView(one, np.full((one.height, width, 3), 200, np.uint8), px, np.ones(21, bool)), joints, px
+
+
+@pytest.mark.parametrize('model', MODELS)
+@pytest.mark.parametrize('share', (0.3, 1.0))
+def test_joints_outside_of_the_image_do_not_count(model, share):
+    view, joints, px = beside(model, share)
+    inside = px[:, 0] < view.camera.width - 0.5
+    assert (0 < inside.sum() < 21) if share < 1 else not inside.any()
+    arrays = crop_sample(replace(sample_of(CameraRig([view.camera])), views=(view,), joints=joints), 128)
+    assert np.array_equal(arrays['joint_mask'][0], inside) and arrays['present'][0] == inside.any()
+
+
+def test_what_is_masked_is_counted():
+    partly, joints, px = beside('none', 0.3)
+    never, _, _ = beside('none', 1.0)
+    blank = replace(never, joints_px=np.full((21, 2), np.nan), image=None)
+    sample = replace(sample_of(), views=(partly, never, blank), joints=joints, left_out=('cam7', 'cam8'))
+    broken = Broken(3, {1})
+    broken.samples[0] = sample
+    counts = coverage_of(broken, range(3))
+    outside = int((px[:, 0] >= partly.camera.width - 0.5).sum())
+    assert (counts.samples, counts.unreadable, counts.left_out) == (2, 1, 2)
+    assert (counts.views, counts.without_image, counts.hidden) == (7, 1, 1)
+    assert (counts.annotated, counts.outside) == (42 + 84, outside + 21)
+    text = str(counts)
+    for part in (f'{outside + 21} of 126 2D joints', '1 of 7 views show no joint', '1 views have no image',
+                 '2 cameras without an annotation', '1 of 3 samples cannot be read', 'sample 1 is cut off'):
+        assert part in text
+
+
+# --- samples that cannot be read --------------------------------------------------------------------------
+
+class Broken(Source):
+    """Sample numbers in `cut` cannot be read; the first image of those in `images` cannot."""
+
+    def __init__(self, count=10, cut=(), images=()):
+        super().__init__(count)
+        self.cut, self.read = set(cut), 0
+        for number in images:
+            first, *others = self.samples[number].views
+            self.samples[number] = replace(self.samples[number], views=(replace(first, image=b'\xff\xd8'), *others))
+
+    def __getitem__(self, index):
+        self.read += 1
+        if index in self.cut:
+            raise DatasetError(f'sample {index} is cut off; unpack it again')
+        return super().__getitem__(index)
+
+
+def batches_of(source, count, size=4):
+    stream = SourceStream(source, 3, size, SIZE, NO_AUGMENTATION)
+    return [stream.chunk(number)[0] for number in range(count)]
+
+
+def test_samples_that_cannot_be_read_are_replaced_and_named(caplog):
+    whole, broken = batches_of(Source(), 10), batches_of(Broken(cut={2, 5}, images={7}), 10)
+    replaced = 0
+    for one, other in zip(whole, broken):
+        numbers = other['index'].tolist()
+        assert len(set(numbers)) == 4 and not {5, 2} & set(numbers)
+        if not {2, 5, 7} & set(one['index'].tolist()):
+            equal(one, other)
+        replaced += sum(a != b for a, b in zip(one['index'].tolist(), numbers))
+    assert replaced > 5
+    assert '1 of 10 training samples so far cannot be read' in caplog.text
+    assert 'sample 2 is cut off; unpack it again' in caplog.text and 'sample 5 is cut off' in caplog.text
+
+
+def test_a_batch_with_replacements_depends_on_its_number_alone():
+    """So that a run that goes on has the batches that it would have had."""
+    drawn = batches_of(Broken(cut={2, 5}, images={7}), 8)
+    stream = SourceStream(Broken(cut={2, 5}, images={7}), 3, 4, SIZE, NO_AUGMENTATION)
+    for number in (7, 3, 5):
+        equal(stream.chunk(number)[0], drawn[number])
+
+
+def test_what_cannot_be_read_is_not_tried_again():
+    source = Broken(cut=range(9))
+    stream = SourceStream(source, 3, 1, SIZE, NO_AUGMENTATION)
+    assert stream.chunk(0)[0]['index'].tolist() == [9]
+    source.read = 0
+    assert all(stream.chunk(number)[0]['index'].tolist() == [9] for number in range(1, 10))
+    assert source.read == 9
+
+
+def test_a_set_of_which_nothing_can_be_read_is_refused():
+    with pytest.raises(DatasetError, match='none of 10 samples can be read, the last because sample'):
+        batches_of(Broken(cut=range(10)), 1)
+
+
+def test_validation_goes_without_what_cannot_be_read(monkeypatch, caplog):
+    class Config:
+        class validation:
+            source, seed, samples, views, path = 'ho3d', 1, 6, 4, '/data'
+            varied = NO_AUGMENTATION
+
+    monkeypatch.setattr(sources, '_opened', lambda chosen: Broken(cut={4}, images=()))
+    batch, = sources.held_out(Config, SIZE)
+    assert batch['index'].tolist() == [0, 2, 5, 7, 9] and 'sample 4 is cut off' in caplog.text
+    monkeypatch.setattr(sources, '_opened', lambda chosen: Broken(cut=range(10)))
+    with pytest.raises(DatasetError, match='/data: none of 6 samples to validate on'):
+        sources.held_out(Config, SIZE)
