@@ -146,8 +146,8 @@ def _write_params(args: Namespace, folder: Path) -> Path:
     if not args.headless:
         nodes['viewer'] = common | {'port': args.port}
     params = folder / 'demo.yaml'
-    params.write_text(yaml.safe_dump({f'{NAMESPACE}/{name}': {'ros__parameters': values}
-                                      for name, values in nodes.items()}))
+    write_file(params, yaml.safe_dump({f'{NAMESPACE}/{name}': {'ros__parameters': values}
+                                       for name, values in nodes.items()}))
     return params
 
 
