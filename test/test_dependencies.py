@@ -40,3 +40,14 @@ def test_every_import_is_declared() -> None:
 def test_what_the_tests_need_of_ros_is_declared() -> None:
     manifest = ElementTree.parse(ROOT / 'package.xml').getroot()
     assert {'python3-pytest', 'python3-hypothesis'} <= {entry.text for entry in manifest.iter('test_depend')}
+
+
+def test_readme_and_doctor_name_the_same_file_and_its_commands() -> None:
+    text = (ROOT / 'requirements' / 'pip.txt').read_text()
+    readme, doctor = ((ROOT / name).read_text() for name in ('README.md', 'hand_unc_ros/doctor.py'))
+    venv = 'python3 -m venv --system-site-packages ~/hand_venv && . ~/hand_venv/bin/activate'
+    assert venv in text and venv in readme
+    assert 'requirements/pip.txt' in readme and 'pip install -r requirements/pip.txt' in doctor
+    assert 'python -m colcon build' in text and 'python -m colcon build' in readme
+    for line in ('pip install torch', 'pip install safetensors'):
+        assert line not in readme
