@@ -10,6 +10,7 @@ import torch
 from rig_cases import mixed_rig, ring
 from view_cases import hand, see
 
+from hand_unc_ros.api import triangulate
 from hand_unc_ros.estimation.innovations import innovations
 from hand_unc_ros.geometry.gaussians import is_psd
 from hand_unc_ros.geometry.measurement_range import (
@@ -107,3 +108,24 @@ def test_points_of_which_too_little_is_known_are_not_estimated():
     covariance = np.stack([np.eye(3) * 0.5, np.diag([1.1, 0, 0]), np.diag([0.9, 0.9, 0.9]), np.full((3, 3), np.nan),
                            np.eye(3) * 1e-6])
     assert is_estimated(points, covariance).tolist() == [True, False, True, False, False]
+
+
+def test_extremes_through_the_front_door():
+    """`triangulate` for users: points and covariances that are sound, or both unknown."""
+    rng = np.random.default_rng(5)
+    positive = np.abs(EXTREMES[np.abs(EXTREMES) > 0])
+    known = 0
+    for number in range(200):
+        rig = RIGS[rng.integers(len(RIGS))]
+        estimate = see(rig, STILL, sigma_px=1.0, noise=1.0, seed=number)
+        share = rng.choice([0.0, 0.1, 0.5, 1.0])
+        px = np.where(rng.random(estimate.joints_px.shape) < share / 2, rng.choice(EXTREMES, estimate.joints_px.shape),
+                      estimate.joints_px)
+        sigma = np.where(rng.random(px.shape) < share, rng.choice(positive, px.shape), 1.0)
+        with np.errstate(all='ignore'):
+            joints, covariance = triangulate(px, sigma, rig)
+        found = np.isfinite(joints).all(-1)
+        assert np.isfinite(covariance[found]).all() and is_psd(covariance[found]).all()
+        assert np.isnan(joints[~found]).all() and np.isnan(covariance[~found]).all()
+        known += found.sum()
+    assert known > 500
