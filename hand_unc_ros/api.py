@@ -143,7 +143,8 @@ def triangulate(points_px: ArrayLike, sigma_px: ArrayLike, rig: CameraRig) -> tu
         raise ValueError(f'points_px has shape {px.shape}; give ({len(rig)}, N, 2), the cameras of the rig first: '
                          f'{", ".join(rig.names)}')
     sigma = _sigma(sigma_px, px.shape)
-    variance = np.where(np.isfinite(sigma), np.clip(sigma, MIN_VARIANCE_PX2 ** 0.5, MAX_VARIANCE_PX2 ** 0.5), np.nan) ** 2
+    clipped = np.clip(sigma, MIN_VARIANCE_PX2 ** 0.5, MAX_VARIANCE_PX2 ** 0.5)
+    variance = np.where(np.isfinite(sigma), clipped ** 2, np.nan)
     px, variance, observed = clamp_measurements(px, variance, np.ones(px.shape[:2], bool))
     with torch.no_grad():
         valid = torch.from_numpy(observed)
