@@ -98,7 +98,7 @@ def residual_covariance(
     singular = ~np.isfinite(log_determinant) | (sign <= 0)
     # Where the views' claims differ beyond rounding, residuals cannot be weighed: the propagated covariance stays.
     normal[singular], log_determinant[singular] = np.eye(3), -np.inf
-    known = known & ~singular.any(0)
+    weighable = ~singular.any(0)
     spread = np.linalg.inv(normal)
     spread = (spread + spread.swapaxes(-1, -2)) / 2
     shift = (spread @ gradient[..., None])[..., 0]
@@ -119,8 +119,11 @@ def residual_covariance(
     # Hypothesis 0 has no outlier.
     shift[0] *= np.sqrt(1.0 - ROBUST_SHIFT / np.maximum(distance2[0], ROBUST_SHIFT))[:, None]
     moments = scale[..., None, None] * spread + shift[..., None] * shift[..., None, :]
-    factor = root @ _root((weight[..., None, None] * moments).sum(0))
-    unknown = ~(known & enough)[:, None, None]
+    moments = (weight[..., None, None] * moments).sum(0)
+    weighable = weighable & np.isfinite(moments).all((-2, -1))
+    moments[~weighable] = np.eye(3)
+    factor = root @ _root(moments)
+    unknown = ~(known & enough & weighable)[:, None, None]
     covariance = factor @ factor.swapaxes(-1, -2)
     unchanged = np.where(known[:, None, None], np.eye(3), np.nan)
     return ResidualCovariance(np.where(unknown, propagated, covariance),

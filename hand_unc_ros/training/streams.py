@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, Augmentation, collate, crop_sample
-from hand_unc_ros.data.samples import SampleSource
+from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.hand.model import HandModel
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 RIG_SIZES = {4: 0.8, 8: 0.2}
 CHUNK_BATCHES = 8
 RENDERED_CROPS = 192
-# Unreadable samples that are named one by one; then every doubling of their number is.
+# Failures to read a sample that are named one by one; then every doubling of their number is.
 MOST_NAMED = 4
 
 
@@ -102,7 +102,7 @@ class SourceStream:
         self.source, self.seed, self.size = source, seed, min(size, len(source))
         self.image_size, self.augmentation, self.subsets = image_size, augmentation, subsets
         self._unreadable: set[int] = set()
-        self._last_error = ''
+        self._failures, self._last_error = 0, ''
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
         """Raises DatasetError where no sample at all can be read."""
@@ -116,30 +116,42 @@ class SourceStream:
             if not rows:
                 raise DatasetError(f'none of {len(self.source)} samples can be read, the last because '
                                    f'{self._last_error}')
+            samples = self._samples(rows[:self.size])
+            if samples is None:
+                continue
             rng = np.random.default_rng((self.seed, index, 7032))
-            batch = self._batch(rows[:self.size], index, rng)
-            if batch is not None:
-                return [batch]
-
-    def _batch(self, rows: Sequence[int], index: int, rng: np.random.Generator) -> dict[str, Tensor] | None:
-        """The batch of the samples `rows`; None where one of them cannot be read, which is then known."""
-        row = rows[0]
-        try:
-            samples = [self.source[row := number] for number in rows]
             views = self.subsets.draw(rng, min(len(sample.views) for sample in samples))
             crops = []
             for i, (row, sample) in enumerate(zip(rows, samples)):
-                crops.append(crop_sample(sample, self.image_size, self.augmentation, (self.seed, index, i),
-                                         rng.permutation(len(sample.views))[:views]))
-        except DatasetError as error:
-            self._unreadable.add(row)
-            self._last_error = str(error)
-            count = len(self._unreadable)
-            if count <= MOST_NAMED or count & (count - 1) == 0:
-                log.warning('%d of %d training samples so far cannot be read; others take their places: %s', count,
-                            len(self.source), error)
-            return None
-        return collate(crops, rows)
+                try:
+                    crops.append(crop_sample(sample, self.image_size, self.augmentation, (self.seed, index, i),
+                                             rng.permutation(len(sample.views))[:views]))
+                except DatasetError as error:
+                    # With other views it may be readable, so it is left out of this batch alone.
+                    self._name_unreadable(error)
+                    rows.remove(row)
+                    break
+            if len(crops) == len(samples):
+                return [collate(crops, rows[:self.size])]
+
+    def _samples(self, rows: Sequence[int]) -> list[Sample] | None:
+        """The samples of these numbers; None where one of them cannot be read, which is then known."""
+        samples = []
+        for row in rows:
+            try:
+                samples.append(self.source[row])
+            except DatasetError as error:
+                self._unreadable.add(row)
+                self._name_unreadable(error)
+                return None
+        return samples
+
+    def _name_unreadable(self, error: DatasetError) -> None:
+        self._last_error = str(error)
+        self._failures += 1
+        if self._failures <= MOST_NAMED or self._failures & (self._failures - 1) == 0:
+            log.warning('a training sample cannot be read, another takes its place (%d times so far): %s',
+                        self._failures, error)
 
     def name(self, index: int) -> str:
         return self.source[index].name
