@@ -26,9 +26,9 @@ from hand_unc_ros.hand.inert_pickle import load_inert, plain
 from hand_unc_ros.hand.model import read_arrays
 from hand_unc_ros.hand.pickle_limits import PickleError
 from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.methods.tasks import load_config
 from hand_unc_ros.networks.stored import build_stored
 from hand_unc_ros.networks.weights import read_weights
-from hand_unc_ros.training.config import load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of processor time: other tests keep the machine busy.

@@ -18,10 +18,10 @@ pytest.importorskip('numba')
 
 # data and finished are fixtures.
 from test_train import assert_equal, data, finished, in_process, state, without_times  # noqa: E402, F401
-from train_cases import tiny  # noqa: E402
+from train_cases import tiny, train  # noqa: E402
 
 from hand_unc_ros.errors import TrainingError  # noqa: E402
-from hand_unc_ros.training import keeper, run  # noqa: E402
+from hand_unc_ros.training import keeper  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -37,20 +37,20 @@ def train_until_killed_after(config, seconds):
         store(self, trainer)
 
     keeper.Keeper._store = then_wait
-    run.train(config)
+    train(config)
 
 
 @pytest.mark.slow
 def test_kills_at_random_moments_change_nothing(data, tmp_path):
     """A checkpoint every step, so that many kills hit the writing of one."""
     whole = tiny(tmp_path / 'whole', data, steps=8, checkpoint_every=1)
-    run.train(whole)
+    train(whole)
     random = np.random.default_rng(0)
     for trial in range(6):
         config = tiny(tmp_path / f'killed{trial}', data, steps=8, checkpoint_every=1)
         process = in_process(train_until_killed_after, config, random.uniform(0, 1.5))
         process.join(120)
-        run.train(config)
+        train(config)
         for name in ('train.csv', 'validation.csv'):
             assert without_times(config.folder / name) == without_times(whole.folder / name), (trial, name)
         for one, other in zip(state(config.folder), state(whole.folder)):
@@ -73,7 +73,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(finished, data
         last.write_bytes({'cut': content[:middle], 'empty': b'',
                           'flipped': content[:middle] + bytes(byte ^ 255 for byte in content[middle:middle + 64])
                           + content[middle + 64:]}[damage])
-    run.train(config)
+    train(config)
     said = capfd.readouterr().err
     assert damage == 'missing' or 'last.ckpt is damaged' in said and 'before.ckpt' in said
     assert without_times(tmp_path / 'train.csv') == without_times(finished.folder / 'train.csv')
@@ -85,7 +85,7 @@ def test_checkpoints_that_are_all_damaged_are_refused(data, tmp_path):
     for name in ('last.ckpt', 'before.ckpt'):
         (tmp_path / name).write_bytes(b'PK')
     with pytest.raises(TrainingError, match='last.ckpt is damaged.*before.ckpt is damaged.*delete them to begin anew'):
-        run.train(tiny(tmp_path, data))
+        train(tiny(tmp_path, data))
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
