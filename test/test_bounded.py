@@ -9,13 +9,13 @@ import struct
 import time
 import tracemalloc
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 from safetensors.torch import save
 
 from hand_unc_ros import bounded
@@ -30,7 +30,6 @@ from hand_unc_ros.methods.tasks import load_config
 from hand_unc_ros.networks.stored import build_stored
 from hand_unc_ros.networks.weights import read_weights
 
-ROOT = Path(__file__).resolve().parents[1]
 # Of processor time: other tests keep the machine busy.
 SECONDS = 5.0
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parents[1]
+from repository import ROOT
+
 # Modules whose rosdep key is not python3-<module>.
 KEYS = {'cv2': 'python3-opencv', 'yaml': 'python3-yaml'}
 # Imported where they are used, with an error that names the extra of pyproject.toml.

@@ -8,11 +8,11 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from repository import ROOT
 
 requirements = pytest.importorskip('packaging.requirements')
 tomllib = pytest.importorskip('tomllib', reason='Python 3.11 reads TOML')
 
-ROOT = Path(__file__).resolve().parents[1]
 REFUSED = re.compile(r'(?<!L)A?GPL|GNU (Affero )?General Public|non-?commercial|CC-BY-(SA-)?N[CD]|research purposes|'
                      r'Proprietary', re.IGNORECASE)
 ALLOWED = re.compile(r'MIT|BSD|Apache|MPL|Mozilla|PSF|Python Software Foundation|zlib|ISC|Unlicense|Boost|BSL-1.0|'

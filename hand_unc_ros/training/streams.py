@@ -1,4 +1,4 @@
-"""Training batches by number: what batch k holds depends on the seed and on k alone, so a run can go on anywhere.
+"""Training batches by number: batch k depends on the seed and on k alone, so a run can go on anywhere.
 
 A stream is a dataset of chunks of consecutive batches: rendering is dear, so the scenes of a chunk are used several
 times.
@@ -36,7 +36,8 @@ class BatchStream(Protocol):
 
     chunk_batches: int
 
-    def chunk(self, index: int) -> list[dict[str, Tensor]]: ...
+    def chunk(self, index: int) -> list[dict[str, Tensor]]:
+        """The batches of chunk number `index`."""
 
     def name(self, index: int) -> str:
         """The sample whose number is batch['index'], for messages."""
@@ -50,6 +51,7 @@ class Subsets:
     fewest: int = 2
 
     def draw(self, rng: np.random.Generator, available: int) -> int:
+        """A number of views, of `available` ones."""
         counts = np.arange(min(self.fewest, available), available + 1)
         return int(rng.choice(counts, p=counts / counts.sum()))
 
@@ -66,6 +68,7 @@ class SyntheticStream:
         self._samples: MultiviewSamples | None = None
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
+        """The batches of chunk number `index`, rendered."""
         if self._samples is None:
             # Not before the first use, so that it is made in the worker.
             self._samples = MultiviewSamples(self.model, self.seed, self.settings)
@@ -86,6 +89,7 @@ class SyntheticStream:
         return batches
 
     def name(self, index: int) -> str:
+        """Number and seed of a sample, for messages."""
         return f'synthetic sample {index} of seed {self.seed}'
 
 
@@ -105,7 +109,7 @@ class SourceStream:
         self._failures, self._last_error = 0, ''
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
-        """Raises DatasetError where no sample at all can be read."""
+        """The batch number `index`, alone. Raises DatasetError where no sample at all can be read."""
         per_epoch = len(self.source) // self.size
         epoch, place = divmod(index, per_epoch)
         order = np.random.default_rng((self.seed, epoch, 7031)).permutation(len(self.source))
@@ -154,6 +158,7 @@ class SourceStream:
                         self._failures, error)
 
     def name(self, index: int) -> str:
+        """Name of a sample, for messages."""
         return self.source[index].name
 
 
