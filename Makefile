@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # `make VENV_OPTIONS=--system-site-packages` keeps a PyTorch that the machine has already (a Jetson's, another CUDA).
 VENV_OPTIONS ?=
-EXTRAS ?= hand,synthetic,viewer,report,train,export,dev
+EXTRAS ?= synthetic,viewer,report,train,export,dev
 BUILD := .ros/build
 
 SHELL := /bin/bash
@@ -28,30 +28,47 @@ unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION
 # Tests start hundreds of processes, each of which would compile the package anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-slow setup doctor clean
+.PHONY: help demo test test-slow test-oldest setup setup-hand doctor clean
 help:
 	@sed -n '3,4s/^# *//p' $(firstword $(MAKEFILE_LIST))
 	@echo 'make test-slow        the slow tests as well'
+	@echo 'make test-oldest      the fast tests with the oldest releases that are supported (needs python3.10)'
 	@echo 'make setup            only set up: afterwards $(VENV)/bin/hand-unc works as it is'
+	@echo 'make setup-hand       adds smplx (licence: non-commercial), which poses MANO hands and which the tests compare with'
 	@echo 'make doctor           what is present and what to do about what is missing'
 	@echo 'make clean            removes $(VENV) and the message build'
 
 demo: setup
 	$(VENV)/bin/hand-unc demo
 
-test: setup
+test: setup setup-hand
 	$(PYTEST) -m 'not slow'
 
-test-slow: setup
+test-slow: setup setup-hand
 	$(PYTEST)
+
+# Without ROS, whose wheels want newer releases: tests that need it are skipped.
+test-oldest: $(VENV)-oldest/.ready
+	$(VENV)-oldest/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile -m 'not slow'
 
 doctor: setup
 	$(VENV)/bin/hand-unc doctor
 
 setup: $(VENV)/.messages $(VENV)/.package $(VENV)/.models
 
+setup-hand: $(VENV)/.hand
+
 clean:
-	rm -rf $(VENV) .ros
+	rm -rf $(VENV) $(VENV)-oldest .ros
+
+# PyYAML 5.4 has no wheel for Python 3.10, and its build needs a Cython and a setuptools of its time.
+$(VENV)-oldest/.ready: requirements/oldest.txt
+	@command -v python3.10 > /dev/null || { echo 'make test-oldest needs python3.10 on the PATH'; exit 1; }
+	python3.10 -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/pip install 'cython<3' 'setuptools<60' wheel
+	$(VENV)-oldest/bin/pip install --no-build-isolation PyYAML==5.4.1
+	$(VENV)-oldest/bin/pip install -r $<
+	touch $@
 
 # --- the steps; each leaves a stamp in $(VENV) that is newer than what it was made from
 
@@ -93,4 +110,9 @@ $(VENV)/.messages: CMakeLists.txt package.xml hand_unc_ros/__init__.py $(wildcar
 # Networks that know real hands, out of MediaPipe's wheel. Without a network the command says what to copy where.
 $(VENV)/.models: $(VENV)/.package
 	$(VENV)/bin/hand-unc models get landmarks --if-missing
+	touch $@
+
+$(VENV)/.hand: $(VENV)/.messages
+	@echo 'adding smplx, whose licence is non-commercial: the tests compare with it; `make demo` and live use go without'
+	$(PIP) install -c $(VENV)/constraints.txt --no-build-isolation --config-settings editable_mode=compat -e '.[hand]'
 	touch $@

@@ -10,7 +10,7 @@ SHARE = 'share/hand_unc_ros'
 
 def share_files() -> list[tuple[str, list[str]]]:
     """`data_files` entries for config/, launch/, models/ and package.xml, paths relative to the root."""
-    entries = [(SHARE, ['package.xml'])]
+    entries = [(SHARE, ['package.xml']), (f'{SHARE}/requirements', ['requirements/pip.txt'])]
     for top in ('config', 'launch', 'models'):
         for folder in [ROOT / top, *(path for path in (ROOT / top).rglob('*') if path.is_dir())]:
             files = sorted(str(path.relative_to(ROOT)) for path in folder.glob('*') if path.is_file())

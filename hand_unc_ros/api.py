@@ -30,6 +30,7 @@ from hand_unc_ros.evaluation.recordings.replay import Calibrated, Replay, find_c
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera, CameraRig
 from hand_unc_ros.geometry.gaussians import nearest_psd
+from hand_unc_ros.geometry.measurement_range import MAX_VARIANCE_PX2, MIN_VARIANCE_PX2, clamp_measurements
 from hand_unc_ros.geometry.triangulation import (
     covariance_from_pixels,
     inverse_variance_weights,
@@ -108,7 +109,7 @@ def triangulate(points_px: ArrayLike, sigma_px: ArrayLike, rig: CameraRig) -> tu
     points_px: (V, N, 2) pixels of N points in the distorted images of the V cameras of the rig, in its order. NaN
     marks a point that a camera does not observe.
     sigma_px: standard deviation of these pixels: one number, (V,) for each camera, (V, N) for each point, or
-    (V, N, 2) for each axis. NaN marks a point that is not observed.
+    (V, N, 2) for each axis. NaN marks a point that is not observed. Taken as 0.001 to 1000 px.
     rig: V cameras.
 
     Returns joints (N, 3) metres and covariance (N, 3, 3) m², world frame. Both are NaN for a point that fewer than two
@@ -141,8 +142,10 @@ def triangulate(points_px: ArrayLike, sigma_px: ArrayLike, rig: CameraRig) -> tu
     if px.ndim != 3 or px.shape[0] != len(rig) or px.shape[2] != 2:
         raise ValueError(f'points_px has shape {px.shape}; give ({len(rig)}, N, 2), the cameras of the rig first: '
                          f'{", ".join(rig.names)}')
-    variance = _sigma(sigma_px, px.shape) ** 2
-    observed = np.isfinite(px).all(-1) & np.isfinite(variance).all(-1) & (variance > 0).all(-1)
+    sigma = _sigma(sigma_px, px.shape)
+    clipped = np.clip(sigma, MIN_VARIANCE_PX2 ** 0.5, MAX_VARIANCE_PX2 ** 0.5)
+    variance = np.where(np.isfinite(sigma), clipped ** 2, np.nan)
+    px, variance, observed = clamp_measurements(px, variance, np.ones(px.shape[:2], bool))
     with torch.no_grad():
         valid = torch.from_numpy(observed)
         xy, jacobian = rig.normalise_with_jacobian(torch.from_numpy(px))
@@ -159,7 +162,8 @@ def triangulate(points_px: ArrayLike, sigma_px: ArrayLike, rig: CameraRig) -> tu
     if shared is not None:
         blocks = shared.reshape(len(joints), 3, len(joints), 3)
         covariance = covariance + np.einsum('jajb->jab', blocks)
-    return joints, covariance
+    known = np.isfinite(joints).all(-1) & np.isfinite(covariance).all((-2, -1))
+    return np.where(known[:, None], joints, np.nan), np.where(known[:, None, None], covariance, np.nan)
 
 
 class HandTracker:

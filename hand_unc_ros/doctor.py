@@ -19,6 +19,8 @@ from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.resources import resource, user_models
 
 OK, NOTE, MISSING = 'ok', 'note', 'missing'
+# The same words as in README.md and in errors.
+_PIP_REMEDY = 'pip install -r requirements/pip.txt'
 _ROS_REMEDY = 'make setup (wheels), or source a ROS 2 installation: . /opt/ros/<distro>/setup.bash'
 # rclpy's major version tells the distribution where nothing else does.
 _DISTRIBUTIONS = {'3': 'humble', '7': 'jazzy', '9': 'kilted'}
@@ -68,7 +70,7 @@ def format_table(checks: list[Check]) -> str:
 
 # What only some features need: name, module, purpose, remedy.
 _EXTRAS = (
-    ('smplx', 'smplx', 'posing a hand model: mesh, and the synthetic rig (non-commercial licence)',
+    ('smplx', 'smplx', 'posing a MANO hand (non-commercial licence; the stand-in hand needs it not)',
      "pip install 'hand_unc_ros[hand]'"),
     ('numba', 'numba', 'rendering synthetic cameras (demo, training)',
      "pip install 'hand_unc_ros[synthetic]'"),
@@ -90,6 +92,9 @@ def examine() -> Iterator[Check]:
     yield _torch()
     yield _module('opencv', 'cv2', 'decoding and resizing images',
                   "pip install 'opencv-python-headless<5'", True)
+    yield _module('scipy', 'scipy', 'rotations and fits', 'rosdep install, or pip install scipy', True)
+    for name, purpose in (('safetensors', 'reading weights'), ('rosbags', 'recordings'), ('mcap', 'recordings')):
+        yield _module(name, name, purpose, _PIP_REMEDY, name == 'safetensors')
     yield from _ros()
     yield from _transport()
     yield _weights()
@@ -138,7 +143,7 @@ def _python() -> Check:
 
 
 def _torch() -> Check:
-    check = _module('torch', 'torch', 'the network and the geometry', 'pip install torch', True)
+    check = _module('torch', 'torch', 'the network and the geometry', _PIP_REMEDY, True)
     if check.state != OK:
         return check
     import torch

@@ -4,6 +4,7 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import pytest
 from reader_cases import mano_arrays
 
 
@@ -52,6 +53,7 @@ def mano_file(path, side, mirrored_shape=True):
 
     mirrored_shape: False gives the left hand the x part of the right hand's shape directions, as MANO_LEFT.pkl has.
     """
+    pytest.importorskip('smplx', reason='a MANO hand is posed by the extra `hand`')
     arrays = mano_arrays(side)
     if side == 'left':
         arrays['shapedirs'][:, 0] = mano_arrays('right')['shapedirs'][:, 0] * (-1 if mirrored_shape else 1)

@@ -9,7 +9,6 @@ import torch
 from repository import ROOT
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from scipy.spatial.transform import Rotation
 from view_cases import PERIOD_NS, START_NS, see
 
 from hand_unc_ros.data.bags.from_videos import camera_info
@@ -17,6 +16,7 @@ from hand_unc_ros.data.bags.hands import HAND_TYPE, POSES_TYPE, VIEW_TYPE
 from hand_unc_ros.data.bags.reader import TF_TYPE
 from hand_unc_ros.data.bags.writer import METADATA_VERSION
 from hand_unc_ros.data.rigs import save_rig
+from hand_unc_ros.geometry.quaternions import quaternions_xyzw
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.geometric_fusion import fuse
 
@@ -86,7 +86,7 @@ def tf_message(stamp_ns, rig, world='world'):
     transforms = []
     for camera in rig:
         place = TYPES['geometry_msgs/msg/Vector3'](*camera.world_from_camera[:3, 3].tolist())
-        turn = Rotation.from_matrix(camera.world_from_camera[:3, :3]).as_quat().tolist()
+        turn = quaternions_xyzw(camera.world_from_camera[:3, :3]).tolist()
         transforms.append(TYPES['geometry_msgs/msg/TransformStamped'](
             header(stamp_ns, world), f'{camera.name}_optical_frame',
             TYPES['geometry_msgs/msg/Transform'](place, TYPES['geometry_msgs/msg/Quaternion'](*turn))))

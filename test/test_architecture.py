@@ -25,7 +25,7 @@ MAY_IMPORT = {
     'viewer': {'estimation', 'hand', 'geometry'},
     'nodes': {'processes', 'settings', 'viewer', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
 }
-EVERYWHERE = {'errors', 'resources', 'threads', '__version__'}
+EVERYWHERE = {'bounded', 'errors', 'files', 'resources', 'threads', '__version__'}
 ROOF = {'cli', 'doctor', 'api'}
 # How a method is trained; nothing that runs live imports these.
 TASKS = {'training', 'data'}

@@ -83,7 +83,7 @@ def test_installed_layout_is_found(tmp_path: Path) -> None:
     # As pip and ament lay it out: <prefix>/lib/pythonX.Y/site-packages beside <prefix>/share.
     site = tmp_path / 'lib' / 'python3' / 'site-packages' / 'hand_unc_ros'
     site.mkdir(parents=True)
-    for name in ('__init__.py', 'resources.py', 'errors.py'):
+    for name in ('__init__.py', 'resources.py', 'errors.py', 'threads.py'):
         (site / name).write_text((ROOT / 'hand_unc_ros' / name).read_text())
     file = tmp_path / 'share' / 'hand_unc_ros' / 'config' / 'fastdds.xml'
     file.parent.mkdir(parents=True)
@@ -165,7 +165,7 @@ def test_doctor_survives_a_library_that_does_not_import(monkeypatch: pytest.Monk
     def broken(name: str) -> None:
         raise OSError('libbroken.so: cannot open shared object file')
     monkeypatch.setattr(doctor.importlib, 'import_module', broken)
-    check = doctor._module('viser', 'viser', 'the view', 'install it')
+    check = doctor._module('viser', 'json', 'the view', 'install it')
     assert check.state == doctor.MISSING and 'libbroken.so' in check.detail
 
 

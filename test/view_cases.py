@@ -19,6 +19,9 @@ from hand_unc_ros.methods.geometric_fusion import ViewGaussians, fuse, stack, wi
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 PERIOD_NS = 66_666_667
 START_NS = 1_700_000_000_000_000_000
+# Numbers that measurements should not have.
+EXTREMES = np.array([0.0, -0.0, 1e-308, 5e-324, -1e-308, 1e-160, 1e-20, 1e-6, 1e6, 1e20, 1e160, 1e308, -1e308,
+                     np.inf, -np.inf, np.nan])
 
 
 def rotation(axis_angle):

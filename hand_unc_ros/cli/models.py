@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ def train(args: argparse.Namespace) -> None:
     from hand_unc_ros.methods.tasks import load_config, training_task
     config = load_config(args.config, args.changes)
     from hand_unc_ros.training.run import train
+    logging.basicConfig(level=logging.INFO, format='%(message)s')
     print(train(training_task(config.task), config))
 
 

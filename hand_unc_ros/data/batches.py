@@ -121,10 +121,11 @@ def _jitter(box: np.ndarray, augmentation: Augmentation, rng: np.random.Generato
 
 
 def _crop_joints(view: SampleView, K: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Annotated joints in the crop's pixels (21, 2), zeros where unknown, and which lie inside of it (21,)."""
+    """Annotated joints in the crop's pixels (21, 2), zeros where unknown, and which lie inside of it and of the image
+    (21,)."""
     xy = view.camera.normalise(view.joints_px)
     px = xy @ K[:2, :2].T + K[:2, 2]
-    inside = np.isfinite(px).all(1) & ((px > -0.5) & (px < size - 0.5)).all(1)
+    inside = np.isfinite(px).all(1) & ((px > -0.5) & (px < size - 0.5)).all(1) & view.in_image
     return np.where(np.isfinite(px), px, 0.0), inside
 
 

@@ -27,10 +27,11 @@ class _Encoding(NamedTuple):
     chroma_below: bool = False
 
 
+# OpenCV names a Bayer pattern by its second row, second and third pixel; ROS's names came to it with 4.6.
 _COLOURS = {'rgb': (3, None), 'bgr': (3, cv2.COLOR_BGR2RGB), 'rgba': (4, cv2.COLOR_RGBA2RGB),
             'bgra': (4, cv2.COLOR_BGRA2RGB), 'mono': (1, cv2.COLOR_GRAY2RGB),
-            'bayer_rggb': (1, cv2.COLOR_BayerRGGB2RGB), 'bayer_bggr': (1, cv2.COLOR_BayerBGGR2RGB),
-            'bayer_gbrg': (1, cv2.COLOR_BayerGBRG2RGB), 'bayer_grbg': (1, cv2.COLOR_BayerGRBG2RGB)}
+            'bayer_rggb': (1, cv2.COLOR_BayerBG2RGB), 'bayer_bggr': (1, cv2.COLOR_BayerRG2RGB),
+            'bayer_gbrg': (1, cv2.COLOR_BayerGR2RGB), 'bayer_grbg': (1, cv2.COLOR_BayerGB2RGB)}
 
 ENCODINGS: dict[str, _Encoding] = {
     **{f'{name}{bits}': _Encoding(bits, *layout) for name, layout in _COLOURS.items() for bits in (8, 16)},

@@ -38,6 +38,19 @@ class SampleView:
     joints_px: np.ndarray
     visible: np.ndarray
 
+    @property
+    def annotated(self) -> np.ndarray:
+        """(21,) bool, whether a 2D joint is known."""
+        return np.isfinite(self.joints_px).all(axis=1)
+
+    @property
+    def in_image(self) -> np.ndarray:
+        """(21,) bool, the annotated joints that lie on a pixel of the image. Datasets label hands beyond its border
+        too, where the image says nothing of them: only these joints count, whichever reader gave the view."""
+        with np.errstate(invalid='ignore'):
+            inside = (self.joints_px > -0.5) & (self.joints_px < [self.camera.width - 0.5, self.camera.height - 0.5])
+        return inside.all(axis=1)
+
     def read(self) -> np.ndarray:
         """RGB uint8 (H, W, 3). Raises DatasetError naming the file that cannot be read or has another size."""
         if isinstance(self.image, np.ndarray):
@@ -67,6 +80,7 @@ class Sample:
     name: unique within its dataset, for messages.  joints: (21, 3) metres, world, public order, NaN where not
     annotated.  vertices: (778, 3) metres, world, of MANO's right or left mesh, or None.  side: 'right' or 'left'.
     sequence, frame: which recording it is from and its place there; frames of one sequence are in order of time.
+    left_out: cameras that the dataset lists here, but without an annotation.
     """
 
     name: str
@@ -78,6 +92,7 @@ class Sample:
     side: str = 'right'
     sequence: str = ''
     frame: int = 0
+    left_out: tuple[str, ...] = ()
 
 
 class SampleSource(Protocol):

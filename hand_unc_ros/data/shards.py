@@ -35,6 +35,7 @@ from safetensors.numpy import save
 
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.errors import DatasetError
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.joints import JOINT_NAMES
 
@@ -180,16 +181,7 @@ def _encoded(view: SampleView) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    part = path.with_suffix('.part')
-    try:
-        with part.open('wb') as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise DatasetError(f'{path} cannot be written ({error.strerror}); make room or choose another '
-                           'folder') from error
+    write_file(path, data, DatasetError)
 
 
 def _path(folder: Path, number: int) -> Path:

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
+from hand_unc_ros.bounded import parse_json, read_text
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.geometry.isotonic import isotonic_regression
 from hand_unc_ros.hand.joints import JOINT_COUNT
 
 # No estimate is better than this, metres: the thickness of skin over a joint is not known more closely.
@@ -88,7 +90,7 @@ class CovarianceMap:
     def load(cls, path: Path) -> CovarianceMap:
         """Read what `save` wrote. Raises ConfigError naming the file and what is wrong with it."""
         try:
-            content = json.loads(Path(path).read_text())
+            content = parse_json(read_text(path))
             kind = content['kind']
             views = {int(number): _entry(kind, value) for number, value in content['factors'].items()}
             filtered = {int(number): float(value) for number, value in content.get('filtered', {}).items()}
@@ -110,7 +112,7 @@ class CovarianceMap:
         content = {'kind': self.kind, 'factors': {str(n): _plain(entry) for n, entry in sorted(self.views.items())}}
         if self.filtered:
             content['filtered'] = {str(n): round(f, 4) for n, f in sorted(self.filtered.items())}
-        Path(path).write_text(json.dumps({**content, 'head': self.head, **about}, indent=2) + '\n')
+        write_file(path, json.dumps({**content, 'head': self.head, **about}, indent=2) + '\n')
 
 
 def fit_map(kind: str, errors: np.ndarray, covariances: np.ndarray, views: np.ndarray) -> CovarianceMap:
@@ -161,7 +163,7 @@ def _fit_curve(ratio: np.ndarray, sigma: np.ndarray) -> Curve:
     parts = np.array_split(np.argsort(sigma, kind='stable'), bins)
     centre = np.array([np.median(sigma[part]) for part in parts])
     calibrated = np.array([np.quantile(ratio[part], PROBABILITY) for part in parts]) * centre ** 2
-    rising = isotonic_regression(calibrated, weights=[len(part) for part in parts]).x
+    rising = isotonic_regression(calibrated, np.array([len(part) for part in parts]))
     # Equal medians would make two knots at one place.
     centre, first = np.unique(centre, return_index=True)
     return Curve(tuple(centre.tolist()), tuple((rising[first] / centre ** 2).tolist()))

@@ -21,6 +21,7 @@ from hand_unc_ros.estimation.types import FrameResult, FrameSet, HandEstimate, H
 from hand_unc_ros.estimation.view_health import Observation, ViewHealth
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.inverted_poses import inversion_hint
+from hand_unc_ros.geometry.measurement_range import MAX_SIGMA
 from hand_unc_ros.geometry.rig_cache import RigCache
 from hand_unc_ros.hand.fitting import HandFitter
 from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, Method, NotFused, View, ViewReading
@@ -92,8 +93,12 @@ class HandEstimator:
                 continue
             if self.settings.view_health:
                 observed.append(self._observation(sighting.readings, fused, rig, stage_ms))
-            hands.append(self._publish(frames, sighting, counted, fused, stage_ms))
-            readings.append(HandReadings(hands[-1].track_id, hands[-1].handedness, sighting.readings, fused.gate))
+            hand = self._publish(frames, sighting, counted, fused, stage_ms)
+            readings.append(HandReadings(hand.track_id, hand.handedness, sighting.readings, fused.gate))
+            if hand.valid.any():
+                hands.append(hand)
+            else:
+                reasons.append(f'no joint is known to a standard deviation of {MAX_SIGMA:g} m')
         reports = ()
         if observed:
             if self.health is None or self.health.cameras != frames.expected:
@@ -217,5 +222,5 @@ class HandEstimator:
             stamp_ns=frames.stamp_ns, handedness=track.handedness,
             score=float(np.mean(views.score[triangulation.used])), joints=published.joints,
             covariance=published.covariance, valid=valid, cameras=frames.expected, view_used=used, view_weights=weights,
-            reprojection_px=residuals, covariance_calibrated=self.stages.calibrated, velocity=published.velocity,
+            reprojection_px=residuals, covariance_calibrated=published.calibrated, velocity=published.velocity,
             vertices=vertices, vertex_variance=spread, fit=track.fit, track_id=track.track_id)

@@ -8,8 +8,12 @@ import numpy as np
 import torch
 
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.measurement_range import MAX_DISTANCE
 from hand_unc_ros.geometry.triangulation import CAUCHY_SCALE
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians
+from hand_unc_ros.methods.geometric_fusion import ViewGaussians, within_range
+
+# Of the information about one joint: beyond it the inverse is rounding alone.
+MAX_CONDITION = 1e14
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,8 @@ def innovations(views: ViewGaussians, rig: CameraRig, joints: np.ndarray) -> Inn
     The shifts' information is that of bundle adjustment with the points eliminated (Triggs et al., Bundle adjustment:
     a modern synthesis, 2000, section 6).
     """
-    size = len(views.cameras)
+    views, size = within_range(views), len(views.cameras)
+    joints = np.where((np.abs(joints) <= MAX_DISTANCE).all(-1, keepdims=True), joints, np.nan)
     points = torch.from_numpy(np.ascontiguousarray(joints))
     sigma = np.sqrt(views.variance_px2)
     residual = (views.joints_px - rig.project(points)[0].numpy()) / sigma
@@ -65,7 +70,13 @@ def innovations(views: ViewGaussians, rig: CameraRig, joints: np.ndarray) -> Inn
     weighted = row_weight[..., None] * rows
     normal = weighted.swapaxes(1, 2) @ rows
     normal[count < 2] = np.eye(3)
-    spread = np.linalg.inv(normal)
+    spread, known = _inverses(normal)
+    if not known.all():
+        # Rays that do not cross tell nothing of each other.
+        seen, weight, count = seen & known, weight * known, count * known
+        row_weight, weighted, rows, error = (np.where(known.reshape(-1, *[1] * (part.ndim - 1)), part, 0.0)
+                                             for part in (row_weight, weighted, rows, error))
+        jacobian = jacobian * known[:, None, None]
     step = spread @ (weighted.swapaxes(1, 2) @ error[..., None])
     error = error - (rows @ step)[..., 0]
 
@@ -82,6 +93,19 @@ def innovations(views: ViewGaussians, rig: CameraRig, joints: np.ndarray) -> Inn
     information = np.diag((row_weight * scale ** 2).sum(0)) - (pixels @ spread @ pixels.swapaxes(1, 2)).sum(0)
     return Innovations(whitened, np.square(whitened).sum(-1), dof, (row_weight * scale * error).sum(0),
                        (information + information.T) / 2, weight.sum(1))
+
+
+def _inverses(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Inverses of (N, d, d) and which of them exist; the identity for the others."""
+    try:
+        inverses = np.linalg.inv(matrices)
+    except np.linalg.LinAlgError:
+        inverses = np.linalg.pinv(np.where(np.isfinite(matrices), matrices, 0.0))
+    with np.errstate(over='ignore', invalid='ignore'):
+        condition = np.abs(matrices).max((1, 2)) * np.abs(inverses).max((1, 2))
+        product = np.abs(matrices @ inverses - np.eye(matrices.shape[-1])).max((1, 2))
+    exist = (condition < MAX_CONDITION) & (product < 1e-3)
+    return np.where(exist[:, None, None], inverses, np.eye(matrices.shape[-1])), exist
 
 
 def _inverse_2x2(matrix: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hand_unc_ros.data.batches import NO_AUGMENTATION, collate, crop_sample
+from hand_unc_ros.data.coverage import Coverage
 from hand_unc_ros.data.datasets import DATASETS, open_dataset
 from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.shards import open_shards
@@ -22,6 +23,7 @@ from hand_unc_ros.estimation.build import covariance_map_of, files_of
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation import metrics, uncertainty
+from hand_unc_ros.files import write_file
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT
 from hand_unc_ros.hand.pinhole_crops import hand_box
 from hand_unc_ros.methods import DEFAULT, build_predictor
@@ -92,7 +94,11 @@ def evaluate(
     """
     if min(counts) < 2:
         raise ConfigError(f'{min(counts)} view was asked for; depth is observable from 2 on')
-    shows = [_shows_hand(source[index]) for index in tqdm(range(len(source)), desc='samples', leave=False)]
+    coverage, shows = Coverage(), []
+    for index in tqdm(range(len(source)), desc='samples', leave=False):
+        sample = source[index]
+        coverage.add(sample)
+        shows.append(_shows_hand(sample))
     chosen = {count: [index for index, views in enumerate(shows) if len(views) >= count] for count in counts}
     usable = {count: [index for index in chosen[count] if sum(shows[index][:count]) >= 2] for count in counts}
     for count in counts:
@@ -106,7 +112,8 @@ def evaluate(
         rows.append({'views': count, **scores(results, hardest, auc_range),
                      **covariance_scores(results, covariance_map), 'samples': len(usable[count]),
                      'fewer_cameras': len(source) - len(chosen[count]),
-                     'not_observable': len(chosen[count]) - len(usable[count])})
+                     'not_observable': len(chosen[count]) - len(usable[count]),
+                     'joints_outside_image': coverage.outside, 'cameras_without_annotation': coverage.left_out})
     return rows
 
 
@@ -253,9 +260,12 @@ def run(request: Request) -> list[dict]:
             print(f"{row['views']} views: left out are {row['fewer_cameras']} samples with fewer cameras, "
                   f"{row['not_observable']} with fewer than two images of the hand, and {row['missing_points']} joints "
                   'that were not placed')
+    if rows[0]['joints_outside_image'] or rows[0]['cameras_without_annotation']:
+        print(f"of all views, {rows[0]['joints_outside_image']} joints outside of the image are not counted in 2D, and "
+              f"{rows[0]['cameras_without_annotation']} cameras without an annotation are left out")
     print(about)
     if request.output is not None:
-        Path(request.output).write_text(json.dumps(_without_nan(rows), indent=2) + '\n')
+        write_file(Path(request.output), json.dumps(_without_nan(rows), indent=2) + '\n')
     return rows
 
 

@@ -228,4 +228,11 @@ def _finish(axes: Axes, drawn: Sequence[Sequence[float]]) -> None:
     elif names:
         # A line holds about 75 letters, and each sign beside a name takes the place of 8.
         columns = max(1, min(len(names), 75 // (8 + max(map(len, names)))))
-        axes.figure.legend(frameon=False, loc='outside upper left', ncols=columns)
+        # Before 3.7, matplotlib keeps no room for it outside the axes.
+        place = 'outside upper left' if _version() >= (3, 7) else 'upper left'
+        axes.figure.legend(frameon=False, loc=place, ncol=columns)
+
+
+def _version() -> tuple[int, ...]:
+    import matplotlib
+    return matplotlib.__version_info__[:2]

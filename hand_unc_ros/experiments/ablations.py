@@ -36,6 +36,7 @@ from hand_unc_ros.experiments.frozen_views import (
     subset_masks,
     synthetic_sets,
 )
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.methods.jump_hand.losses import LossWeights, fused_terms
@@ -266,9 +267,7 @@ class Study:
 
     def save(self) -> None:
         """Write the file whole, or leave the one that is there."""
-        part = self.file.with_suffix('.part')
-        part.write_text(json.dumps(self.content, indent=1, ensure_ascii=False))
-        part.replace(self.file)
+        write_file(self.file, json.dumps(self.content, indent=1, ensure_ascii=False))
 
 
 def run(study: Study, model: JumpHand, train: FrozenViews, held_out: Sequence[FrozenViews], seeds: Sequence[int],

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from hand_unc_ros.evaluation import uncertainty
 from hand_unc_ros.experiments.frozen_views import held_out_sets, synthetic_sets
+from hand_unc_ros.files import write_file
 from hand_unc_ros.hand.joints import JOINT_COUNT, WRIST
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
@@ -203,7 +204,7 @@ def main() -> None:
         about = {'model': arguments.model.name, 'model_sha256': fingerprint(arguments.model), 'train': len(train_crops),
                  'train_sets': train_crops.description, 'held_out': [crops.description for crops in held_out],
                  'unit': 'mm, root-relative, one view, axes of the crop’s camera', **asdict(protocol)}
-        arguments.json.write_text(json.dumps({'about': about, 'rows': rows}, indent=2) + '\n')
+        write_file(arguments.json, json.dumps({'about': about, 'rows': rows}, indent=2) + '\n')
 
 
 if __name__ == '__main__':

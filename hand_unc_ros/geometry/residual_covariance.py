@@ -94,6 +94,11 @@ def residual_covariance(
     terms = regular @ _terms(rows, residual, information) + outliers @ _terms(rows, residual, outside)
     normal, gradient, square, log_weights = _unpacked(terms, used.shape[1])
     normal[:, ~enough] = np.eye(3)
+    sign, log_determinant = np.linalg.slogdet(normal)
+    singular = ~np.isfinite(log_determinant) | (sign <= 0)
+    # Where the views' claims differ beyond rounding, residuals cannot be weighed: the propagated covariance stays.
+    normal[singular], log_determinant[singular] = np.eye(3), -np.inf
+    weighable = ~singular.any(0)
     spread = np.linalg.inv(normal)
     spread = (spread + spread.swapaxes(-1, -2)) / 2
     shift = (spread @ gradient[..., None])[..., 0]
@@ -102,7 +107,7 @@ def residual_covariance(
     dof = 2.0 * used.sum(0) - 3.0
     count = (outliers[:, :, None] & used).sum(1)
     odds = np.log(outlier_share / (1 - outlier_share)) if outlier_share else 0.0
-    evidence = (count * odds + (log_weights - np.linalg.slogdet(normal)[1]) / 2
+    evidence = (count * odds + (log_weights - np.where(singular, 0.0, log_determinant)) / 2
                 - (scale_dof + 2 + dof) / 2 * np.log1p(square / scale_dof))
     # A hypothesis about a view that is not there repeats another one; one view alone must remain.
     possible = (count == outliers.sum(1)[:, None]) & ((count < used.sum(0)) | (count == 0))
@@ -114,8 +119,11 @@ def residual_covariance(
     # Hypothesis 0 has no outlier.
     shift[0] *= np.sqrt(1.0 - ROBUST_SHIFT / np.maximum(distance2[0], ROBUST_SHIFT))[:, None]
     moments = scale[..., None, None] * spread + shift[..., None] * shift[..., None, :]
-    factor = root @ _root((weight[..., None, None] * moments).sum(0))
-    unknown = ~(known & enough)[:, None, None]
+    moments = (weight[..., None, None] * moments).sum(0)
+    weighable = weighable & np.isfinite(moments).all((-2, -1))
+    moments[~weighable] = np.eye(3)
+    factor = root @ _root(moments)
+    unknown = ~(known & enough & weighable)[:, None, None]
     covariance = factor @ factor.swapaxes(-1, -2)
     unchanged = np.where(known[:, None, None], np.eye(3), np.nan)
     return ResidualCovariance(np.where(unknown, propagated, covariance),

@@ -8,26 +8,24 @@ does nothing; any other name is refused. Arrays are then read from the holders' 
 from __future__ import annotations
 
 import io
+import math
 import pickle
-import pickletools
+from collections.abc import Callable
 
 import numpy as np
 
-# MANO's files have 4 MB and a few hundred opcodes, datasets' annotations less.
-_MAX_OPCODES = 200_000
+from hand_unc_ros.hand.pickle_limits import REFUSED_OPCODES, PickleError, check_opcodes, check_tree, one_line
+
 _MAX_ELEMENTS = 2 ** 24
+_MAX_TOTAL_ELEMENTS = 2 ** 26
+_MAX_DENSE = 2 ** 22
+# Elements of a tensor that repeats its storage by strides of 0.
+_MAX_REPEATED = 2 ** 20
+_MAX_DIMENSIONS = 32
 _MAX_DEPTH = 20
-_REFUSED_OPCODES = {
-    'EXT1', 'EXT2', 'EXT4', 'PERSID', 'BINPERSID', 'INST', 'OBJ', 'NEXT_BUFFER', 'READONLY_BUFFER',
-}
-_MEMO_OPCODES = {'PUT', 'BINPUT', 'LONG_BINPUT'}
 _DTYPES = {'f4', 'f8', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'b1'}
 # torch's storages, in little-endian numpy.
 _STORAGE_DTYPES = {'FloatStorage': '<f4', 'DoubleStorage': '<f8', 'IntStorage': '<i4', 'LongStorage': '<i8'}
-
-
-class PickleError(ValueError):
-    """A pickle that is refused or malformed; callers add the file and the remedy."""
 
 
 class _Sealed(type):
@@ -172,7 +170,8 @@ class _InertUnpickler(pickle.Unpickler):
         try:
             return _LISTED[module, name]
         except KeyError:
-            raise PickleError(f'refused: the pickle asks for {module}.{name}, which no file of this kind needs; '
+            asked = one_line(f'{module}.{name}')
+            raise PickleError(f'refused: the pickle asks for {asked}, which no file of this kind needs; '
                               f'nothing was run') from None
 
 
@@ -181,7 +180,7 @@ class _StorageUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> str:
         if module != 'torch' or name not in _STORAGE_DTYPES:
-            raise PickleError(f'refused: the tensor asks for {module}.{name}')
+            raise PickleError(f'refused: the tensor asks for {one_line(f"{module}.{name}")}')
         return name
 
     def persistent_load(self, token: tuple) -> tuple[str, int]:
@@ -196,57 +195,70 @@ def load_inert(content: bytes) -> object:
 
     Raises PickleError for anything but a whole pickle of plain values, arrays and tensors.
     """
-    _check_opcodes(io.BytesIO(content), _REFUSED_OPCODES)
+    check_opcodes(io.BytesIO(content), REFUSED_OPCODES)
+    check_tree(content)
     try:
         return _InertUnpickler(io.BytesIO(content), encoding='latin1').load()
     except PickleError:
         raise
     except Exception as error:
         # A malformed pickle can raise nearly any exception from within the unpickler.
-        raise PickleError(f'not a readable pickle ({error})') from error
+        raise PickleError(f'not a readable pickle ({one_line(error)})') from error
 
 
-def plain(value: object, name: str, depth: int = 0) -> object:
+def plain(value: object, name: str) -> object:
     """`value` with all arrays and tensors in its dicts, lists and tuples as numpy arrays; other holders become None,
     arrays of objects flat lists.
 
     Raises PickleError naming the place under `name`.
     """
-    if depth > _MAX_DEPTH:
-        raise PickleError(f'{name} is nested too deep')
-    if isinstance(value, dict):
-        return {key: plain(item, f'{name}[{key!r}]', depth + 1) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(plain(item, f'{name}[{place}]', depth + 1) for place, item in enumerate(value))
-    if isinstance(value, _Other):
-        return None
-    if isinstance(value, _Array) and _objects(value) is not None:
-        return plain(_objects(value), name, depth + 1)
-    return numbers(value, name) if isinstance(value, _Holder) else value
+    return _Plain().convert(value, name, 0)
+
+
+class _Plain:
+    """State: the arrays made so far, by holder, so that one that is used often is made once; the containers around
+    the present place; and the elements that may still be made."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[int, np.ndarray] = {}
+        self.around: set[int] = set()
+        self.left = _MAX_TOTAL_ELEMENTS
+
+    def convert(self, value: object, name: str, depth: int) -> object:
+        if depth > _MAX_DEPTH or id(value) in self.around:
+            raise PickleError(f'{name} is nested too deep')
+        if isinstance(value, _Other):
+            return None
+        if isinstance(value, _Array) and _objects(value) is not None:
+            return self._inside(value, lambda: self.convert(_objects(value), name, depth + 1))
+        if isinstance(value, dict):
+            return self._inside(value, lambda: {
+                key: self.convert(item, f'{name}[{_shortened(key)}]', depth + 1) for key, item in value.items()})
+        if isinstance(value, (list, tuple)):
+            return self._inside(value, lambda: type(value)(
+                self.convert(item, f'{name}[{place}]', depth + 1) for place, item in enumerate(value)))
+        return self._array(value, name) if isinstance(value, _Holder) else value
+
+    def _inside(self, value: object, convert: Callable[[], object]) -> object:
+        self.around.add(id(value))
+        try:
+            return convert()
+        finally:
+            self.around.remove(id(value))
+
+    def _array(self, holder: _Holder, name: str) -> np.ndarray:
+        if id(holder) not in self.arrays:
+            self.arrays[id(holder)] = numbers(holder, name)
+            self.left -= self.arrays[id(holder)].size
+            if self.left < 0:
+                raise PickleError(f'{name}: all arrays together have more elements than {_MAX_TOTAL_ELEMENTS}')
+        return self.arrays[id(holder)]
 
 
 def _objects(array: _Array) -> list | None:
     """Content of an array of objects, in C order; None for one of numbers."""
     last = array.state[-1] if isinstance(array.state, tuple) and array.state else None
     return last if isinstance(last, list) else None
-
-
-def _check_opcodes(file: io.BytesIO, refused: set[str]) -> None:
-    """Refuse a pickle that is cut short, too long, or uses a refused opcode. Leaves `file` after the pickle."""
-    count = 0
-    try:
-        for opcode, argument, _ in pickletools.genops(file):
-            count += 1
-            if opcode.name in refused:
-                raise PickleError(f'refused: the pickle uses the opcode {opcode.name}; nothing was run')
-            # A memo slot of a huge number would make the unpickler allocate all slots before it.
-            if count > _MAX_OPCODES or (opcode.name in _MEMO_OPCODES and argument > _MAX_OPCODES):
-                raise PickleError('refused: far more objects than a file of this kind holds')
-    except PickleError:
-        raise
-    except Exception as error:
-        # genops raises ValueError, UnicodeDecodeError and others on bytes that are no pickle.
-        raise PickleError(f'not a whole pickle ({error})') from error
 
 
 def numbers(value: object, name: str, depth: int = 0) -> np.ndarray:
@@ -270,18 +282,30 @@ def numbers(value: object, name: str, depth: int = 0) -> np.ndarray:
             return _tensor(*value.arguments[:4])
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, UnicodeEncodeError, EOFError,
             pickle.UnpicklingError) as error:
-        raise PickleError(f'{name} is malformed ({error})') from error
+        raise PickleError(f'{name} is malformed ({one_line(error)})') from error
     raise PickleError(f'{name} is a {type(value).__name__.strip("_")}, expected an array')
 
 
 def _shape(value: object) -> tuple[int, ...]:
     if isinstance(value, _Array):
         value = tuple(int(n) for n in _plain_array(value.state))
-    if not isinstance(value, (tuple, list)) or not all(type(n) is int and 0 <= n for n in value):
-        raise ValueError(f'bad shape {value!r}')
-    if int(np.prod(value, dtype=object)) > _MAX_ELEMENTS:
-        raise ValueError(f'shape {value!r} is too large')
+    if not isinstance(value, (tuple, list)) or len(value) > _MAX_DIMENSIONS or not all(
+            type(n) is int and 0 <= n <= _MAX_ELEMENTS for n in value):
+        raise ValueError(f'bad shape {_shortened(value)}')
+    if math.prod(value) > _MAX_ELEMENTS:
+        raise ValueError(f'shape {tuple(value)} is too large')
     return tuple(value)
+
+
+def _shortened(value: object) -> str:
+    """repr of a value out of a pickle, whose lists may hold each other a million times, only where it is plain."""
+    if isinstance(value, (str, bytes)):
+        return one_line(repr(value[:60]))
+    if isinstance(value, (tuple, list)) and len(value) <= 8 and all(type(n) is int for n in value):
+        return f'({", ".join(map(_shortened, value))})'
+    if isinstance(value, int):
+        return str(value) if abs(value) < 2 ** 63 else 'a number of too many digits'
+    return f'of kind {type(value).__name__.strip("_")}'
 
 
 def _plain_array(state: object) -> np.ndarray:
@@ -305,6 +329,8 @@ def _dense(value: _Sparse, name: str, depth: int) -> np.ndarray:
     """Dense array of scipy's compressed rows or columns."""
     state = value.state
     rows, columns = _shape(state['_shape'] if '_shape' in state else state['shape'])
+    if rows * columns > _MAX_DENSE:
+        raise ValueError(f'shape ({rows}, {columns}) is too large for a sparse matrix')
     outer = columns if isinstance(value, _Csc) else rows
     data, inner, pointer = (numbers(state[key], name, depth + 1) for key in ('data', 'indices', 'indptr'))
     counts = np.diff(pointer.astype(np.int64))
@@ -326,12 +352,12 @@ def _tensor(storage: object, offset: object, size: object, stride: object) -> np
     parts = []
     for _ in range(5):
         start = content.tell()
-        _check_opcodes(content, _REFUSED_OPCODES - {'BINPERSID'})
+        check_opcodes(content, REFUSED_OPCODES - {'BINPERSID'})
         content.seek(start)
         parts.append(_StorageUnpickler(content).load())
         # The unpickler reads ahead.
         content.seek(start)
-        _check_opcodes(content, set())
+        check_opcodes(content, set())
     if parts[1] != 1001 or parts[2].get('little_endian') is not True or len(parts[4]) != 1:
         raise ValueError('its storage is of an unknown version')
     name, count = parts[3]
@@ -344,4 +370,6 @@ def _tensor(storage: object, offset: object, size: object, stride: object) -> np
     last = sum((n - 1) * step for n, step in zip(shape, steps))
     if len(shape) != len(steps) or type(offset) is not int or offset < 0 or offset + last >= max(count, 1):
         raise ValueError('its strides leave its storage')
+    if math.prod(shape) > max(count, _MAX_REPEATED):
+        raise ValueError('it repeats its storage too often')
     return np.lib.stride_tricks.as_strided(flat[offset:], shape, [step * flat.itemsize for step in steps]).copy()

@@ -5,15 +5,15 @@ MANO_RIGHT.pkl and MANO_LEFT.pkl are Python 2 pickles that name numpy, scipy and
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 
 from hand_unc_ros.errors import HandModelError
-from hand_unc_ros.hand.inert_pickle import PickleError, load_inert, numbers
+from hand_unc_ros.files import replace_file
+from hand_unc_ros.hand.inert_pickle import load_inert, numbers
+from hand_unc_ros.hand.pickle_limits import PickleError
 from hand_unc_ros.hand.model import ARRAY_SHAPES, check_arrays
 
 # MANO's files have 4 MB.
@@ -75,13 +75,9 @@ def _content(path: Path) -> bytes:
 
 
 def _write(out: Path, arrays: dict[str, np.ndarray]) -> None:
-    part = out.with_name(out.name + '.part')
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with part.open('wb') as file:
-            np.savez(file, **arrays)
-        os.replace(part, out)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
         raise HandModelError(f'{out} cannot be written: {error.strerror}') from error
+    with replace_file(out, HandModelError) as file:
+        np.savez(file, **arrays)

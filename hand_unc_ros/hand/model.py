@@ -1,24 +1,23 @@
-"""The hand model: MANO's function through smplx, on a user's converted MANO or on the stand-in hand.
-
-smplx is needed for this alone (extra `hand`; its licence is non-commercial) and is imported nowhere else.
-"""
+"""The hand model: MANO's function on the stand-in hand, by our own skinning, or on a user's MANO, by smplx."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from hand_unc_ros.errors import HandModelError, MissingDependencyError
+from hand_unc_ros.bounded import MalformedError, read_npz
+from hand_unc_ros.errors import HandModelError
+from hand_unc_ros.hand.blend_skinning import BlendSkinning
 from hand_unc_ros.hand.joints import ORDERS
+from hand_unc_ros.hand.smplx_layer import SmplxLayer
 from hand_unc_ros.hand.standin import build_standin
 from hand_unc_ros.hand.topology import FACE_COUNT, VERTEX_COUNT
 
+# A converted MANO has 3 MB.
+MAX_BYTES = 64 * 2 ** 20
 # Names the procedural hand where a model is asked for.
 STANDIN = 'stand-in'
 # Vertices taken for the tips thumb, index, middle, ring, little; projects differ by a vertex or two.
@@ -50,8 +49,13 @@ class HandModel(torch.nn.Module):
     `flat_hand_mean=True`) and there is no PCA.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray], side: str = 'right', tips: str = 'smplx') -> None:
-        """Raises HandModelError for bad arrays, side or tip table, MissingDependencyError without smplx."""
+    def __init__(self, arrays: dict[str, np.ndarray], side: str = 'right', tips: str = 'smplx',
+                 by_smplx: bool = False) -> None:
+        """tips: a key of TIP_VERTICES.  by_smplx: pose by smplx, as users of MANO expect, not by `BlendSkinning`.
+
+        Raises HandModelError for bad arrays, side or tip table, MissingDependencyError where smplx is asked for and
+        not installed.
+        """
         super().__init__()
         check_arrays(arrays, 'the hand model')
         if side not in ('right', 'left'):
@@ -59,7 +63,8 @@ class HandModel(torch.nn.Module):
         if tips not in TIP_VERTICES:
             raise HandModelError(f'unknown tip vertices {tips!r}; known: {", ".join(sorted(TIP_VERTICES))}')
         self.side = side
-        self._layer = _smplx_layer(arrays, side)
+        arrays = {key: arrays[key] for key in ARRAY_SHAPES}
+        self._layer = SmplxLayer(arrays, side) if by_smplx else BlendSkinning(arrays)
         faces = torch.as_tensor(np.asarray(arrays['f'], dtype=np.int64))
         self.register_buffer('faces', faces, persistent=False)
         self._tips = list(TIP_VERTICES[tips])
@@ -80,10 +85,9 @@ class HandModel(torch.nn.Module):
         if betas.shape != (batch, 10) or translation.shape != (batch, 3):
             raise ValueError(f'expected betas ({batch}, 10) and translation ({batch}, 3), '
                              f'got {tuple(betas.shape)} and {tuple(translation.shape)}')
-        output = self._layer(
-            betas=betas, global_orient=pose[:, :3], hand_pose=pose[:, 3:], transl=translation)
-        joints = torch.cat([output.joints, output.vertices[:, self._tips]], dim=1)
-        return HandSurface(output.vertices, joints[:, self._order])
+        vertices, joints = self._layer(pose, betas, translation)
+        joints = torch.cat([joints, vertices[:, self._tips]], dim=1)
+        return HandSurface(vertices, joints[:, self._order])
 
     def rest_joints(self) -> np.ndarray:
         """Joints (21, 3) metres, public order, of the mean shape in the rest pose."""
@@ -96,10 +100,10 @@ def load_hand_model(path: Path | str | None = None, side: str = 'right', tips: s
     """The hand model in the npz at `path` (made by `hand-unc mano convert`), or the stand-in for None.
 
     Raises HandModelError when the file is missing, malformed or of the other side, MissingDependencyError
-    when smplx is missing.
+    when there is a file and smplx is missing.
     """
-    arrays, _ = hand_arrays(STANDIN if path is None else path, side)
-    return HandModel({key: arrays[key] for key in ARRAY_SHAPES}, side, tips)
+    arrays, name = hand_arrays(STANDIN if path is None else path, side)
+    return HandModel(arrays, side, tips, by_smplx=name != STANDIN)
 
 
 def hand_arrays(model: Path | str, side: str) -> tuple[dict[str, np.ndarray], str]:
@@ -130,9 +134,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise HandModelError(f'{path} is a pickle, which is never read at run time; convert it once with '
                              f'`hand-unc mano convert {path}`')
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        arrays = read_npz(path, most_bytes=MAX_BYTES)
+    except (OSError, MalformedError) as error:
         raise HandModelError(f'{path} is not a hand model npz ({error}); make it again with '
                              f'`hand-unc mano convert`') from error
     check_arrays(arrays, str(path))
@@ -155,22 +158,3 @@ def check_arrays(arrays: dict[str, np.ndarray], name: str) -> None:
         raise HandModelError(f"{name}: 'f' names vertices outside 0..{VERTEX_COUNT - 1}")
     if (parents < 0).any() or (parents >= np.arange(1, 16)).any():
         raise HandModelError(f"{name}: 'kintree_table' is not a tree of 16 joints")
-
-
-def _smplx_layer(arrays: dict[str, np.ndarray], side: str) -> torch.nn.Module:
-    try:
-        # smplx prints hints about optional packages when it is imported and built.
-        with contextlib.redirect_stdout(io.StringIO()):
-            import smplx
-            from smplx.utils import Struct
-    except ImportError as error:
-        raise MissingDependencyError(
-            "the hand model needs smplx: pip install 'hand_unc_ros[hand]'") from error
-    numbers = {key: np.asarray(arrays[key], dtype=np.int64 if key in ('f', 'kintree_table') else np.float32)
-               for key in ARRAY_SHAPES}
-    with contextlib.redirect_stdout(io.StringIO()):
-        layer = smplx.MANO(
-            model_path='', data_struct=Struct(**numbers), is_rhand=side == 'right', use_pca=False,
-            num_pca_comps=45, flat_hand_mean=True, create_hand_pose=False, create_betas=False,
-            create_global_orient=False, create_transl=False, batch_size=1)
-    return layer.requires_grad_(False)

@@ -145,7 +145,8 @@ class Fused:
     triangulation has no joint.  gate: (V, 21) the weights of the views by which the method made these joints.
     triangulation: their geometry, by which plausibility, view health and the error of the camera calibration are
     judged.  vertices: (778, 3) metres, world, of the method's `surface`, or None.  stage_ms: what the method's own
-    stages took.
+    stages took.  declined: the method refines joints and declined this once, so that these are the triangulated ones,
+    of whose errors neither its covariance head nor a covariance map fitted to refined joints knows anything.
     """
 
     joints: np.ndarray
@@ -154,6 +155,7 @@ class Fused:
     triangulation: Triangulation
     vertices: np.ndarray | None = None
     stage_ms: Mapping[str, float] = field(default_factory=dict)
+    declined: bool = False
 
 
 @dataclass(frozen=True)

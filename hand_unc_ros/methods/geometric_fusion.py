@@ -13,6 +13,7 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import nearest_psd
+from hand_unc_ros.geometry.measurement_range import clamp_measurements, is_estimated
 from hand_unc_ros.geometry.residual_covariance import inflate, residual_covariance
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights, propagate_covariance
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS as ALL_TRIANGULATIONS
@@ -88,6 +89,7 @@ def fuse(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined', m
     """
     if triangulation not in TRIANGULATIONS:
         raise ConfigError(f'triangulation {triangulation!r} is unknown; choose one of {", ".join(TRIANGULATIONS)}')
+    views = within_range(views)
     px = torch.from_numpy(views.joints_px)
     xy, jacobian = rig.normalise_with_jacobian(px)
     variance_px2 = torch.from_numpy(views.variance_px2)
@@ -107,6 +109,12 @@ def fuse(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined', m
     return _with_residuals(fused, views, rig)
 
 
+def within_range(views: ViewGaussians) -> ViewGaussians:
+    """The views with their measurements in the range of geometry.measurement_range."""
+    joints, variance, valid = clamp_measurements(views.joints_px, views.variance_px2, views.valid)
+    return replace(views, joints_px=joints, variance_px2=variance, valid=valid)
+
+
 def _disagreement(fused: Triangulation) -> float:
     """The largest median over joints of a view's squared whitened error; infinite where no view is used."""
     if not fused.used.any():
@@ -121,7 +129,7 @@ def _triangulate(estimate: ViewGaussians, rig: CameraRig, xy: Tensor, covariance
     points, _, weights, spread = triangulate(method, Observations(xy, covariance, poses, valid), gates)
     if spread is None:
         spread = propagate_covariance(points, covariance, poses, valid)
-    ok = torch.isfinite(points).all(-1) & torch.isfinite(spread).flatten(-2).all(-1)
+    ok = torch.from_numpy(is_estimated(points.numpy(), spread.numpy()))
     projected, _ = rig.project(torch.where(ok[:, None], points, torch.zeros_like(points)))
     contributes = valid & ok
     residual = torch.where(contributes[..., None], projected - torch.from_numpy(estimate.joints_px),
@@ -147,7 +155,19 @@ def _with_residuals(fused: Triangulation, views: ViewGaussians, rig: CameraRig) 
     gross_px = views.boxes_px[:, 2] / math.sqrt(12.0)
     found = residual_covariance(fused.propagated, residual, rig.projection_jacobian(points).numpy(),
                                 views.variance_px2, gross_px, np.isfinite(fused.mahalanobis2))
-    return replace(fused, covariance=found.covariance, inflation=found.inflation, outlying=found.outlying)
+    fused = replace(fused, covariance=found.covariance, inflation=found.inflation, outlying=found.outlying)
+    known = is_estimated(fused.joints, fused.covariance)
+    return fused if (known == fused.valid).all() else _only(fused, known & fused.valid)
+
+
+def _only(fused: Triangulation, known: np.ndarray) -> Triangulation:
+    """Without the joints that are not known (21,)."""
+    unknown = {name: np.where(known.reshape(-1, *[1] * (getattr(fused, name).ndim - 1)), getattr(fused, name), np.nan)
+               for name in ('joints', 'covariance', 'propagated')}
+    of_views = {name: np.where(known, getattr(fused, name), np.nan) for name in ('reprojection_px', 'mahalanobis2')}
+    nothing = {name: np.where(known, getattr(fused, name), 0.0) for name in ('weights', 'gate', 'outlying')}
+    return replace(fused, **unknown, **of_views, **nothing, valid=known,
+                   used=fused.used & np.isfinite(of_views['reprojection_px']).any(axis=1))
 
 
 def _variance_cells2(estimate: ViewGaussians) -> Tensor:

@@ -16,6 +16,7 @@ from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.hand.palm_frame import palm_frame
 from hand_unc_ros.networks.covariance_heads import CovarianceHead, JointGaussian
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
+from hand_unc_ros.networks.stored import build_stored
 from hand_unc_ros.networks.view_fusion import normalised
 from hand_unc_ros.networks.weights import fingerprint, read_weights
 
@@ -116,8 +117,7 @@ def load_joint_covariance(path: Path, network: Path) -> JointCovariance:
     values, state = read_weights(path, 'JointCovariance')
     try:
         config = JointCovarianceConfig(**values)
-        head = JointCovariance(config)
-        head.load_state_dict(state)
+        head = build_stored(lambda: JointCovariance(config), state, path)
     except (TypeError, RuntimeError) as error:
         raise ConfigError(f'{path} does not fit the JointCovariance of this version ({str(error).splitlines()[0]});'
                           ' train it anew or take the shipped one') from error

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
+from hand_unc_ros.files import write_file
 from hand_unc_ros.networks.landmark_models import HAND_FILE, PALM_FILE, landmark_folder
 from hand_unc_ros.networks.blaze_hand import HandLandmarkNet, PalmNet
 from hand_unc_ros.networks.tflite_import import TfliteGraph, read_tflite
@@ -56,14 +57,11 @@ def get_models(wheel: Path | None = None, folder: Path | None = None) -> Path:
     networks = [(name, _converted(network(), read_tflite(members[member]), name))
                 for name, network, member, _ in MODELS]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'LICENSE').write_bytes(members[LICENCE])
-    (folder / 'ATTRIBUTION').write_text(ATTRIBUTION.format(members=',\n'.join(member for _, _, member, _ in MODELS)))
+    write_file(folder / 'LICENSE', members[LICENCE])
+    write_file(folder / 'ATTRIBUTION', ATTRIBUTION.format(members=',\n'.join(member for _, _, member, _ in MODELS)))
     for name, network in networks:
         # Whole or not at all: other processes may be starting with it.
-        partial = folder / f'.{name}.partial'
-        save_network(partial, network, {})
-        partial.chmod(0o644)
-        partial.replace(folder / name)
+        save_network(folder / name, network, {})
     return folder
 
 

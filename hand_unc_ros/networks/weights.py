@@ -8,19 +8,26 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from hand_unc_ros.bounded import MalformedError, parse_json
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.files import write_file
 
 FORMAT = '1'
+# The largest network here has 100 MB in a few hundred tensors.
+MAX_FILE_BYTES = 4 * 2 ** 30
+MAX_HEADER_BYTES = 8 * 2 ** 20
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.int64, torch.int32, torch.bool)
 
 
 def save_network(path: Path, network: nn.Module, config: dict) -> None:
     """Store the network's state in float16 (integers as they are), its class name and configuration."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     state = {name: value.half() if value.dtype == torch.float32 else value for name, value in state.items()}
-    save_file(state, path, {'format': FORMAT, 'network': type(network).__name__, 'config': json.dumps(config)})
+    about = {'format': FORMAT, 'network': type(network).__name__, 'config': json.dumps(config)}
+    write_file(path, save(state, about))
 
 
 def stored_network(path: Path) -> str:
@@ -40,16 +47,19 @@ def fingerprint(path: Path) -> str:
 def read_weights(path: Path, network: str) -> tuple[dict, dict[str, Tensor]]:
     """The configuration and the float32 state stored for the named network class.
 
-    Raises ConfigError naming the file when it is missing, is no safetensors file or holds another network.
+    Raises ConfigError naming the file when it is missing, is no safetensors file, holds another network, numbers that
+    are not finite, or more of anything than a network has.
     """
     metadata, state = _opened(path)
     if metadata.get('network') != network or metadata.get('format') != FORMAT:
         raise ConfigError(f"{path} holds {metadata.get('network', 'an unknown network')}"
                           f" (format {metadata.get('format')}), expected {network} (format {FORMAT})")
     try:
-        config = json.loads(metadata['config'])
-    except (KeyError, ValueError) as error:
+        config = parse_json(metadata['config'])
+    except (KeyError, MalformedError) as error:
         raise ConfigError(f'{path} does not say how its network is built ({error!r}); make it again') from error
+    if not isinstance(config, dict):
+        raise ConfigError(f'{path} does not say how its network is built: not a table of settings; make it again')
     return config, {
         name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
 
@@ -80,8 +90,26 @@ def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f'no weights at {path}; give the path of a .safetensors file or leave it empty')
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise ConfigError(f'{path} has {size} bytes, more than MAX_FILE_BYTES, {MAX_FILE_BYTES}: no network of this '
+                          'package')
     try:
+        with path.open('rb') as start:
+            header = int.from_bytes(start.read(8), 'little')
+        if header > MAX_HEADER_BYTES:
+            raise ConfigError(f'{path} is not a readable safetensors file: its header claims {header} bytes, more than '
+                              f'MAX_HEADER_BYTES, {MAX_HEADER_BYTES}')
         with safe_open(path, framework='pt') as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ConfigError(f'{path} is not a readable safetensors file ({error})') from error
+            metadata, state = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        reason = ' '.join(str(error).split())[:200]
+        raise ConfigError(f'{path} is not a readable safetensors file ({reason})') from error
+    for name, value in state.items():
+        if value.dtype not in DTYPES:
+            raise ConfigError(f'{path}: {name[:100]!r} holds {value.dtype}; weights are floating-point numbers of 16 or '
+                              '32 bits and whole numbers')
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise ConfigError(f'{path}: {name[:100]!r} holds numbers that are not finite; get the file again or train '
+                              'anew')
+    return metadata, state

@@ -25,6 +25,7 @@ from hand_unc_ros import __version__
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.data.synthetic.scene import ring_of_cameras
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.model import STANDIN
 from hand_unc_ros.msg import HandJointsWithCovariance
@@ -145,8 +146,8 @@ def _write_params(args: Namespace, folder: Path) -> Path:
     if not args.headless:
         nodes['viewer'] = common | {'port': args.port}
     params = folder / 'demo.yaml'
-    params.write_text(yaml.safe_dump({f'{NAMESPACE}/{name}': {'ros__parameters': values}
-                                      for name, values in nodes.items()}))
+    write_file(params, yaml.safe_dump({f'{NAMESPACE}/{name}': {'ros__parameters': values}
+                                       for name, values in nodes.items()}))
     return params
 
 
@@ -209,7 +210,7 @@ class _Watch:
             about = {'cameras': args.cameras, 'rate_requested_hz': args.rate, 'seed': args.seed,
                      'duration_s': args.duration, 'data': 'synthetic', 'alignment': 'none', 'version': __version__,
                      'processor': f'{platform.machine()}, {os.cpu_count()} cores'}
-            args.report.write_text(json.dumps(report | about, indent=2) + '\n')
+            write_file(args.report, json.dumps(report | about, indent=2) + '\n')
         return 0
 
 

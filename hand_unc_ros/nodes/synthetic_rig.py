@@ -12,13 +12,13 @@ import numpy as np
 from geometry_msgs.msg import TransformStamped
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
 from hand_unc_ros.estimation.types import HandEstimate
 from hand_unc_ros.geometry.cameras import Camera
+from hand_unc_ros.geometry.quaternions import quaternions_xyzw
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import hand_to_message, stamp_to_message
@@ -106,7 +106,7 @@ class SyntheticRig(Node):
         pose.header.stamp = self.get_clock().now().to_msg()
         place, turn = pose.transform.translation, pose.transform.rotation
         place.x, place.y, place.z = camera.world_from_camera[:3, 3].tolist()
-        turn.x, turn.y, turn.z, turn.w = Rotation.from_matrix(camera.world_from_camera[:3, :3]).as_quat().tolist()
+        turn.x, turn.y, turn.z, turn.w = quaternions_xyzw(camera.world_from_camera[:3, :3]).tolist()
         return pose
 
     def _film(self) -> None:

@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
+from hand_unc_ros.bounded import MalformedError, parse_yaml, read_text
 from hand_unc_ros.errors import ConfigError
 
 # Nodes that can be started, and what goes before the ROS arguments.
@@ -40,11 +39,11 @@ def nodes_of(params: Path) -> list[NodeSpec]:
     Raises ConfigError when the file cannot be read, names no node, or one that is not ours.
     """
     try:
-        content = yaml.safe_load(params.read_text())
+        content = parse_yaml(read_text(params))
     except OSError as error:
         raise ConfigError(f'{params}: {error.strerror}; give a ROS parameter file') from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f'{params} is not YAML: {error}') from error
+    except MalformedError as error:
+        raise ConfigError(f'{params} cannot be used: {error}; give a ROS parameter file') from error
     if not isinstance(content, dict):
         raise ConfigError(f'{params} is no ROS parameter file: it has no sections by node name')
     specs = []

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from hand_unc_ros.bounded import parse_yaml, read_text
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.settings.node_specs import nodes_of
 from hand_unc_ros.settings.parameters import TABLE, check_names
@@ -25,7 +24,7 @@ def estimator_parameters(params: Path) -> tuple[str, dict[str, Any]]:
         raise ConfigError(f'{params} has sections for {len(spaces)} nodes named {_NODE}; give --rig and --namespace '
                           'instead')
     values: dict[str, Any] = {}
-    for key, section in yaml.safe_load(params.read_text()).items():
+    for key, section in parse_yaml(read_text(params)).items():
         if str(key).rpartition('/')[2] in (_NODE, '*', '**'):
             values |= _flat(section.get('ros__parameters') or {})
     check_names(values)

@@ -12,6 +12,7 @@ from torch import nn
 
 from hand_unc_ros import __version__
 from hand_unc_ros.data.shards import open_shards
+from hand_unc_ros.files import write_file
 from hand_unc_ros.training.config import SamplesConfig, TrainingConfig
 
 
@@ -19,8 +20,8 @@ def write_card(path: Path, config: TrainingConfig, network: nn.Module, metrics: 
                totals: dict[str, float], processes: int) -> None:
     """Write `<weights>.card.json` and the same for readers, `<weights>.card.md`, beside the weights at `path`."""
     card = make_card(path, config, network, metrics, totals, processes)
-    path.with_suffix('.card.json').write_text(json.dumps(card, indent=2) + '\n')
-    path.with_suffix('.card.md').write_text(_markdown(card))
+    write_file(path.with_suffix('.card.json'), json.dumps(card, indent=2) + '\n')
+    write_file(path.with_suffix('.card.md'), _markdown(card))
 
 
 def make_card(path: Path, config: TrainingConfig, network: nn.Module, metrics: dict[str, float],

@@ -7,11 +7,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from hand_unc_ros.data.batches import POEM_AUGMENTATION, SYNTHETIC_AUGMENTATION, Augmentation
 from hand_unc_ros.data.datasets import DATASETS
 from hand_unc_ros.data.synthetic.multiview import MultiviewSettings
+from hand_unc_ros.bounded import MalformedError, parse_yaml, read_text
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.training.strict import fill, setting
 
@@ -142,12 +141,12 @@ class TrainingConfig:
 def read_values(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The nested mapping in a YAML file, with 'key.of.it=value' changes. Raises ConfigError naming what is wrong."""
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = parse_yaml(read_text(path))
     except OSError as error:
         raise ConfigError(f'{path} cannot be read ({error.strerror}); give a YAML file such as those in config/train/'
                           ) from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f'{path} is no valid YAML: {" ".join(str(error).split())}') from error
+    except MalformedError as error:
+        raise ConfigError(f'{path} is no valid YAML: {error}') from error
     values = {} if values is None else values
     for change in changes:
         _set(values, change)
@@ -176,8 +175,8 @@ def _set(values: Any, change: str) -> None:
     if not isinstance(place, dict):
         raise ConfigError(f'--set {change!r}: {".".join(parents)} is a value, not a mapping')
     try:
-        place[last] = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        place[last] = parse_yaml(text)
+    except MalformedError as error:
         raise ConfigError(f'--set {change!r}: the value is no valid YAML') from error
 
 

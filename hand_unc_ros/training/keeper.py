@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from time import monotonic
 from typing import Any
 
@@ -13,12 +12,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hand_unc_ros.errors import HandUncError
+from hand_unc_ros.training.checkpoints import LAST
 from hand_unc_ros.training.config import TrainingConfig
 from hand_unc_ros.training.module import TrainingModule
 from hand_unc_ros.training.run_log import CsvLog, TensorBoardLog
 from hand_unc_ros.training.streams import BatchStream, batches
 
-CHECKPOINT = 'last.ckpt'
 Batch = dict[str, Tensor]
 
 
@@ -172,9 +171,4 @@ class Keeper(pl.Callback):
             self.events.append(name, row)
 
     def _store(self, trainer: pl.Trainer) -> None:
-        """Renamed when whole, so that a kill leaves the checkpoint before."""
-        path: Path = self.config.folder / CHECKPOINT
-        new = path.with_suffix('.new')
-        trainer.save_checkpoint(new)
-        if trainer.is_global_zero:
-            new.replace(path)
+        trainer.save_checkpoint(self.config.folder / LAST)

@@ -11,11 +11,13 @@ import torch
 import yaml
 
 from hand_unc_ros.errors import TrainingError
+from hand_unc_ros.files import write_file
 from hand_unc_ros.networks.placement import choose_precision
 from hand_unc_ros.networks.weights import save_network
 from hand_unc_ros.training.card import write_card
+from hand_unc_ros.training.checkpoints import WholeCheckpoints, newest_checkpoint
 from hand_unc_ros.training.config import C, TrainingConfig
-from hand_unc_ros.training.keeper import CHECKPOINT, Feed, Keeper
+from hand_unc_ros.training.keeper import Feed, Keeper
 from hand_unc_ros.training.module import TrainingModule
 from hand_unc_ros.training.task import TrainingTask
 
@@ -33,8 +35,8 @@ def train(task: TrainingTask[C], config: C) -> Path:
     """
     _quieten()
     out = config.folder
-    checkpoint = out / CHECKPOINT
-    if checkpoint.exists():
+    begun = newest_checkpoint(out)
+    if begun is not None:
         _check_unchanged(task, config, out / CONFIG)
     torch.manual_seed(config.seed)
     setup = task.set_up(config)
@@ -44,8 +46,7 @@ def train(task: TrainingTask[C], config: C) -> Path:
     trainer = feed.trainer = _trainer(config, keeper, setup.unused_parameters)
     if trainer.is_global_zero:
         out.mkdir(parents=True, exist_ok=True)
-        (out / CONFIG).write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
-    begun = checkpoint if checkpoint.exists() else None
+        write_file(out / CONFIG, yaml.safe_dump(config.to_dict(), sort_keys=False))
     try:
         trainer.fit(module, train_dataloaders=feed, ckpt_path=begun, weights_only=True)
     except SystemExit as error:
@@ -75,9 +76,9 @@ def _trainer(config: TrainingConfig, keeper: Keeper, unused_parameters: bool) ->
     strategy = 'auto' if machine.devices == 1 else several
     return pl.Trainer(accelerator=accelerator, devices=machine.devices, strategy=strategy,
                       precision='bf16-mixed' if bf16 else '32-true', max_steps=config.steps, max_epochs=-1,
-                      callbacks=[keeper], logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                      enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
-                      default_root_dir=config.folder)
+                      callbacks=[keeper], plugins=[WholeCheckpoints()], logger=False, enable_checkpointing=False,
+                      enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+                      num_sanity_val_steps=0, default_root_dir=config.folder)
 
 
 def _check_unchanged(task: TrainingTask[C], config: C, path: Path) -> None:

@@ -6,7 +6,8 @@ import csv
 import io
 from pathlib import Path
 
-from hand_unc_ros.errors import MissingDependencyError
+from hand_unc_ros.errors import MissingDependencyError, TrainingError
+from hand_unc_ros.files import write_file
 
 
 class CsvLog:
@@ -23,19 +24,24 @@ class CsvLog:
         columns = lines[0].count(',') if lines else 0
         kept = lines[:1] + [line for line in lines[1:] if line.endswith('\n') and line.count(',') == columns
                             and int(line.partition(',')[0]) <= step]
-        new = self.path.with_suffix('.new')
-        new.write_text(''.join(kept) if kept and kept[0].endswith('\n') else '')
-        new.replace(self.path)
+        write_file(self.path, ''.join(kept) if kept and kept[0].endswith('\n') else '')
 
     def append(self, row: dict[str, float]) -> None:
-        """row: 'step' first, the same names every time. Numbers are written with six digits, NaN as nothing."""
+        """row: 'step' first, the same names every time. Numbers are written with six digits, NaN as nothing.
+
+        Raises TrainingError where it cannot be written; a part of a row is dropped when the run goes on.
+        """
         text = io.StringIO()
         writer = csv.writer(text, lineterminator='\n')
-        if not self.path.exists() or not self.path.stat().st_size:
-            writer.writerow(row)
-        writer.writerow([_number(value) for value in row.values()])
-        with self.path.open('a') as file:
-            file.write(text.getvalue())
+        try:
+            if not self.path.exists() or not self.path.stat().st_size:
+                writer.writerow(row)
+            writer.writerow([_number(value) for value in row.values()])
+            with self.path.open('a') as file:
+                file.write(text.getvalue())
+        except OSError as error:
+            raise TrainingError(f'{self.path} cannot be written ({error.strerror}); make room; the same command goes on'
+                                ' from the last checkpoint') from error
 
 
 class TensorBoardLog:

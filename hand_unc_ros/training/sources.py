@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from hand_unc_ros.data.batches import collate, crop_sample
+from hand_unc_ros.data.coverage import coverage_of
 from hand_unc_ros.data.datasets import open_dataset
 from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.shards import open_shards
@@ -20,7 +22,11 @@ from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.training.config import SamplesConfig, TrainingConfig
 from hand_unc_ros.training.streams import BatchStream, SourceStream, Subsets, SyntheticStream
 
+log = logging.getLogger(__name__)
+
 HELD_OUT_BATCH = 16
+# Samples whose masked joints and missing views are counted before a run.
+LOOKED_AT = 100
 
 
 def training_stream(config: TrainingConfig, image_size: int) -> BatchStream:
@@ -31,7 +37,11 @@ def training_stream(config: TrainingConfig, image_size: int) -> BatchStream:
     if data.source == 'synthetic':
         return SyntheticStream(load_hand_model(config.hand_model or None), config.seed, data.crops,
                                _settings(data, image_size), data.varied, subsets)
-    return SourceStream(_opened(data), config.seed, data.samples, image_size, data.varied, subsets)
+    source = _opened(data)
+    looked_at = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).round().astype(int))
+    log.info('%s: of %d of %d samples: %s', data.path, len(looked_at), len(source),
+             coverage_of(source, looked_at.tolist()))
+    return SourceStream(source, config.seed, data.samples, image_size, data.varied, subsets)
 
 
 def held_out(config: TrainingConfig, image_size: int) -> list[dict[str, Tensor]]:
@@ -50,12 +60,20 @@ def held_out(config: TrainingConfig, image_size: int) -> list[dict[str, Tensor]]
         numbers = np.unique(np.linspace(0, len(source) - 1, chosen.samples).round().astype(int))
         get = source.__getitem__
     # Synthetic cameras stand upright and centred on the hand, which those of a live system do not.
-    crops = ((int(number), crop_sample(sample, image_size, chosen.varied, (seed, int(number)),
-                                       _first(sample, chosen.views)))
-             for number, sample in ((number, get(int(number))) for number in numbers))
-    batches = []
-    while part := list(islice(crops, HELD_OUT_BATCH)):
+    def crops() -> Iterator[tuple[int, dict[str, np.ndarray]]]:
+        for number in numbers.tolist():
+            try:
+                sample = get(number)
+                yield number, crop_sample(sample, image_size, chosen.varied, (seed, number),
+                                          _first(sample, chosen.views))
+            except DatasetError as error:
+                log.warning('a validation sample cannot be read and is left out: %s', error)
+
+    batches, cut = [], crops()
+    while part := list(islice(cut, HELD_OUT_BATCH)):
         batches.append(collate([crop for _, crop in part], [number for number, _ in part]))
+    if not batches:
+        raise DatasetError(f'{chosen.path}: none of {len(numbers)} samples to validate on can be read')
     return batches
 
 

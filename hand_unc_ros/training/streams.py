@@ -6,7 +6,8 @@ times.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,14 +16,19 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, Augmentation, collate, crop_sample
-from hand_unc_ros.data.samples import SampleSource
+from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
+from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.hand.model import HandModel
+
+log = logging.getLogger(__name__)
 
 # Shares of batches by the number of cameras of their rigs, and crops rendered for a chunk of CHUNK_BATCHES.
 RIG_SIZES = {4: 0.8, 8: 0.2}
 CHUNK_BATCHES = 8
 RENDERED_CROPS = 192
+# Failures to read a sample that are named one by one; then every doubling of their number is.
+MOST_NAMED = 4
 
 
 class BatchStream(Protocol):
@@ -88,7 +94,10 @@ class SyntheticStream:
 
 
 class SourceStream:
-    """Batches of `size` samples of a dataset, in another order in every epoch."""
+    """Batches of `size` samples of a dataset, in another order in every epoch.
+
+    Damaged samples do not end a run of days: they are named, counted and replaced.  State: which ones.
+    """
 
     chunk_batches = 1
 
@@ -96,19 +105,57 @@ class SourceStream:
                  subsets: Subsets = Subsets()) -> None:
         self.source, self.seed, self.size = source, seed, min(size, len(source))
         self.image_size, self.augmentation, self.subsets = image_size, augmentation, subsets
+        self._unreadable: set[int] = set()
+        self._failures, self._last_error = 0, ''
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
-        """The batch number `index`, alone."""
+        """The batch number `index`, alone. Raises DatasetError where no sample at all can be read."""
         per_epoch = len(self.source) // self.size
         epoch, place = divmod(index, per_epoch)
         order = np.random.default_rng((self.seed, epoch, 7031)).permutation(len(self.source))
-        rows = order[place * self.size:(place + 1) * self.size]
-        rng = np.random.default_rng((self.seed, index, 7032))
-        samples = [self.source[int(row)] for row in rows]
-        views = self.subsets.draw(rng, min(len(sample.views) for sample in samples))
-        return [collate([crop_sample(sample, self.image_size, self.augmentation, (self.seed, index, i),
-                                     rng.permutation(len(sample.views))[:views])
-                         for i, sample in enumerate(samples)], rows)]
+        # A sample that cannot be read is replaced by the one after the batch: a function of the number as well.
+        rows = [int(row) for row in np.roll(order, -place * self.size)]
+        while True:
+            rows = [row for row in rows if row not in self._unreadable]
+            if not rows:
+                raise DatasetError(f'none of {len(self.source)} samples can be read, the last because '
+                                   f'{self._last_error}')
+            samples = self._samples(rows[:self.size])
+            if samples is None:
+                continue
+            rng = np.random.default_rng((self.seed, index, 7032))
+            views = self.subsets.draw(rng, min(len(sample.views) for sample in samples))
+            crops = []
+            for i, (row, sample) in enumerate(zip(rows, samples)):
+                try:
+                    crops.append(crop_sample(sample, self.image_size, self.augmentation, (self.seed, index, i),
+                                             rng.permutation(len(sample.views))[:views]))
+                except DatasetError as error:
+                    # With other views it may be readable, so it is left out of this batch alone.
+                    self._name_unreadable(error)
+                    rows.remove(row)
+                    break
+            if len(crops) == len(samples):
+                return [collate(crops, rows[:self.size])]
+
+    def _samples(self, rows: Sequence[int]) -> list[Sample] | None:
+        """The samples of these numbers; None where one of them cannot be read, which is then known."""
+        samples = []
+        for row in rows:
+            try:
+                samples.append(self.source[row])
+            except DatasetError as error:
+                self._unreadable.add(row)
+                self._name_unreadable(error)
+                return None
+        return samples
+
+    def _name_unreadable(self, error: DatasetError) -> None:
+        self._last_error = str(error)
+        self._failures += 1
+        if self._failures <= MOST_NAMED or self._failures & (self._failures - 1) == 0:
+            log.warning('a training sample cannot be read, another takes its place (%d times so far): %s',
+                        self._failures, error)
 
     def name(self, index: int) -> str:
         """Name of a sample, for messages."""

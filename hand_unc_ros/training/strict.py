@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any, TypeVar, Union
 from hand_unc_ros.errors import ConfigError
 
 T = TypeVar('T')
+_LARGEST_INT = 2 ** 63 - 1
 _NAMES = {int: 'a whole number', float: 'a number', str: 'a text', bool: 'true or false'}
 
 
@@ -77,14 +79,24 @@ def _scalar(kind: type, value: Any, path: str) -> Any:
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         # YAML 1.1 takes 1e-3, without a point, for a text.
         try:
-            return float(value)
-        except ValueError:
-            pass
+            number = float(value)
+        except (ValueError, OverflowError):
+            raise ConfigError(f'{path} must be a number, got {_shortened(value)}') from None
+        if not math.isfinite(number):
+            raise ConfigError(f'{path} must be a finite number, got {number}')
+        return number
     if kind is str and value is None:
         return ''
     if type(value) is not kind:
-        raise ConfigError(f'{path} must be {_NAMES[kind]}, got {value!r}')
+        raise ConfigError(f'{path} must be {_NAMES[kind]}, got {_shortened(value)}')
+    if kind is int and abs(value) > _LARGEST_INT:
+        raise ConfigError(f'{path} has more digits than a setting can have')
     return value
+
+
+def _shortened(value: Any) -> str:
+    text = 'a number of too many digits' if isinstance(value, int) and abs(value) > _LARGEST_INT else repr(value)
+    return text if len(text) <= 100 else f'{text[:100]} …'
 
 
 def _check(value: Any, limits: Mapping[str, Any], path: str) -> None:

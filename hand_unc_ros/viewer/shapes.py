@@ -6,9 +6,9 @@ import itertools
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.geometry.gaussians import ellipsoid_axes
+from hand_unc_ros.geometry.quaternions import quaternions_xyzw
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import BONES
 
@@ -152,4 +152,4 @@ def _from_z_axis(direction: np.ndarray) -> np.ndarray:
 
 def quaternions(rotation: np.ndarray) -> np.ndarray:
     """Rotation matrices (3, 3) or (N, 3, 3) to unit quaternions (..., 4), w first and not negative."""
-    return np.roll(Rotation.from_matrix(rotation).as_quat(canonical=True), 1, axis=-1)
+    return np.roll(quaternions_xyzw(rotation), 1, axis=-1)

@@ -17,7 +17,6 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros import cli

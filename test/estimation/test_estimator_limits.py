@@ -129,7 +129,6 @@ class Pictures:
 
 
 def test_evaluation_reports_what_the_noise_makes_of_it():
-    pytest.importorskip('smplx')
     pytest.importorskip('numba')
     from hand_unc_ros.evaluation.synthetic import Errors, run_scene
 

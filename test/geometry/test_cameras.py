@@ -48,6 +48,8 @@ def test_undistortion_agrees_with_opencv(model):
     cam = camera('cam', (0.5, -0.4, 0.6), model)
     px = np.random.default_rng(1).uniform((40, 40), (600, 440), (150, 2))
     ours = CameraRig([cam]).normalise(torch.from_numpy(px)[None])[0].numpy()
+    if model == 'equidistant' and cv2.__version__.startswith('4.5'):
+        pytest.skip('OpenCV 4.5 iterates ten times at most')
     criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 400, 1e-13)
     if model == 'equidistant':
         theirs = cv2.fisheye.undistortPoints(px[:, None], cam.K, cam.D, criteria=criteria)[:, 0]

@@ -78,7 +78,6 @@ def twists(side, pose):
 
 def test_the_function_fitted_is_the_hand_models(side):
     """Random turns far outside any hand's; the model works in float32."""
-    pytest.importorskip('smplx')
     from hand_unc_ros.hand.model import load_hand_model
 
     rng = np.random.default_rng(0)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hand_unc_ros.hand.inert_pickle import PickleError, load_inert, plain
+from hand_unc_ros.hand.inert_pickle import load_inert, plain
+from hand_unc_ros.hand.pickle_limits import PickleError
 
 
 def read(value, protocol=4):

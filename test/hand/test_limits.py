@@ -9,7 +9,6 @@ from hand_unc_ros.hand.joints import FINGERS
 from hand_unc_ros.hand.limits import (ANGLE_COUNT, ANGLE_LIMITS, ANGLE_NAMES, FlexionAxes, pose_from_angles)
 from hand_unc_ros.hand.standin import build_standin
 
-pytest.importorskip('smplx')
 
 from hand_unc_ros.hand.model import load_hand_model  # noqa: E402
 

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
-pytest.importorskip('smplx', reason='posing the hand needs the extra `hand`')
 
 from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag  # noqa: E402
 

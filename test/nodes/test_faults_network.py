@@ -10,7 +10,6 @@ import pytest
 pytest.importorskip('rclpy', reason='no ROS 2 here')
 pytest.importorskip('hand_unc_ros.msg', reason='the messages are not built')
 pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
-pytest.importorskip('smplx', reason='posing the hand needs the extra `hand`')
 
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from ros_system import system  # noqa: E402

@@ -121,7 +121,6 @@ def test_subsets_by_their_weights():
 @pytest.fixture(scope='module')
 def rendered():
     """A stream of which little is rendered: 3 or 6 scenes a chunk, batches of 12 crops; how to make it; four chunks."""
-    pytest.importorskip('smplx')
     pytest.importorskip('numba')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(multiview, 'BACKGROUND_COUNT', 2)

@@ -7,7 +7,6 @@ import pytest
 import yaml
 from repository import ROOT
 
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros.errors import ConfigError, HandUncError  # noqa: E402
@@ -67,7 +66,10 @@ def test_single_values_can_be_changed(tmp_path):
     ('out: a\nzzzzzz: 5', r"unknown key 'zzzzzz'; known here: task, out, seed"),
     ('out: a\noptimiser: {lrate: 5}', r"unknown key 'optimiser.lrate'; did you mean 'lr'"),
     ('out: a\noptimiser: {lr: 0}', r'optimiser.lr is 0.0; it must be above 0'),
-    ('out: a\noptimiser: {lr: .nan}', r'optimiser.lr is nan; it must be above 0'),
+    ('out: a\noptimiser: {lr: .nan}', r'optimiser.lr must be a finite number, got nan'),
+    ('out: a\noptimiser: {lr: .inf}', r'optimiser.lr must be a finite number, got inf'),
+    (f'out: a\noptimiser: {{lr: 1{"0" * 400}}}', r'optimiser.lr must be a number, got a number of too many digits'),
+    (f'out: a\nsteps: 1{"0" * 400}', r'steps has more digits than a setting can have'),
     ('out: a\noptimiser: {lr: fast}', r"optimiser.lr must be a number, got 'fast'"),
     ('out: a\noptimiser: 5', r'optimiser must be a mapping'),
     ('out: a\noptimiser: {name: sgd}', r"optimiser.name is 'sgd'; choose one of adamw, adam"),

@@ -98,7 +98,7 @@ def test_unit_meshes_are_closed_and_wound_outwards():
 
 @pytest.mark.parametrize('seed', range(3))
 def test_quaternions_of_rotations(seed):
-    factor = np.linalg.qr(np.random.default_rng(seed).normal(size=(50, 3, 3)))[0]
+    factor = np.stack([np.linalg.qr(one)[0] for one in np.random.default_rng(seed).normal(size=(50, 3, 3))])
     rotation = factor * np.sign(np.linalg.det(factor))[:, None, None]
     half_turns = np.array([np.diag([1, -1, -1]), np.diag([-1, 1, -1]), np.diag([-1, -1, 1])], float)
     rotation = np.concatenate([rotation, half_turns, np.eye(3)[None]])

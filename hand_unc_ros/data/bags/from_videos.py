@@ -33,7 +33,6 @@ from rosbags.interfaces import (
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
-from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.frame_stamps import common_rate, container_stamps, table_stamps
@@ -44,6 +43,7 @@ from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.data.videos import VideoInfo, probe_video, read_frames
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.geometry.quaternions import quaternions_xyzw
 
 log = logging.getLogger(__name__)
 
@@ -365,7 +365,7 @@ def _tf_message(rig: CameraRig, stamp_ns: int, store: Any) -> Any:
     transforms = []
     for camera in rig.cameras:
         x, y, z = (float(value) for value in camera.world_from_camera[:3, 3])
-        qx, qy, qz, qw = Rotation.from_matrix(camera.world_from_camera[:3, :3]).as_quat(canonical=True).tolist()
+        qx, qy, qz, qw = quaternions_xyzw(camera.world_from_camera[:3, :3]).tolist()
         transforms.append(types['geometry_msgs/msg/TransformStamped'](
             header=_header(types, stamp_ns, WORLD_FRAME), child_frame_id=optical_frame(camera.name),
             transform=types['geometry_msgs/msg/Transform'](

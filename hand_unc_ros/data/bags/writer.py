@@ -21,6 +21,7 @@ from rosbags.interfaces import Qos
 
 from hand_unc_ros import __version__
 from hand_unc_ros.errors import RecordingError
+from hand_unc_ros.files import write_file
 
 # Of rosbag2. Later ones keep QoS profiles in a form that ROS 2 Humble refuses to parse, and all that came after read 8.
 METADATA_VERSION = 8
@@ -253,9 +254,7 @@ class BagWriter:
             'ros_distro': os.environ.get('ROS_DISTRO', 'unknown'),
         }
         text = yaml.safe_dump({'rosbag2_bagfile_information': content}, sort_keys=False, allow_unicode=True)
-        partial = self.path / '.metadata.yaml.partial'
-        partial.write_text(text, encoding='utf-8')
-        partial.rename(self.path / 'metadata.yaml')
+        write_file(self.path / 'metadata.yaml', text, RecordingError)
 
 
 def disk_error(output: Path, error: OSError) -> RecordingError:

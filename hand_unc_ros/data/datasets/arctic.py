@@ -23,7 +23,8 @@ from hand_unc_ros.data.datasets.views import inverted, projected_view, runs
 from hand_unc_ros.data.samples import Sample
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.geometry.cameras import Camera
-from hand_unc_ros.hand.inert_pickle import PickleError, load_inert, plain
+from hand_unc_ros.hand.inert_pickle import load_inert, plain
+from hand_unc_ros.hand.pickle_limits import PickleError
 from hand_unc_ros.hand.joints import to_public
 
 REMEDY = 'unpack ARCTIC v1.0 with the scripts of https://github.com/zc-alexfan/arctic'

@@ -101,10 +101,11 @@ class DexYcb:
     def __getitem__(self, index: int) -> Sample:
         recording, frame = self._samples[index]
         cameras = self._cameras(recording.extrinsics)
-        views, first = [], None
+        views, first, left_out = [], None, []
         for serial in (_FIRST, *(serial for serial in SERIALS if serial != _FIRST)):
             labels = self._labels(recording, serial, frame)
             if labels is None:
+                left_out.append(serial)
                 continue
             first = first or labels
             image = required_file(self._root / recording.path / serial / f'color_{frame:06d}.jpg', 'an image', _REMEDY)
@@ -114,7 +115,8 @@ class DexYcb:
         return Sample(
             name=f'{recording.path}/{frame:06d}', views=tuple(views), joints=transformed(first.joints, pose),
             vertices=None if mano is None else self._hands.surface(recording.side, mano)[0], mano=mano,
-            time_ns=round(frame * 1e9 / FRAMES_PER_SECOND), side=recording.side, sequence=recording.path, frame=frame)
+            time_ns=round(frame * 1e9 / FRAMES_PER_SECOND), side=recording.side, sequence=recording.path, frame=frame,
+            left_out=tuple(left_out))
 
     def _recordings(self, split: str) -> list[_Recording]:
         subjects = {'train': SUBJECTS, 'val': SUBJECTS[:2], 'test': SUBJECTS[2:]}[split]

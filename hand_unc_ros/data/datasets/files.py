@@ -6,18 +6,17 @@
 
 from __future__ import annotations
 
-import json
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from hand_unc_ros.bounded import MalformedError, parse_json, parse_yaml, read_npz
 from hand_unc_ros.errors import CalibrationError, DatasetError
 from hand_unc_ros.geometry.cameras import Camera
-from hand_unc_ros.hand.inert_pickle import PickleError, load_inert, plain
+from hand_unc_ros.hand.inert_pickle import load_inert, plain
+from hand_unc_ros.hand.pickle_limits import PickleError
 
 # Calibration files carry rotations with few digits or in float32; within this they are moved to the nearest rotation.
 _ROUNDING = 1e-3
@@ -65,16 +64,16 @@ def read_text(path: Path, what: str, remedy: str) -> str:
 def read_json(path: Path, what: str, remedy: str) -> Any:
     """Content of a JSON file. Raises DatasetError."""
     try:
-        return json.loads(read_bytes(path, what, remedy))
-    except (ValueError, RecursionError) as error:
+        return parse_json(read_bytes(path, what, remedy))
+    except MalformedError as error:
         raise DatasetError(f'{path} is not whole JSON ({error}); expected {what}; {remedy}') from error
 
 
 def read_yaml(path: Path, what: str, remedy: str) -> dict:
     """Mapping of a YAML file, read without running anything it names. Raises DatasetError."""
     try:
-        content = yaml.load(read_text(path, what, remedy), Loader=getattr(yaml, 'CSafeLoader', yaml.SafeLoader))
-    except yaml.YAMLError as error:
+        content = parse_yaml(read_text(path, what, remedy))
+    except MalformedError as error:
         raise DatasetError(f'{path} is not whole YAML ({error}); expected {what}; {remedy}') from error
     if not isinstance(content, dict):
         raise DatasetError(f'{path} holds no table of keys; expected {what}; {remedy}')
@@ -85,13 +84,11 @@ def read_npz_no_pickle(path: Path, keys: Sequence[str], what: str, remedy: str) 
     """The arrays `keys` of an npz; nothing is unpickled, other arrays are not read. Raises DatasetError."""
     required_file(path, what, remedy)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [key for key in keys if key not in file.files]
-            if missing:
-                raise DatasetError(f"{path} lacks '{missing[0]}' (it has {', '.join(file.files)}); "
-                                   f'expected {what}; {remedy}')
-            return {key: file[key] for key in keys}
-    except (OSError, ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
+        return read_npz(path, keys)
+    except KeyError as error:
+        raise DatasetError(f"{path} lacks '{error.args[0]}' (it has {', '.join(error.args[1])}); "
+                           f'expected {what}; {remedy}') from error
+    except (OSError, MalformedError) as error:
         raise DatasetError(f'{path} is not a whole npz ({error}); expected {what}; {remedy}') from error
 
 

@@ -52,7 +52,7 @@ class Ho3d:
     split: 'train' (ABF1, BB1, GSF1, MDF1, SiBF1) or 'test' (GPMF1, SB1).  mano_model: a converted right MANO; with it
     samples have vertices.  Every frame listed in train.txt or evaluation.txt with at least two cameras, one of them in
     train/, is a sample. Two of SB1's sequences are in evaluation/ without joints; as in POEM, theirs come from the
-    other cameras through the calibration.
+    other cameras through the calibration. A camera without an annotation is left out of its sample.
     Raises DatasetError naming what is missing.
     """
 
@@ -78,7 +78,11 @@ class Ho3d:
 
     def __getitem__(self, index: int) -> Sample:
         group, frame, folders = self._samples[index]
-        metas = {number: self._meta(folder, frame) for number, folder in folders.items()}
+        metas = {number: meta for number, folder in folders.items()
+                 if (meta := self._meta(folder, frame)) is not None}
+        if len(metas) < 2:
+            raise DatasetError(f'{self._root}: {len(metas)} of {len(folders)} cameras of {group}, frame {frame} have an '
+                               f'annotation, 2 are needed; {_REMEDY}')
         annotated = [number for number, meta in metas.items() if meta['handJoints3D'] is not None]
         if not annotated:
             raise DatasetError(f'{self._root}: no camera of {group}, frame {frame} has all joints annotated; {_REMEDY}')
@@ -86,7 +90,7 @@ class Ho3d:
         poses = self._poses(group, metas)
         world = to_public(_to_world(metas[truth]['handJoints3D'], poses[truth]), 'smplx')
         views = []
-        for number in sorted(folders, key=lambda number: (number != truth, number)):
+        for number in sorted(metas, key=lambda number: (number != truth, number)):
             name = folders[number].name
             device = camera(name, SIZE, metas[number]['camMat'], poses[number],
                             str(folders[number] / 'meta' / f'{frame}.pkl'), _REMEDY)
@@ -97,7 +101,8 @@ class Ho3d:
         return Sample(
             name=f'{group}/{frame}', views=tuple(views), joints=world,
             vertices=None if self._hands is None or mano is None else self._hands.surface('right', mano)[0], mano=mano,
-            time_ns=round(int(frame) * 1e9 / FRAMES_PER_SECOND), sequence=group, frame=int(frame))
+            time_ns=round(int(frame) * 1e9 / FRAMES_PER_SECOND), sequence=group, frame=int(frame),
+            left_out=tuple(folder.name for number, folder in sorted(folders.items()) if number not in metas))
 
     def _listed(self) -> dict[str, dict[str, dict[int, Path]]]:
         """Folder of each camera's sequence, by group, frame and camera."""
@@ -113,11 +118,18 @@ class Ho3d:
                     views[int(sequence[-1])] = self._root / folder / sequence
         return listed
 
-    def _meta(self, folder: Path, frame: str) -> dict:
-        """camMat (3, 3) and handJoints3D (21, 3), smplx's order, OpenGL frame, or None where there is no hand."""
+    def _meta(self, folder: Path, frame: str) -> dict | None:
+        """camMat (3, 3) and handJoints3D (21, 3), smplx's order, OpenGL frame, or None where there is no hand.
+
+        None for a camera without an annotation: single frames of single cameras have no file, or one of Nones.
+        """
         where = folder / 'meta' / f'{frame}.pkl'
+        if not where.exists() and where.parent.is_dir():
+            return None
         meta = read_pickle(where, "a frame's annotation", _REMEDY)
         K, joints = (entry(meta, key, where, _REMEDY) for key in ('camMat', 'handJoints3D'))
+        if K is None and joints is None:
+            return None
         annotated = joints is not None and np.size(joints) != 3
         return {**meta, 'camMat': array(K, (3, 3), f'{where}: camMat', _REMEDY),
                 'handJoints3D': array(joints, (21, 3), f'{where}: handJoints3D', _REMEDY) if annotated else None}

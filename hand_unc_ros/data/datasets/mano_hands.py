@@ -37,7 +37,7 @@ class ManoHands:
                 mended = arrays['left']['shapedirs'].copy()
                 mended[:, 0] *= -1
                 arrays['left']['shapedirs'] = mended
-        self._models = {side: HandModel(table, side) for side, table in arrays.items()}
+        self._models = {side: HandModel(table, side, by_smplx=True) for side, table in arrays.items()}
         self._components = {side: table['hands_components'].astype(np.float64) for side, table in arrays.items()}
         self._means = {side: table['hands_mean'].astype(np.float64) for side, table in arrays.items()}
 

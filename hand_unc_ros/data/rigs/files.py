@@ -32,6 +32,7 @@ from hand_unc_ros.data.rigs import camera_info, kalibr, opencv, own, toml
 from hand_unc_ros.data.rigs.checks import check_unit, inversion_doubt
 from hand_unc_ros.data.rigs.text import FORMATS, read_content, short
 from hand_unc_ros.errors import CalibrationError
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera, CameraRig
 
 log = logging.getLogger(__name__)
@@ -130,4 +131,4 @@ def save_rig(rig: CameraRig, path: str | Path, topics: Mapping[str, str] | None 
         if topics and camera.name in topics:
             tables[camera.name]['topic'] = topics[camera.name]
     text = yaml.safe_dump({'cameras': tables}, sort_keys=False, default_flow_style=None, allow_unicode=True)
-    path.write_text(text, encoding='utf-8')
+    write_file(path, text)

@@ -95,7 +95,8 @@ def answers_of(method: Method, readings: HandReadings, rig: CameraRig) -> Answer
         views = {name: replace(reading, valid=reading.valid & used)
                  for used, (name, reading) in zip(chosen, readings.views.items())}
         fused = method.fuse([views], rig, prior)
-        if isinstance(fused, NotFused):
+        # A map is not put on hands whose refinement was declined, so none is fitted to them or judged by them.
+        if isinstance(fused, NotFused) or fused.declined:
             return Answer(np.full((21, 3), np.nan), np.full((21, 3, 3), np.nan), np.zeros(21, int))
         return Answer(fused.joints, joint_blocks(fused.covariance), _counts(fused.triangulation))
 

@@ -320,7 +320,7 @@ class Collector:
             px[rows] = np.where(known, views.joints_px, np.nan)
             variance[rows] = np.where(known, views.variance_px2, np.nan)
             boxes[rows] = views.boxes_px
-            self.calibrated = hand.covariance_calibrated
+            self.calibrated = hand.covariance_calibrated and (self.calibrated or not self.hands)
             joints = np.where(hand.valid[:, None], hand.joints, np.nan)
             self.hands.append((hand.stamp_ns, hand.track_id, joints, hand.covariance, px, variance, boxes))
 

@@ -14,6 +14,7 @@ from hand_unc_ros.evaluation.recordings import plots
 from hand_unc_ros.evaluation.recordings.evaluate import Evaluation, evaluate_bag
 from hand_unc_ros.evaluation.recordings.replay import BagSettings
 from hand_unc_ros.evaluation.recordings.singular import sentences as singular_sentences
+from hand_unc_ros.files import write_file
 
 # A factor on σ between these needs no words.
 FITS = (0.9, 1.1)
@@ -52,7 +53,7 @@ def run(bag: Path, settings: BagSettings, *, estimates: str = '', truth: str = '
     for sentence in headline(evaluation.summary):
         print(sentence)
     if output is not None:
-        output.write_text(json.dumps(evaluation.summary, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+        write_file(output, json.dumps(evaluation.summary, indent=2, ensure_ascii=False) + '\n')
     if report is not None:
         write_report(evaluation, report)
         print(report)
@@ -154,7 +155,7 @@ def _losses(summary: dict[str, Any]) -> list[str]:
 
 def write_report(evaluation: Evaluation, path: Path) -> None:
     """Write the page. Apart from the section on time it is the same for the same evaluation."""
-    path.write_text(page(evaluation), encoding='utf-8')
+    write_file(path, page(evaluation))
 
 
 def page(evaluation: Evaluation) -> str:

@@ -7,12 +7,12 @@ stamp_ns, x0, y0, z0, x1 … z20 in any order (others are ignored), empty or nan
 from __future__ import annotations
 
 import csv
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from hand_unc_ros.bounded import MalformedError, read_npz
 from hand_unc_ros.data.bags.hands import HAND_TYPE, POSES_TYPE, hand_of, poses_of, read_messages, stamp_ns
 from hand_unc_ros.data.bags.reader import Bag
 from hand_unc_ros.errors import RecordingError
@@ -94,9 +94,8 @@ def _from_topic(name: str, bag: Bag) -> Truth:
 
 def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            stamps, joints = content['stamp_ns'], content['joints']
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        stamps, joints = read_npz(path, ('stamp_ns', 'joints')).values()
+    except (OSError, KeyError, MalformedError) as error:
         raise RecordingError(f'truth {path} must hold stamp_ns (N,) and joints (N, {JOINT_COUNT}, 3): {error}'
                              ) from error
     if stamps.ndim != 1 or joints.shape != (len(stamps), JOINT_COUNT, 3) or stamps.dtype.kind not in 'iu':

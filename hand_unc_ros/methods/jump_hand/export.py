@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ExportError, MissingDependencyError
+from hand_unc_ros.files import adopt_file
 from hand_unc_ros.hand.joints import JOINT_COUNT, JOINT_NAMES
 from hand_unc_ros.methods.jump_hand.network import JumpHand, ViewStage, load_jump_hand
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
@@ -100,7 +101,7 @@ def export_onnx(network: JumpHand, folder: Path, views: Sequence[int] = (2, 4, 8
             raise ExportError(f'ONNX Runtime and torch differ in {wrong} (allowed: {AGREEMENT:g}), so nothing was'
                               ' written; install the versions that requirements/constraints.txt names')
         for path in paths:
-            path.replace(folder / path.name)
+            adopt_file(path, folder / path.name)
     return differences
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.rig_cache import RigCache
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.crops import reach_box, transform, upright_roll
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import (
@@ -204,14 +206,15 @@ class JumpHandLive:
         if self._refines and triangulation.valid.any():
             refinement = self.refine(readings, triangulation, track.handedness)
         refined = time.perf_counter()
-        return with_refinement(triangulation, refinement,
+        hand = with_refinement(triangulation, refinement,
                                {'fusion': 1e3 * (fused - started), 'refinement': 1e3 * (refined - fused)})
+        return replace(hand, declined=self._refines and refinement is None)
 
     def refine(self, readings: Sequence[ViewReading], start: Triangulation, handedness: str) -> Refinement | None:
         """The decoder's joints and surface, started from triangulated joints.
 
         The covariance head makes that of the refined joints from the propagated one.  None when the network has no
-        decoder, fewer than two views were used, or its answer is not finite.
+        decoder, fewer than two views were used, or its answer or the head's is not finite.
         """
         rows = [row for row, reading in enumerate(readings) if reading.features is not None]
         mask = start.used[rows]
@@ -235,6 +238,9 @@ class JumpHandLive:
         if not np.isfinite(result).all():
             return None
         learned = self._covariance(out, start.propagated * np.outer(flip, flip), np.tile(flip, len(joints)))
+        known = np.isfinite(start.propagated).all(axis=(1, 2))
+        if learned is not None and not np.isfinite(joint_blocks(learned)[known]).all():
+            return None
         result = result * flip + origin
         return Refinement(result[:len(joints)], result[len(joints):], gate, learned)
 

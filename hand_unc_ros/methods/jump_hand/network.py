@@ -29,6 +29,7 @@ from hand_unc_ros.methods.jump_hand.decoder import (
 )
 from hand_unc_ros.networks import gaussian_2d
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2DConfig, Gaussian2DNet, cells_to_pixels
+from hand_unc_ros.networks.stored import build_stored
 from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, gate, normalised
 from hand_unc_ros.networks.weights import read_weights, save_network
 
@@ -251,10 +252,7 @@ def load_jump_hand(path: Path) -> JumpHand:
     """The network stored at `path`, in eval mode. Raises ConfigError naming the file and what is wrong with it."""
     config, state = read_weights(path, 'JumpHand')
     try:
-        network = JumpHand(JumpHandConfig.from_dict(config))
-        network.load_state_dict(state)
-    except ConfigError as error:
-        raise ConfigError(f'{path}: {error}') from error
+        network = build_stored(lambda: JumpHand(JumpHandConfig.from_dict(config)), state, path)
     except RuntimeError as error:
         raise ConfigError(f'{path} does not fit the JumpHand of this version ({str(error).splitlines()[0]});'
                           ' train it anew or take the shipped one') from error

@@ -194,3 +194,26 @@ def test_missing_parts_and_other_versions_are_named(tree, tmp_path):
     shutil.rmtree(root / 'calibration')
     with pytest.raises(DatasetError, match='version 2 has none'):
         open_dataset('ho3d', root, 'train')
+
+
+@pytest.mark.parametrize('empty', ('every entry None', 'no file'))
+def test_cameras_without_an_annotation_are_left_out_and_counted(tree, tmp_path, empty):
+    root = copied(tree, tmp_path)
+    for lacking in range(1, 6):
+        number = (1, 3, 0, 4, 2)[lacking - 1]
+        meta = root / f'train/GPMF1{number}/meta/0003.pkl'
+        if empty == 'no file':
+            meta.unlink()
+        else:
+            entries = pickle.loads(meta.read_bytes())
+            replace(meta, pickle.dumps(dict.fromkeys(entries), protocol=2))
+        source = open_dataset('ho3d', root, 'test')
+        if lacking > 3:
+            with pytest.raises(DatasetError, match=rf'{5 - lacking} of 5 cameras of GPMF1, frame 0003'):
+                source[0]
+            continue
+        sample = source[0]
+        check_sample(sample, truth('GPMF1', '0003'), **ROUNDED)
+        assert len(sample.views) == 5 - lacking and len(sample.left_out) == lacking
+        names = [*sample.left_out, *(view.camera.name for view in sample.views)]
+        assert sorted(names) == [f'GPMF1{n}' for n in range(5)]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros.data.batches import crop_sample

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hand_cases import skin
 
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros.data.batches import crop_sample

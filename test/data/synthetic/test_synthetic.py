@@ -13,7 +13,6 @@ import torch
 from repository import ROOT, TESTS
 from scipy.spatial.transform import Rotation
 
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros.data.synthetic import appearance, frames, imaging

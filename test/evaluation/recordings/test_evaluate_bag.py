@@ -373,7 +373,6 @@ def test_the_nodes_parameters_are_the_settings(tmp_path):
 
 @pytest.mark.slow
 def test_the_shipped_network_gives_the_same_numbers_twice(tmp_path):
-    pytest.importorskip('smplx')
     pytest.importorskip('numba')
     from hand_unc_ros.data.synthetic.scene import Scene, ring_of_cameras
     from hand_unc_ros.hand.model import load_hand_model

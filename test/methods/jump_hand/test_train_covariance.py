@@ -5,7 +5,6 @@ import pytest
 import torch
 
 pytest.importorskip('lightning')
-pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from train_cases import rows, tiny, train, write_set  # noqa: E402
