@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from hand_unc_ros.estimation.camera_timeline import CameraStatistics
 from hand_unc_ros.estimation.health import RATE_WINDOW_S, CameraHealth, OutputHealth
+from hand_unc_ros.estimation.synchroniser import Statistics
 from hand_unc_ros.estimation.types import ViewReport
 
 FAST_DDS_REMEDY = ('raw images are lost when Fast DDS has its default shared memory: start the camera driver '
@@ -88,23 +89,29 @@ def camera_status(name: str, health: CameraHealth, state: CameraState, now_s: fl
 
 
 class OutputState(NamedTuple):
-    """cameras_arriving: of `cameras` in all.  unclaimed, resets: counts of the synchroniser."""
+    """cameras_arriving: of `cameras` in all.  statistics: of the synchroniser.  clock_fault: why no time passes, or
+    None.  rival: another estimator in this namespace, or None.  max_age_s: of what is published, 0 for any."""
 
     cameras_arriving: int
     cameras: int
-    unclaimed: int
-    resets: int
+    statistics: Statistics
+    clock_fault: str | None = None
+    rival: str | None = None
+    max_age_s: float = 0.0
 
 
 def output_status(health: OutputHealth, state: OutputState, now_s: float, period_s: float) -> DiagnosticStatus:
     """The diagnostic of the estimates as a whole."""
-    cameras_arriving, cameras, unclaimed, resets = state
+    cameras_arriving, cameras, statistics = state.cameras_arriving, state.cameras, state.statistics
+    too_old = health.recently_too_old()
     limit_s = silence_s(period_s)
     set_age_s = now_s - max(health.last_set_s or 0.0, health.started_s)
     output_age_s = now_s - max(health.last_published_s or 0.0, health.started_s)
     level = DiagnosticStatus.OK
     message = f'{health.published} estimates, {cameras_arriving} of {cameras} cameras arrive'
-    if set_age_s > limit_s:
+    if state.clock_fault:
+        level, message = DiagnosticStatus.ERROR, state.clock_fault
+    elif set_age_s > limit_s:
         level = DiagnosticStatus.ERROR
         message = (f'no output for {output_age_s:.1f} s: no set of images; '
                    f'{cameras_arriving} of {cameras} cameras arrive')
@@ -112,6 +119,12 @@ def output_status(health: OutputHealth, state: OutputState, now_s: float, period
             message += ', and from one alone depth is not observable'
     elif health.failure:
         level, message = DiagnosticStatus.ERROR, f'no output for {output_age_s:.1f} s: {health.failure}'
+    elif too_old:
+        level = DiagnosticStatus.WARN
+        message = (f'{too_old} estimates were too old and are not published: {health.age_s:.3g} s, publish.max_age is '
+                   f'{state.max_age_s:.3g} s; take fewer cameras or a faster device, or synchronise the clocks')
+    elif state.rival:
+        level, message = DiagnosticStatus.WARN, state.rival
     elif output_age_s > limit_s:
         level, message = DiagnosticStatus.WARN, f'no hand for {output_age_s:.1f} s: {health.no_hand_reason}'
     elif cameras_arriving < cameras:
@@ -119,7 +132,8 @@ def output_status(health: OutputHealth, state: OutputState, now_s: float, period
     ordered = sorted(health.latencies_ms)
     values = {
         'sets_taken': health.taken, 'sets_published': health.published, 'sets_without_hand': health.no_hand,
-        'sets_skipped': health.skipped + unclaimed, 'sets_failed': health.failures, 'resets': resets,
+        'sets_skipped': health.skipped + statistics.sets_unclaimed, 'sets_failed': health.failures,
+        'sets_too_old': health.too_old, 'resets': statistics.resets, 'regroups': statistics.regroups,
         **{f'latency_ms/p{q}': f'{ordered[min(len(ordered) - 1, q * len(ordered) // 100)]:.1f}'
            for q in (50, 95, 99) if ordered},
         **{f'stage_ms/{stage}': f'{value:.2f}' for stage, value in health.stage_ms.items()},
@@ -160,6 +174,7 @@ def silence_s(period_s: float) -> float:
 
 def make_status(name: str, level: bytes, message: str, values: Mapping[str, object],
                 hardware_id: str = '') -> DiagnosticStatus:
+    """name: within the node, whose own name the node puts before it."""
     return DiagnosticStatus(
-        level=level, name=f'hand_unc_ros: {name}', message=message, hardware_id=hardware_id,
+        level=level, name=name, message=message, hardware_id=hardware_id,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])

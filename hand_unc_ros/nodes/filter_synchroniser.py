@@ -14,12 +14,13 @@ nothing any more after a recording has been played again, and don't count what t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.camera_timeline import Message
-from hand_unc_ros.estimation.synchroniser import MatchedSet, Statistics
+from hand_unc_ros.estimation.stream import FrameSynchroniser
+from hand_unc_ros.estimation.synchroniser import MatchedSet, Statistics, Synchroniser
 from hand_unc_ros.estimation.time_lines import FUTURE_S, JUMP_S, TimeLines
 
 _NS = 1_000_000_000
@@ -27,6 +28,17 @@ _NS = 1_000_000_000
 _RING = 8
 # Periods without a set after which the cameras that do not match are left out.
 _STALL_PERIODS = 5
+
+
+def build_synchroniser(values: Mapping[str, Any], cameras: Sequence[str]) -> FrameSynchroniser:
+    """By the policy that the parameters ask for; raises ConfigError where it cannot be had."""
+    period_s, policy, min_views = values['sync.period'], values['sync.policy'], values['min_views']
+    tolerance_s = values['sync.tolerance'] or 0.5 * period_s
+    if policy == 'deadline':
+        return Synchroniser(cameras, period_s=period_s, tolerance_s=tolerance_s,
+                            deadline_s=values['sync.deadline'] or period_s, min_views=min_views)
+    return FilterSynchroniser(cameras, exact=policy == 'exact', period_s=period_s, tolerance_s=tolerance_s,
+                              min_views=min_views)
 
 
 class FilterSynchroniser:
@@ -67,11 +79,15 @@ class FilterSynchroniser:
         now_ns = self._advance_clock(now_ns)
         statistics = line.statistics
         statistics.received += 1
+        head_ns = line.head_ns
         reason = self._lines.refuse(line, stamp_ns, now_ns)
         statistics.last_arrival_ns = now_ns
         if reason is not None:
             statistics.drops[reason] += 1
             return
+        if head_ns is not None and stamp_ns <= head_ns:
+            # Wound back: message_filters would keep the messages of before and throw away those that come now.
+            self._set_up(self._members)
         if self._lines.wound_back(line, now_ns):
             self._restart()
         if self._since_ns is None:
