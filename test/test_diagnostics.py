@@ -79,14 +79,17 @@ def test_many_drops_are_told_with_the_remedy_and_forgotten_when_they_end(reason,
     assert status(health, statistics).level == OK
 
 
-def report(suspects: tuple[str, ...] = (), disagrees: bool = False, left_out: float = 0.0) -> ViewReport:
-    return ViewReport({'palm': 0.91, 'thumb': float('nan')}, 9.26, 1.52, suspects, left_out, disagrees)
+def report(suspects: tuple[str, ...] = (), disagrees: bool = False, left_out: float = 0.0,
+           late: tuple[str, ...] = ()) -> ViewReport:
+    return ViewReport({'palm': 0.91, 'thumb': float('nan')}, 9.26, 1.52, suspects, left_out, disagrees, 0.267, late)
 
 
 @pytest.mark.parametrize('view, level, words', [
     (report(), OK, ('15.',)),
     (report(('cam0',)), WARN, ('9.3 px', 'cam0 has moved', 'calibrate the rig again')),
     (report(('cam1', 'cam0')), WARN, ('cam0 or cam1 has moved', 'cannot tell')),
+    (report(late=('cam0',)), WARN, ('0.27 s later than their stamps', 'stamp images at exposure')),
+    (report(late=('cam1', 'cam0')), WARN, ('of cam0 and cam1 one is wrong', 'cannot tell')),
     (report(disagrees=True, left_out=0.8), WARN, ('left out of 80 % of the sets', 'another hand'))])
 def test_a_camera_that_has_moved_is_told_with_the_remedy(view, level, words):
     health = camera()

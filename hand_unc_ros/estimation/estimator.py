@@ -91,7 +91,7 @@ class HandEstimator:
                     self._end([sighting.track])
                 continue
             if self.settings.view_health:
-                observed.append(self._observation(sighting.readings, fused, rig, stage_ms))
+                observed.append(self._observation(sighting, fused, rig, stage_ms))
             hands.append(self._publish(frames, sighting, counted, fused, stage_ms))
             readings.append(HandReadings(hands[-1].track_id, hands[-1].handedness, sighting.readings, fused.gate))
         reports = ()
@@ -179,11 +179,12 @@ class HandEstimator:
         stage_ms['fusion'] += 1e3 * (time.perf_counter() - started) - own_ms
         return fused if reason is None else NotFused(reason)
 
-    def _observation(self, readings: Mapping[str, ViewReading], fused: Fused, rig: CameraRig,
+    def _observation(self, sighting: _Sighting, fused: Fused, rig: CameraRig,
                      stage_ms: Counter[str]) -> Observation:
         started = time.perf_counter()
-        views, triangulation = stack(readings.values()), fused.triangulation
-        observation = Observation(views, innovations(views, rig, triangulation.joints), triangulation.used)
+        views, triangulation = stack(sighting.readings.values()), fused.triangulation
+        handedness = sighting.track.handedness
+        observation = Observation(views, innovations(views, rig, triangulation.joints), triangulation.used, handedness)
         stage_ms['health'] += 1e3 * (time.perf_counter() - started)
         return observation
 

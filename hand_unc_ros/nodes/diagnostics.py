@@ -23,8 +23,8 @@ _DROP_REMEDIES = {
     'late': 'images come after their set has gone out: raise sync.deadline or shorten the transport',
     'duplicate': 'stamps are sent twice: are there two publishers on the topic?',
     'out_of_order': 'stamps go backwards: are there two publishers on the topic?',
-    'unmatched': "no other camera has a stamp near this one's: raise sync.tolerance, or synchronise the "
-                 'clocks',
+    'unmatched': "no other camera has a stamp near this one's: raise sync.tolerance (sync.policy exact takes "
+                 'equal stamps only), or synchronise the clocks',
 }
 # Below this share of the nominal rate a camera is reported, above this share of its images a cause of drops.
 _LOW_RATE = 0.7
@@ -145,6 +145,8 @@ def _view_fault(name: str, view: ViewReport | None) -> str | None:
     """What is wrong with a camera by its joints against those of the others, and the remedy; None if nothing is."""
     if view is None:
         return None
+    if view.late:
+        return _late(name, view)
     if view.disagrees:
         return (f'left out of {100 * view.left_out:.0f} % of the sets: its joints disagree with those of all other '
                 'cameras; has it moved far since its calibration, is it not synchronised, or does it see another hand?')
@@ -158,12 +160,22 @@ def _view_fault(name: str, view: ViewReport | None) -> str | None:
     return f'{off}{", ".join(others)} or {last} has moved {remedy}. Which one it is the views cannot tell'
 
 
+def _late(name: str, view: ViewReport) -> str:
+    side = 'later' if view.delay_s > 0 else 'earlier'
+    off = f'its images are {abs(view.delay_s):.2f} s {side} than their stamps say, by the motion of the hand: '
+    remedy = 'stamp images at exposure, shorten the queues of the driver, or synchronise the clocks'
+    if len(view.late) == 1:
+        return f'{off}{remedy}'
+    *others, last = sorted(view.late)
+    return f'{off}of {", ".join(others)} and {last} one is wrong, and which one the views cannot tell; {remedy}'
+
+
 def _view_values(view: ViewReport | None) -> dict[str, str]:
     if view is None:
         return {}
     numbers = {**{f'innovation/{group}': value for group, value in view.innovation.items()},
                'innovation/shift_px': view.shift_px, 'innovation/shift_sigma': view.strength,
-               'left_out': view.left_out}
+               'left_out': view.left_out, 'delay_s': view.delay_s}
     return {key: f'{value:.2f}' if math.isfinite(value) else '' for key, value in numbers.items()}
 
 
