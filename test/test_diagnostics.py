@@ -143,7 +143,8 @@ def test_latencies_and_stages_are_values():
     for i in range(100):
         health.note_published(110.0 + i * PERIOD_S, 10.0 + i)
         health.note_stages({'decode': 2.0, 'views': 30.0})
-    told = output_status(health, OutputState(4, 4, Statistics({}, sets_unclaimed=3, resets=1)), 110.0 + 100 * PERIOD_S, PERIOD_S)
+    state = OutputState(4, 4, Statistics({}, sets_unclaimed=3, resets=1))
+    told = output_status(health, state, 110.0 + 100 * PERIOD_S, PERIOD_S)
     values = {pair.key: pair.value for pair in told.values}
     assert [values[f'latency_ms/p{q}'] for q in (50, 95, 99)] == ['60.0', '105.0', '109.0']
     assert values['stage_ms/views'] == '30.00' and values['sets_skipped'] == '3' and values['resets'] == '1'

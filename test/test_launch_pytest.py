@@ -166,7 +166,8 @@ def multiview_with_respawn(ros_domain: int, tmp_path: Path, exit_statuses: list[
 def test_a_killed_node_comes_back_active(client: Client, exit_statuses: list[int], pids: list[int]) -> None:
     """Its diagnostics are asked and not its services: those of the dead participant are still in the graph."""
     heard: list[DiagnosticStatus] = []
-    client.node.create_subscription(DiagnosticArray, '/diagnostics', lambda message: heard.append(message.status[0]), 10)
+    client.node.create_subscription(
+        DiagnosticArray, '/diagnostics', lambda message: heard.append(message.status[0]), 10)
 
     def active(pid: int) -> bool:
         return any(status.message != 'not active'

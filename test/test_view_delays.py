@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -34,8 +36,7 @@ def watch(seconds: float, late: dict[int, float], seed: int, rig=RIG, motion=wav
         drawn = noise.look(rig, joints[0])
         clean = np.stack([project(camera, shown) for camera, shown in zip(rig.cameras, joints)])
         base = np.stack([project(camera, joints[0]) for camera in rig.cameras])
-        return ViewGaussians(drawn.cameras, drawn.joints_px - base + clean, drawn.variance_px2, drawn.valid, drawn.score,
-                             drawn.boxes_px)
+        return replace(drawn, joints_px=drawn.joints_px - base + clean)
 
     method = TruthMethod(motion)
     method.look = look

@@ -42,9 +42,11 @@ class FrameSynchroniser(Protocol):
     next_deadline_ns: int | None
     statistics: Statistics
 
-    def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None: ...
+    def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
+        """Take one message that arrived at `now_ns`."""
 
-    def poll(self, now_ns: int) -> list[MatchedSet]: ...
+    def poll(self, now_ns: int) -> list[MatchedSet]:
+        """Sets that are ready, oldest first; each is given once."""
 
 
 class Processed(NamedTuple):

@@ -18,8 +18,8 @@ from hand_unc_ros.estimation.innovations import Innovations
 from hand_unc_ros.estimation.windows import Window
 
 WINDOW_S = 10.0
-# Strength at which a camera is blamed and at which it is good again: the shift by the delay, in units of claimed σ, as it
-# is while the hand moves.
+# Strength at which a camera is blamed and at which it is good again: the shift by the delay, in units of claimed σ,
+# while the hand moves.
 RAISE_AT, CLEAR_AT = 0.4, 0.25
 # Less is jitter.
 SHORTEST_S = 0.04
@@ -47,8 +47,8 @@ class Moment(NamedTuple):
 
 
 class _Sums:
-    """Sums over sets in which a hand moved: score (V,) in 1/s, information (V, V) in 1/s², weight (V,) joints, and sets
-    that offered each view (V,)."""
+    """Sums over sets in which a hand moved: score (V,) in 1/s, information (V, V) in 1/s², weight (V,) joints, and
+    sets that offered each view (V,)."""
 
     def __init__(self, cameras: int) -> None:
         self.score, self.information = np.zeros(cameras), np.zeros((cameras, cameras))

@@ -17,7 +17,8 @@ class Sums(Protocol):
 
     offered: np.ndarray
 
-    def add(self, other: Sums, sign: float = 1.0) -> None: ...
+    def add(self, other: Sums, sign: float = 1.0) -> None:
+        """Add the other's sums, or with sign −1 take them away."""
 
 
 S = TypeVar('S', bound=Sums)

@@ -23,13 +23,14 @@ _JUMP_S = 0.5
 
 
 class LiveClock(NamedTuple):
-    """now_ns: the clock of the messages.  simulated: whether it runs at any speed; rates and ages are then counted in it,
-    and else by the machine's steady clock, which nobody sets."""
+    """now_ns: the clock of the messages.  simulated: whether it runs at any speed; rates and ages are then counted in
+    it, and else by the machine's steady clock, which nobody sets."""
 
     now_ns: Callable[[], int]
     simulated: Callable[[], bool]
 
     def seconds(self) -> float:
+        """By which rates and ages are counted."""
         return self.now_ns() / 1e9 if self.simulated() else time.monotonic()
 
 

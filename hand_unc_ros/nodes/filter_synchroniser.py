@@ -3,8 +3,8 @@
 The Python synchronisers of message_filters need a message of every topic: they give nothing once one camera is dead,
 nothing any more after a recording has been played again, and don't count what they throw away. So here
 
-- stamps that cannot be right are dropped before they get there, and a time line that was wound back starts them anew, by
-  the rules of `estimation.time_lines`;
+- stamps that cannot be right are dropped before they get there, and a time line that was wound back starts them anew,
+  by the rules of `estimation.time_lines`;
 - when no set came for a few periods, they are set up anew for the largest group of cameras whose stamps do match, if
   those are `min_views`, and again when another one matches again;
 - a set that is not newer than the one before is thrown away;
@@ -57,9 +57,9 @@ class FilterSynchroniser:
             import message_filters
         except ImportError:
             policy = 'exact' if exact else 'approximate'
-            raise ConfigError(f"parameter sync.policy is '{policy}', and message_filters is not installed here: install "
-                              'it (apt install ros-$ROS_DISTRO-message-filters), or set sync.policy: deadline, which '
-                              'needs nothing') from None
+            raise ConfigError(f"parameter sync.policy is '{policy}', and message_filters is not installed here: "
+                              'install it (apt install ros-$ROS_DISTRO-message-filters), or set sync.policy: deadline, '
+                              'which needs nothing') from None
         self._filters = message_filters
         self._exact = exact
         self._tolerance_s = tolerance_s

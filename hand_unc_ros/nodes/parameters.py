@@ -18,8 +18,8 @@ def declare(node: Node, parameters: Sequence[Parameter] = PARAMETERS,
     """Declare a table on an rclpy node and return the values in force.
 
     names_for_any: given to every node, so that those which the table lacks may be meant for another one.
-    Raises ConfigError for a value from the command line or a parameter file that the table does not allow, and for a name
-    that it lacks.
+    Raises ConfigError for a value from the command line or a parameter file that the table does not allow, and for a
+    name that it lacks.
     """
     overrides = node._parameter_overrides
     if parameters is PARAMETERS:

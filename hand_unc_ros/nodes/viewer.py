@@ -168,7 +168,7 @@ class ViewerNode(Node):
 
 
 def view_status(statuses: Sequence[DiagnosticStatus], namespace: str) -> dict[str, Any] | None:
-    """The diagnostics of the namespace's estimator as `HandViewer.update_status` takes them; None when there are none."""
+    """Diagnostics of the namespace's estimator as `HandViewer.update_status` takes them; None when there are none."""
     prefix = f'{namespace.strip("/")}/multiview: '.lstrip('/')
     result: dict[str, Any] = {}
     cameras: dict[str, dict[str, Any]] = {}

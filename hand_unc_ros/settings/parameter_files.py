@@ -36,8 +36,8 @@ def estimator_parameters(params: Path) -> tuple[str, dict[str, Any]]:
 
 
 def names_for_any_node(argv: Sequence[str], node: str) -> frozenset[str]:
-    """Names that the parameter files of a command line (`--params-file F`) give to every node, and not to `node` itself:
-    one that it does not know may be meant for another."""
+    """Names that the parameter files of a command line (`--params-file F`) give to every node, and not to `node`
+    itself: one that it does not know may be meant for another."""
     for_any: set[str] = set()
     own: set[str] = set()
     for option, file in zip(argv, argv[1:]):

@@ -163,9 +163,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         'Let a camera that has moved count less: its shift is added to the deviations of its joints.'),
     Parameter(
         'sync.policy', 'deadline',
-        'How images become sets. deadline: nearest stamps, what is there when the deadline comes; works with free-running'
-        ' cameras and without one that has died. exact: equal stamps; approximate: stamps less than sync.tolerance apart;'
-        ' both by message_filters, which waits for every camera.',
+        'How images become sets. deadline: nearest stamps, of the cameras that came in time. exact: equal stamps;'
+        ' approximate: stamps less than sync.tolerance apart; both by message_filters, which waits for every camera.',
         choices=('deadline', 'exact', 'approximate')),
     Parameter(
         'sync.period', 1 / 15,
@@ -179,7 +178,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         unit='s', low=0.0, high=10.0),
     Parameter(
         'sync.deadline', 0.0,
-        'Longest wait between the arrival of the first image of a set and its use, with policy deadline. 0: one period.',
+        'With policy deadline: longest wait between the arrival of the first image of a set and its use. 0: one'
+        ' period.',
         unit='s', low=0.0, high=10.0),
     Parameter(
         'publish.full_covariance', False,
@@ -195,9 +195,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         live=True),
     Parameter(
         'publish.max_age', 0.0,
-        'An estimate whose images are older than this when it is ready is counted and not published. 0: never, as stamps'
-        ' may be of another clock: a recording without /clock, cameras that count from their start. For control, take'
-        ' what the controller can bear.',
+        'An estimate whose images are older than this when it is ready is counted and not published. 0: never, as'
+        ' stamps may be of another clock (a recording without /clock). For control, take what the controller can bear.',
         unit='s', low=0.0, high=60.0, live=True),
     Parameter(
         'diagnostics.period', 1.0,
@@ -225,8 +224,8 @@ def check_together(values: Mapping[str, Any]) -> None:
                           'name the cameras')
     if values.get('sync.policy') == 'approximate' and values['sync.tolerance'] > values['sync.period']:
         # message_filters tries every combination of what is near: with 8 cameras and 3 images of each, 2187.
-        raise ConfigError(f"parameter sync.tolerance is {values['sync.tolerance']:g} s; with sync.policy approximate it "
-                          f"must not be above sync.period, {values['sync.period']:g} s")
+        raise ConfigError(f"parameter sync.tolerance is {values['sync.tolerance']:g} s; with sync.policy approximate "
+                          f"it must not be above sync.period, {values['sync.period']:g} s")
     # The viewer shares only the parameters of the cameras.
     if values.get('view_health.down_weight') and not values['view_health.enabled']:
         raise ConfigError('parameter view_health.down_weight is true, but view_health.enabled is false; without it '

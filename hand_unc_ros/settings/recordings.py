@@ -50,8 +50,8 @@ def bag_settings(params: Path | None, rig: Path | None, changes: dict[str, Any])
     for name, value in changes.items():
         TABLE[name].check(value)
     if values['sync.policy'] != 'deadline':
-        log.warning('%s: sync.policy %s is of the live node alone; the recording is read with sync.policy deadline', params,
-                    values['sync.policy'])
+        log.warning('%s: sync.policy %s is of the live node alone; the recording is read with sync.policy deadline',
+                    params, values['sync.policy'])
     file = rig or (Path(values['rig.file']) if values['rig.file'] else None)
     return BagSettings(
         estimator_settings(values), file, tuple(name for name in values['cameras'] if name), values['image_topic'],
