@@ -14,6 +14,7 @@ from view_noise import NetworkNoise, waving
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameSet, ViewReport
+from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 
@@ -54,8 +55,6 @@ def watch(seconds: float, late: dict[int, float], seed: int, rig=RIG, motion=wav
 
 
 def project(camera, joints: np.ndarray) -> np.ndarray:
-    from hand_unc_ros.geometry.cameras import CameraRig
-
     return CameraRig([camera]).project(torch.from_numpy(np.ascontiguousarray(joints)))[0][0].numpy()
 
 
