@@ -32,8 +32,8 @@ _MANY_DROPS = 0.1
 
 
 class CameraState(NamedTuple):
-    """What else is known of a camera. calibration_fault: why it has no calibration, or None.  calibration_doubt: why its
-    intrinsics may be those of another image, though they are used, or None."""
+    """What else is known of a camera. calibration_fault: why it has no calibration, or None.  calibration_doubt: why
+    its intrinsics may be those of another image, though they are used, or None."""
 
     statistics: CameraStatistics
     calibration_fault: str | None = None

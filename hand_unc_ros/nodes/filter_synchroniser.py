@@ -93,7 +93,7 @@ class FilterSynchroniser:
         if self._since_ns is None:
             self._since_ns = stamp_ns
         self._put(camera, Message(stamp_ns, now_ns, payload))
-        self._regroup(camera, stamp_ns)
+        self._regroup(stamp_ns)
 
     def poll(self, now_ns: int) -> list[MatchedSet]:
         """Sets, oldest first; each is given once."""
@@ -124,6 +124,9 @@ class FilterSynchroniser:
         self._members = members
         for name, line in self._lines.of.items():
             line.statistics.awaited = name in members
+            if name not in members:
+                # It matches again by what comes from here on.
+                line.drop_ring('unmatched')
         self._inputs = {name: self._filters.SimpleFilter() for name in members}
         if self._exact:
             synchroniser = self._filters.TimeSynchronizer(list(self._inputs.values()), _RING)
@@ -178,11 +181,13 @@ class FilterSynchroniser:
             stamp_ns, {name: (message.stamp_ns, message.payload) for name, message in chosen.items()},
             min(message.arrival_ns for message in chosen.values()), complete))
 
-    def _regroup(self, camera: str, stamp_ns: int) -> None:
-        """Leave out the cameras for want of which no set comes, and take in one that matches again."""
-        if camera not in self._members and any(abs(stamp_ns - set_ns) < self._spread_ns
-                                               for set_ns in self._recent_sets_ns):
-            members = {*self._members, camera}
+    def _regroup(self, stamp_ns: int) -> None:
+        """Leave out the cameras for want of which no set comes, and take in those that match again."""
+        back = {name for name, line in self._lines.of.items() if name not in self._members and any(
+            abs(message.stamp_ns - set_ns) < self._spread_ns for message in line.ring
+            for set_ns in self._recent_sets_ns)}
+        if back:
+            members = {*self._members, *back}
         elif stamp_ns - self._since_ns > _STALL_PERIODS * self._period_ns:
             members = self._largest_group()
             self._since_ns = stamp_ns
