@@ -162,7 +162,7 @@ def _view_fault(name: str, view: ViewReport | None) -> str | None:
 
 def _late(name: str, view: ViewReport) -> str:
     side = 'later' if view.delay_s > 0 else 'earlier'
-    off = f'its images are {abs(view.delay_s):.2f} s {side} than their stamps say, by the motion of the hand: '
+    off = f'its images are at least {abs(view.delay_s):.2f} s {side} than their stamps say, by the motion of the hand: '
     remedy = 'stamp images at exposure, shorten the queues of the driver, or synchronise the clocks'
     if len(view.late) == 1:
         return f'{off}{remedy}'
