@@ -44,7 +44,7 @@ def start_node(context: LaunchContext) -> list[Action]:
         ],
         arguments=[*autostart, '--ros-args', '--log-level', LaunchConfiguration('log_level')],
         respawn=LaunchConfiguration('use_respawn'),
-        respawn_delay=2.0,
+        respawn_delay=1.0,
         sigterm_timeout='15',  # unloading PyTorch takes its time on a busy machine
         output='screen',
     )]

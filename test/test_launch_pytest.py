@@ -46,7 +46,7 @@ except PackageNotFoundError:
 
 # Processes start in seconds, on a busy machine in tens of them.
 PATIENCE_S = 60.0
-# From SIGKILL to active: two seconds of them launch waits.
+# From SIGKILL to active: one second of them launch waits, and most are imports.
 RESPAWN_S = 10.0
 
 

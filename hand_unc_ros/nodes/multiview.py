@@ -126,6 +126,8 @@ class MultiviewNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = super().on_activate(state)
         self._start()
+        # Whoever waits for this node learns now that it is there.
+        self._publish_diagnostics()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
