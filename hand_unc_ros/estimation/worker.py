@@ -59,6 +59,7 @@ class Worker:
         self.output = OutputHealth()
 
     def start(self) -> None:
+        """Start the thread."""
         self._start_anew(self._clock.seconds())
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name='estimator', daemon=True)
