@@ -65,6 +65,7 @@ class CameraTimeline:
         self._recent: deque[int] = deque(maxlen=17)
 
     def drop_ring(self, reason: str) -> None:
+        """Drop the messages that were not used, and count them."""
         self.statistics.drops[reason] += len(self.ring)
         self.ring.clear()
 
