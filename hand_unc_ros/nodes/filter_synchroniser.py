@@ -1,7 +1,8 @@
 """Frame sets by `message_filters`, with what it lacks put round it.
 
 The Python synchronisers of message_filters need a message of every topic: they give nothing once one camera is dead,
-nothing any more after a recording has been played again, and don't count what they throw away. So here
+and nothing after a recording has been played again while their queues are full of the newer stamps of before; they
+don't count what they throw away. So here
 
 - stamps that cannot be right are dropped before they get there, and a time line that was wound back starts them anew,
   by the rules of `estimation.time_lines`;
