@@ -3,22 +3,11 @@
 ros2 launch hand_unc_ros multiview.launch.py params_file:=my_rig.yaml
 """
 
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    OpaqueFunction,
-    RegisterEventHandler,
-    SetEnvironmentVariable,
-)
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
 from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
-from lifecycle_msgs.msg import Transition
 
 from hand_unc_ros.resources import resource
 from launch import Action, LaunchContext, LaunchDescription
@@ -39,7 +28,11 @@ PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 def start_node(context: LaunchContext) -> list[Action]:
     given = {parameter: LaunchConfiguration(argument).perform(context)
              for argument, parameter in (('rig', 'rig.file'), ('transport', 'transport'))}
-    node = LifecycleNode(
+    # The process activates itself at its start, so that one that is started again after a crash comes back active: a
+    # request to its services from here might go to the participant that has died. What somebody deactivates later on
+    # stays as they left it.
+    autostart = ['--autostart'] if IfCondition(LaunchConfiguration('autostart')).evaluate(context) else []
+    return [LifecycleNode(
         package='hand_unc_ros',
         executable='multiview',
         name='multiview',
@@ -49,27 +42,12 @@ def start_node(context: LaunchContext) -> list[Action]:
             {'use_sim_time': ParameterValue(LaunchConfiguration('use_sim_time'), value_type=bool),
              **{name: ParameterValue(value, value_type=str) for name, value in given.items() if value}},
         ],
-        arguments=['--ros-args', '--log-level', LaunchConfiguration('log_level')],
+        arguments=[*autostart, '--ros-args', '--log-level', LaunchConfiguration('log_level')],
         respawn=LaunchConfiguration('use_respawn'),
-        respawn_delay=2.0,
+        respawn_delay=1.0,
         sigterm_timeout='15',  # unloading PyTorch takes its time on a busy machine
         output='screen',
-    )
-
-    def request(transition: int) -> EmitEvent:
-        event = ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition)
-        return EmitEvent(event=event)
-
-    # Activated once for each start of the process, and only coming from `configuring`: what somebody
-    # deactivates or cleans up by hand later on stays as they left it.
-    activate = RegisterEventHandler(
-        OnStateTransition(target_lifecycle_node=node, start_state='configuring', goal_state='inactive',
-                          entities=[request(Transition.TRANSITION_ACTIVATE)], handle_once=True))
-    bring_up = RegisterEventHandler(
-        OnProcessStart(target_action=node, on_start=[activate, request(Transition.TRANSITION_CONFIGURE)]),
-        condition=IfCondition(LaunchConfiguration('autostart')))
-    # bring_up comes before the node, so that its start is not missed.
-    return [bring_up, node]
+    )]
 
 
 def generate_launch_description() -> LaunchDescription:

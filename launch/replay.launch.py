@@ -21,7 +21,6 @@ from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
-from launch_ros.events.lifecycle import StateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
@@ -44,8 +43,9 @@ ARGUMENTS = {
     'record': ('', "Bag to write: the bag's images and the new estimates"),
 }
 PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE'
-# The player waits that long for the other nodes to subscribe.
-WAIT_S = 60
+# The player waits that long for the other nodes to subscribe; the estimator does when it is active, after its start and
+# the loading of its networks.
+WAIT_S = 180
 # For the last estimates to come out, before everything is shut down.
 DRAIN_S = 2.0
 
@@ -73,26 +73,19 @@ def start(context: LaunchContext) -> list[Action]:
                *(f'--{name}' for name in ('loop', 'clock') if asked(name))]
     player = _tool('bag', 'play', str(bag), *options)
 
-    def of_estimator(event: Event) -> bool:
-        return getattr(event.action, 'node_name', None) == f'/{given["namespace"].strip("/")}/multiview'
-
-    def activated(event: Event) -> bool:
-        return isinstance(event, StateTransition) and event.goal_state == 'active' and of_estimator(event)
-
     def failed(event: Event) -> bool:
-        """It died, or could not be configured."""
-        if isinstance(event, StateTransition):
-            return (event.start_state, event.goal_state) == ('configuring', 'unconfigured') and of_estimator(event)
-        return isinstance(event, ProcessExited) and of_estimator(event) and not context.is_shutdown
+        """The estimator died, or could not be configured."""
+        return (isinstance(event, ProcessExited) and not context.is_shutdown
+                and getattr(event.action, 'node_name', None) == f'/{given["namespace"].strip("/")}/multiview')
 
     give_up = EmitEvent(event=Shutdown(reason='there is no estimator'))
     end = OnProcessExit(target_action=player, on_exit=[
         TimerAction(period=DRAIN_S, actions=[EmitEvent(event=Shutdown(reason='the bag has been played'))])])
     actions = [
         RegisterEventHandler(end),
-        RegisterEventHandler(EventHandler(matcher=activated, entities=[player], handle_once=True)),
         RegisterEventHandler(EventHandler(matcher=failed, entities=[give_up], handle_once=True)),
         multiview,
+        player,
     ]
     overrides = {name: ParameterValue(value, value_type=str)
                  for name, value in (('rig.file', rig), ('transport', transport)) if value}

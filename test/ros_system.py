@@ -100,6 +100,7 @@ class Listener:
         self.hands: list[tuple[float, HandJointsWithCovariance]] = []
         self.markers: list[tuple[float, MarkerArray]] = []
         self.views: list[tuple[float, ViewEstimate]] = []
+        self._prefix = f'{namespace.lstrip("/")}/multiview: '
         self.statuses: dict[str, DiagnosticStatus] = {}
         self.status_count = 0
         best_effort = QoSProfile(depth=10, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -114,7 +115,8 @@ class Listener:
         self.node.create_subscription(DiagnosticArray, '/diagnostics', self._take_diagnostics, 10)
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
-        self.statuses = {status.name.removeprefix('hand_unc_ros: '): status for status in message.status}
+        self.statuses = {status.name.removeprefix(self._prefix): status for status in message.status
+                         if status.name.startswith(self._prefix)}
         self.status_count += 1
 
     def close(self) -> None:

@@ -64,6 +64,11 @@ class CameraTimeline:
         self._older_stamp_ns = 0
         self._recent: deque[int] = deque(maxlen=17)
 
+    def drop_ring(self, reason: str) -> None:
+        """Drop the messages that were not used, and count them."""
+        self.statistics.drops[reason] += len(self.ring)
+        self.ring.clear()
+
     def advance(self, stamp_ns: int) -> None:
         """Note the newest stamp in order and what it says about the camera's period."""
         self.head_ns = stamp_ns

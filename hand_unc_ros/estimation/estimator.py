@@ -92,7 +92,7 @@ class HandEstimator:
                     self._end([sighting.track])
                 continue
             if self.settings.view_health:
-                observed.append(self._observation(sighting.readings, fused, rig, stage_ms))
+                observed.append(self._observation(sighting, fused, rig, stage_ms))
             hand = self._publish(frames, sighting, counted, fused, stage_ms)
             readings.append(HandReadings(hand.track_id, hand.handedness, sighting.readings, fused.gate))
             if hand.valid.any():
@@ -184,11 +184,12 @@ class HandEstimator:
         stage_ms['fusion'] += 1e3 * (time.perf_counter() - started) - own_ms
         return fused if reason is None else NotFused(reason)
 
-    def _observation(self, readings: Mapping[str, ViewReading], fused: Fused, rig: CameraRig,
+    def _observation(self, sighting: _Sighting, fused: Fused, rig: CameraRig,
                      stage_ms: Counter[str]) -> Observation:
         started = time.perf_counter()
-        views, triangulation = stack(readings.values()), fused.triangulation
-        observation = Observation(views, innovations(views, rig, triangulation.joints), triangulation.used)
+        views, triangulation = stack(sighting.readings.values()), fused.triangulation
+        handedness = sighting.track.handedness
+        observation = Observation(views, innovations(views, rig, triangulation.joints), triangulation.used, handedness)
         stage_ms['health'] += 1e3 * (time.perf_counter() - started)
         return observation
 

@@ -11,6 +11,8 @@ from hand_unc_ros.estimation.types import ViewReport
 
 # Over which the rate of a camera is taken.
 RATE_WINDOW_S = 3.0
+# After which a simulated clock is said to stand still.
+STANDING_S = 2.0
 
 
 @dataclass
@@ -35,6 +37,11 @@ class CameraHealth:
     drops_before: Counter[str] = field(default_factory=Counter)
     received_before: int = 0
     _arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+
+    def start_anew(self, now_s: float) -> None:
+        """Count ages and rates from here on, as after a jump in time."""
+        self.started_s = now_s
+        self._arrivals_s.clear()
 
     def arrived(self, now_s: float) -> None:
         """Note an image that has arrived."""
@@ -65,13 +72,17 @@ class CameraHealth:
 
 @dataclass
 class OutputHealth:
-    """What became of the frame sets."""
+    """What became of the frame sets. too_old: sets whose hands were not published for their age, and age_s that of the
+    last one of them."""
 
     started_s: float = 0.0
     taken: int = 0
     skipped: int = 0
     published: int = 0
     no_hand: int = 0
+    too_old: int = 0
+    too_old_before: int = 0
+    age_s: float = 0.0
     failures: int = 0
     no_hand_reason: str = ''
     failure: str | None = None
@@ -80,6 +91,11 @@ class OutputHealth:
     interval_s: float = 0.0
     latencies_ms: deque[float] = field(default_factory=lambda: deque(maxlen=300))
     stage_ms: dict[str, float] = field(default_factory=dict)
+
+    def start_anew(self, now_s: float) -> None:
+        """Count ages from here on, as after a jump in time."""
+        self.started_s = now_s
+        self.last_set_s = self.last_published_s = None
 
     def note_published(self, now_s: float, latency_ms: float) -> None:
         """Note a published hand. latency_ms: from its stamp to its publication."""
@@ -92,7 +108,33 @@ class OutputHealth:
         self.latencies_ms.append(latency_ms)
         self.failure = None
 
+    def recently_too_old(self) -> int:
+        """How many sets were too old since the last call."""
+        recent, self.too_old_before = self.too_old - self.too_old_before, self.too_old
+        return recent
+
     def note_stages(self, stage_ms: Mapping[str, float]) -> None:
         """Running means of the time that each stage takes."""
         for stage, value in stage_ms.items():
             self.stage_ms[stage] = self.stage_ms.get(stage, value) * 0.9 + value * 0.1
+
+
+class StandingClock:
+    """Notices by the machine's own time that a simulated clock stands still. Where it does, nothing grows old, and
+    nothing else would be amiss."""
+
+    def __init__(self) -> None:
+        self._clock_s: float | None = None
+        self._since_s = 0.0
+
+    def fault(self, clock_s: float, steady_s: float) -> str | None:
+        """Why no time passes, or None. clock_s: the simulated time.  steady_s: the machine's."""
+        if clock_s != self._clock_s:
+            self._clock_s, self._since_s = clock_s, steady_s
+        stood_s = steady_s - self._since_s
+        if stood_s < STANDING_S:
+            return None
+        if clock_s <= 0:
+            return ('use_sim_time is true, and no time has come on /clock: play the recording with --clock, or set '
+                    'use_sim_time to false')
+        return f'the simulated time has stood still for {stood_s:.1f} s: the recording is paused or has ended'

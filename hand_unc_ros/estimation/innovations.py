@@ -15,6 +15,8 @@ from hand_unc_ros.methods.geometric_fusion import ViewGaussians, within_range
 # Of the information about one joint: beyond it the inverse is rounding alone.
 MAX_CONDITION = 1e14
 
+_PALM = [0, 1, 5, 9, 13, 17]
+
 
 @dataclass(frozen=True)
 class Innovations:
@@ -28,6 +30,7 @@ class Innovations:
     log-likelihood is bᵀ I b / 2 − bᵀ s.
     score: (2V,) s in 1/px, u and v of each view in turn.  information: (2V, 2V) I in 1/px².  weight: (V,), the number
     of joints of each view that count in it.
+    jacobian: (V, 2, 3) px/m, of the view's pixels by the palm's middle, centre: (3,) metres; NaN where that is unknown.
     """
 
     whitened: np.ndarray
@@ -36,6 +39,8 @@ class Innovations:
     score: np.ndarray
     information: np.ndarray
     weight: np.ndarray
+    jacobian: np.ndarray
+    centre: np.ndarray
 
 
 def innovations(views: ViewGaussians, rig: CameraRig, joints: np.ndarray) -> Innovations:
@@ -54,7 +59,8 @@ def innovations(views: ViewGaussians, rig: CameraRig, joints: np.ndarray) -> Inn
     points = torch.from_numpy(np.ascontiguousarray(joints))
     sigma = np.sqrt(views.variance_px2)
     residual = (views.joints_px - rig.project(points)[0].numpy()) / sigma
-    jacobian = rig.projection_jacobian(points).numpy() / sigma[..., None]
+    by_point = rig.projection_jacobian(points).numpy()
+    jacobian = by_point / sigma[..., None]
     seen = views.valid & np.isfinite(residual).all(-1) & np.isfinite(jacobian).all((-2, -1))
     count = seen.sum(0)
     seen = seen & (count > 1)
@@ -92,7 +98,8 @@ def innovations(views: ViewGaussians, rig: CameraRig, joints: np.ndarray) -> Inn
     pixels = scale[..., None] * weighted
     information = np.diag((row_weight * scale ** 2).sum(0)) - (pixels @ spread @ pixels.swapaxes(1, 2)).sum(0)
     return Innovations(whitened, np.square(whitened).sum(-1), dof, (row_weight * scale * error).sum(0),
-                       (information + information.T) / 2, weight.sum(1))
+                       (information + information.T) / 2, weight.sum(1), by_point[:, _PALM].mean(1),
+                       joints[_PALM].mean(0))
 
 
 def _inverses(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

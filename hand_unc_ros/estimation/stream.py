@@ -14,7 +14,7 @@ import numpy as np
 
 from hand_unc_ros.data.camera_messages import check_size
 from hand_unc_ros.errors import ImageFormatError
-from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
+from hand_unc_ros.estimation.synchroniser import MatchedSet, Statistics
 from hand_unc_ros.estimation.types import FrameResult, FrameSet
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.fitting import HandFitter
@@ -37,6 +37,21 @@ class Estimator(Protocol):
         """Release what the method holds."""
 
 
+class FrameSynchroniser(Protocol):
+    """What a stream needs of `estimation.synchroniser.Synchroniser` and of others like it."""
+
+    cameras: tuple[str, ...]
+    min_views: int
+    next_deadline_ns: int | None
+    statistics: Statistics
+
+    def add(self, camera: str, stamp_ns: int, payload: Any, now_ns: int) -> None:
+        """Take one message that arrived at `now_ns`."""
+
+    def poll(self, now_ns: int) -> list[MatchedSet]:
+        """Sets that are ready, oldest first; each is given once."""
+
+
 class Processed(NamedTuple):
     """A set and what became of it. faults: of each calibrated camera of the set, why its image cannot be used, None
     where it can.  decode_ms: from messages to views."""
@@ -55,7 +70,7 @@ class Stream:
     `add`, `poll` and what reads `statistics` are to be called one at a time; `process` may run beside them.
     """
 
-    def __init__(self, synchroniser: Synchroniser, estimator: Estimator, camera: Callable[[str], Camera | None],
+    def __init__(self, synchroniser: FrameSynchroniser, estimator: Estimator, camera: Callable[[str], Camera | None],
                  decode: Callable[[Any, Camera], np.ndarray]) -> None:
         self.synchroniser = synchroniser
         self.estimator = estimator

@@ -14,11 +14,7 @@ Rules, in the order in which they matter:
 - A camera for which `patience` sets in a row had to wait in vain is not awaited any more, so that a dead
   camera costs a few deadlines and not one per set. It is awaited again as soon as a message of it comes in
   time, or would have come in time had it been waited for.
-- A message not newer than its camera's newest is a duplicate or out of order, and dropped. Two messages in a
-  row, ascending, more than `jump_s` older (five in a row when less) mean that this camera's time line was
-  wound back. When that holds for most of the cameras that speak, or `now` itself jumps back, the output time
-  line starts anew; a lone camera with a wrong clock stays late and is reported, and a lone wrong stamp
-  changes nothing.
+- Stamps that cannot be right are dropped, and a recording that loops starts a new time line (`time_lines`).
 
 No clock is read and no thread is used here; the caller passes `now_ns` and serialises the calls.
 """
@@ -31,10 +27,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from hand_unc_ros.estimation.camera_timeline import CameraStatistics, CameraTimeline, Message
+from hand_unc_ros.estimation.time_lines import FUTURE_S, JUMP_S, TimeLines
 
 _NS = 1_000_000_000
-_REWIND_RUN = 2
-_SMALL_REWIND_RUN = 5
 
 
 @dataclass(frozen=True)
@@ -54,13 +49,15 @@ class MatchedSet:
 
 @dataclass
 class Statistics:
-    """Counts of the synchroniser; `sets_unclaimed` were pushed out because nobody polled."""
+    """Counts of the synchroniser. sets_unclaimed: pushed out because nobody polled.  regroups: how often cameras that
+    stall the others were left out or taken in again, by policies that need every camera."""
 
     cameras: dict[str, CameraStatistics]
     sets_complete: int = 0
     sets_partial: int = 0
     sets_unclaimed: int = 0
     resets: int = 0
+    regroups: int = 0
 
 
 class _Candidate(NamedTuple):
@@ -78,15 +75,14 @@ class Synchroniser:
     tolerance_s: largest distance of a message's stamp from the set's.
     min_views: fewest cameras of a set.
     ring: messages held per camera; a full ring sends the oldest set out at once.
-    future_s: how far ahead of `now` a stamp may be, for clocks that differ a little.
-    jump_s: a step back by more than this is taken for a loop or a seek after two messages.
+    future_s, jump_s: as in TimeLines.
     patience: sets that wait in vain for a camera before it is not awaited any more.
 
     Raises ValueError on an empty or ambiguous list of cameras and on values out of range.
     """
 
     def __init__(self, cameras: Sequence[str], *, period_s: float, deadline_s: float, tolerance_s: float,
-                 min_views: int = 2, ring: int = 8, future_s: float = 0.2, jump_s: float = 0.5,
+                 min_views: int = 2, ring: int = 8, future_s: float = FUTURE_S, jump_s: float = JUMP_S,
                  patience: int = 2) -> None:
         if not cameras or len(set(cameras)) != len(cameras):
             raise ValueError(f'cameras must be distinct names, at least one; got {list(cameras)}')
@@ -97,8 +93,7 @@ class Synchroniser:
                              'ring at least 2 and patience at least 1')
         self._deadline_ns = round(deadline_s * _NS)
         self._tolerance_ns = round(tolerance_s * _NS)
-        self._future_ns = round(future_s * _NS)
-        self._jump_ns = round(jump_s * _NS)
+        self._future_s, self._jump_s = future_s, jump_s
         self._period_ns = round(period_s * _NS)
         # Two sets closer than this would show one moment twice, once by the cameras that came late.
         self._spacing_ns = min(self._tolerance_ns, round(0.4 * self._period_ns))
@@ -110,9 +105,8 @@ class Synchroniser:
 
     def reset(self) -> None:
         """Forget every message, time line and count."""
-        self._timelines = {name: CameraTimeline(name, self._period_ns) for name in self._names}
-        self._order = list(self._timelines.values())  # by rank: the first with messages leads
-        self._now_ns: int | None = None
+        self._lines = TimeLines(self._names, self._period_ns, self._future_s, self._jump_s)
+        self._order = list(self._lines.of.values())  # by rank: the first with messages leads
         self._last_set_ns: int | None = None
         self._recent_sets: deque[tuple[int, int]] = deque(maxlen=32)  # anchor, opened
         self._ready: deque[MatchedSet] = deque()
@@ -139,7 +133,7 @@ class Synchroniser:
 
         A `now_ns` of 0 or less stands for a clock that does not run yet: stamps are then not held against it.
         """
-        state = self._timelines[camera]
+        state = self._lines.of[camera]
         now_ns = self._advance_clock(now_ns)
         state.statistics.received += 1
         reason = self._refuse(state, stamp_ns, now_ns)
@@ -162,34 +156,17 @@ class Synchroniser:
         return ready
 
     def _advance_clock(self, now_ns: int) -> int:
-        if self._now_ns is not None and now_ns < self._now_ns - self._jump_ns:
-            for state in self._order:
-                self._drop_ring(state, 'reset')
-                state.forget()
-                state.statistics.last_arrival_ns = None
+        now_ns, jumped = self._lines.advance_clock(now_ns)
+        if jumped:
             self._start_anew()
-        elif self._now_ns is not None:
-            now_ns = max(now_ns, self._now_ns)
-        self._now_ns = now_ns
         return now_ns
 
     def _refuse(self, state: CameraTimeline, stamp_ns: int, now_ns: int) -> str | None:
         """The reason for which a message is dropped on arrival, or None; keeps the camera's time line."""
-        if stamp_ns <= 0:
-            return 'zero_stamp'
-        if 0 < now_ns < stamp_ns - self._future_ns:
-            return 'future'
-        if state.head_ns is not None and stamp_ns <= state.head_ns:
-            state.note_older(stamp_ns)
-            far = state.head_ns - stamp_ns > self._jump_ns
-            if state.older_run < (_REWIND_RUN if far else _SMALL_REWIND_RUN):
-                return 'duplicate' if state.is_duplicate(stamp_ns) else 'out_of_order'
-            self._drop_ring(state, 'reset')
-            state.forget()
-            state.rewound = True
-        state.advance(stamp_ns)
-        state.statistics.last_stamp_ns = stamp_ns
-        if state.rewound and self._most_rewound(state, now_ns):
+        reason = self._lines.refuse(state, stamp_ns, now_ns)
+        if reason is not None:
+            return reason
+        if self._lines.wound_back(state, now_ns):
             self._start_anew()
         if self._last_set_ns is None:
             return None
@@ -205,26 +182,9 @@ class Synchroniser:
             self._await_again(state)
         return reason
 
-    def _most_rewound(self, speaking: CameraTimeline, now_ns: int) -> bool:
-        horizon_ns = now_ns - max(_NS, 4 * self._period_ns)
-        rewound = others = 0
-        for state in self._order:
-            arrival_ns = state.statistics.last_arrival_ns
-            if state is speaking or (arrival_ns is not None and arrival_ns >= horizon_ns):
-                rewound += state.rewound
-                others += not state.rewound
-        return rewound > others
-
     def _start_anew(self) -> None:
         """Start a new output time line; what still belongs to the old one is thrown away."""
-        for state in self._order:
-            if not state.rewound:
-                self._drop_ring(state, 'reset')
-                # A camera that went silent long ago may come back at any stamp of the new time line.
-                if not state.statistics.awaited:
-                    state.forget()
-            state.rewound = False
-            state.in_last_set = False
+        self._lines.start_anew()
         self._last_set_ns = None
         self._recent_sets.clear()
         self._next_deadline_ns = None
@@ -233,11 +193,6 @@ class Synchroniser:
     def _await_again(self, state: CameraTimeline) -> None:
         state.statistics.awaited = True
         state.misses = 0
-
-    @staticmethod
-    def _drop_ring(state: CameraTimeline, reason: str) -> None:
-        state.statistics.drops[reason] += len(state.ring)
-        state.ring.clear()
 
     def _candidate(self) -> _Candidate | None:
         """The oldest set that the rings can give, whatever its number of views."""

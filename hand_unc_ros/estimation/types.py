@@ -57,7 +57,9 @@ class ViewReport:
     the variances that the views claim hold.  shift_px: length of the shift of all its joints that fits best.
     strength: that shift in claimed σ.  suspects: cameras of which one has moved, this among them; empty where this
     one is good.  left_out: share of sets from which its view was left out for disagreeing with the others.
-    disagrees: whether that is too many.
+    disagrees: whether that is too many.  delay_s: how much later its images are than their stamps say, by the motion of
+    the hand; negative where they are earlier.  late: cameras of which one's stamps are wrong by that, this among them;
+    empty where this one is good.
     """
 
     innovation: dict[str, float]
@@ -66,6 +68,8 @@ class ViewReport:
     suspects: tuple[str, ...]
     left_out: float
     disagrees: bool
+    delay_s: float = float('nan')
+    late: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

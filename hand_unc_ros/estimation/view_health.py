@@ -9,7 +9,6 @@ that shift taken as known.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,6 +16,8 @@ import numpy as np
 
 from hand_unc_ros.estimation.innovations import Innovations
 from hand_unc_ros.estimation.types import ViewReport
+from hand_unc_ros.estimation.view_delays import Moment, ViewDelays
+from hand_unc_ros.estimation.windows import Window
 from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 
 # The knuckles move with the palm.
@@ -44,19 +45,18 @@ AMBIGUOUS = 0.9
 LEFT_OUT_RAISE, LEFT_OUT_CLEAR = 0.5, 0.3
 # Prior on a shift, as a share of its mean information; two views say nothing of a shift along the epipolar lines.
 _PRIOR = 0.02
-# A window moves in steps of a tenth of its length; a camera is judged once it was seen in so many of them.
-_PARTS = 10
 # Nothing is forgotten in a pause, and a slow stream is not more certain for being slow.
 _LONGEST_STEP_S = 0.2
 
 
 class Observation(NamedTuple):
     """One hand of a set. views: V readings.  innovations: theirs, about the fused joints.  agreed: (V,) bool, those
-    that were not left out for disagreement."""
+    that were not left out for disagreement.  handedness: tells it from the other hand of the set."""
 
     views: ViewGaussians
     innovations: Innovations
     agreed: np.ndarray
+    handedness: str = 'right'
 
 
 class _Sums:
@@ -73,32 +73,6 @@ class _Sums:
             sums += sign * getattr(other, name)
 
 
-class _Window:
-    """The sums over the newest `window_s` of sets, in parts of which the oldest is dropped as a whole."""
-
-    def __init__(self, window_s: float, cameras: int) -> None:
-        self.part_s = window_s / _PARTS
-        self.cameras = cameras
-        self.parts: deque[_Sums] = deque([_Sums(cameras)])
-        self.total = _Sums(cameras)
-        self.due_s = self.part_s
-
-    def add(self, sums: _Sums, step_s: float) -> None:
-        """Add a set that came `step_s` after the one before."""
-        self.due_s -= step_s
-        if self.due_s <= 0:
-            self.due_s += self.part_s
-            self.parts.append(_Sums(self.cameras))
-            if len(self.parts) > _PARTS + 1:
-                self.total.add(self.parts.popleft(), -1.0)
-        self.total.add(sums)
-        self.parts[-1].add(sums)
-
-    def judges(self) -> np.ndarray:
-        """(V,) whether each camera was seen all along, if not in every set."""
-        return np.sum([part.offered > 0 for part in self.parts], axis=0) >= _PARTS
-
-
 class ViewHealth:
     """Follows the innovations of the named cameras: `update` takes each fused set, `reports` rates each camera, and
     `extra_variance_px2` lets those that have moved count less."""
@@ -110,7 +84,8 @@ class ViewHealth:
     def reset(self) -> None:
         """Know nothing, as after a jump in time."""
         count = len(self.cameras)
-        self._windows = [_Window(scale.window_s, count) for scale in SCALES]
+        self._windows = [Window(scale.window_s, lambda: _Sums(count)) for scale in SCALES]
+        self._delays = ViewDelays(count)
         self._disagrees = np.zeros(count, bool)
         self._blamed: dict[int, tuple[int, ...]] = {}
         self._shift_px = np.full((count, 2), np.nan)
@@ -144,14 +119,19 @@ class ViewHealth:
             sums.add(self._sums_of(hand))
         for window in self._windows:
             window.add(sums, step_s)
+        self._delays.update([(hand.handedness, Moment(stamp_ns / 1e9, self._rows(hand), hand.innovations))
+                             for hand in observed], step_s)
         recent = self._windows[-1].total
         share = recent.left_out / np.maximum(recent.offered, 1e-9)
         self._disagrees = np.where(self._disagrees, share > LEFT_OUT_CLEAR,
                                    self._windows[-1].judges() & (share > LEFT_OUT_RAISE))
         self._blame()
 
+    def _rows(self, hand: Observation) -> np.ndarray:
+        return np.array([self.cameras.index(name) for name in hand.views.cameras])
+
     def _sums_of(self, hand: Observation) -> _Sums:
-        rows = np.array([self.cameras.index(name) for name in hand.views.cameras])
+        rows = self._rows(hand)
         pairs = (2 * rows[:, None] + (0, 1)).ravel()
         offered, innovations = hand.views.valid.any(1), hand.innovations
         sums = _Sums(len(self.cameras))
@@ -187,6 +167,7 @@ class ViewHealth:
     def reports(self) -> tuple[ViewReport, ...]:
         """One for each camera."""
         suspects = {row: group for group in self._blamed.values() for row in group}
+        late = {row: group for group in self._delays.late.values() for row in group}
         with np.errstate(invalid='ignore', divide='ignore'):
             short, long = self._windows[0].total, self._windows[-1].total
             innovation = np.where(short.dof > 0.5, short.squared / short.dof, np.nan)
@@ -194,7 +175,8 @@ class ViewHealth:
         return tuple(ViewReport(
             dict(zip(GROUPS, innovation[row].tolist())), float(np.hypot(*self._shift_px[row])),
             float(self._strength[row]), tuple(self.cameras[other] for other in suspects.get(row, ())),
-            float(left_out[row]), bool(self._disagrees[row])) for row in range(len(self.cameras)))
+            float(left_out[row]), bool(self._disagrees[row]), float(self._delays.delay_s[row]),
+            tuple(self.cameras[other] for other in late.get(row, ()))) for row in range(len(self.cameras)))
 
 
 def _shifts(sums: _Sums, known: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,36 +18,49 @@ from hand_unc_ros.estimation.types import FrameResult
 # Longest sleep of the worker. Simulated time may run at any speed, so deadlines on it are looked at often.
 _IDLE_S = 0.5
 _SIMULATED_S = 0.01
+# The clock of rates and ages may run back by that much between two threads that read it.
+_JUMP_S = 0.5
+
+
+class LiveClock(NamedTuple):
+    """now_ns: the clock of the messages.  simulated: whether it runs at any speed; rates and ages are then counted in
+    it, and else by the machine's steady clock, which nobody sets."""
+
+    now_ns: Callable[[], int]
+    simulated: Callable[[], bool]
+
+    def seconds(self) -> float:
+        """By which rates and ages are counted."""
+        return self.now_ns() / 1e9 if self.simulated() else time.monotonic()
 
 
 class Worker:
     """Owns the stream and its thread.
 
-    cameras: health by camera name.  now_ns: the clock of the messages, and simulated: whether it is one that runs at
-    any speed.  publish: called from the worker with the result of each set, and the set.
+    cameras: health by camera name.  publish: called from the worker with the result of each set, and the set.
     fail: called from the worker with a sentence and the exception when the estimator or `publish` raised.
+    max_age_s: how old the hands of a set may be when they are ready; older ones are counted and not published. 0 takes
+    all.
     """
 
-    def __init__(self, stream: Stream, cameras: Mapping[str, CameraHealth], *, now_ns: Callable[[], int],
-                 simulated: Callable[[], bool], publish: Callable[[FrameResult, MatchedSet], None],
-                 fail: Callable[[str, Exception], None]) -> None:
+    def __init__(self, stream: Stream, cameras: Mapping[str, CameraHealth], clock: LiveClock, *,
+                 publish: Callable[[FrameResult, MatchedSet], None], fail: Callable[[str, Exception], None],
+                 max_age_s: Callable[[], float] = lambda: 0.0) -> None:
         self._stream = stream
         self._cameras = cameras
-        self._now_ns = now_ns
-        self._simulated = simulated
+        self._clock = clock
         self._publish = publish
         self._fail = fail
+        self._max_age_s = max_age_s
         self._condition = threading.Condition()
+        self._newest_s = 0.0
         self._stopping = False
         self._thread: threading.Thread | None = None
         self.output = OutputHealth()
 
     def start(self) -> None:
         """Start the thread."""
-        now_s = time.monotonic()
-        self.output.started_s = now_s
-        for health in self._cameras.values():
-            health.started_s = now_s
+        self._start_anew(self._clock.seconds())
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name='estimator', daemon=True)
         self._thread.start()
@@ -64,9 +77,9 @@ class Worker:
     def add(self, camera: str, stamp_ns: int, message: Any) -> None:
         """Take a message as it arrives; never waits for the worker."""
         health = self._cameras[camera]
-        health.arrived(time.monotonic())
         with self._condition:
-            if not self._stream.add(camera, stamp_ns, message, self._now_ns()):
+            health.arrived(self.seconds())
+            if not self._stream.add(camera, stamp_ns, message, self._clock.now_ns()):
                 health.uncalibrated += 1
             self._condition.notify()
 
@@ -74,6 +87,22 @@ class Worker:
         """`read(statistics)` while no message is being added."""
         with self._condition:
             return read(self._stream.synchroniser.statistics)
+
+    def seconds(self) -> float:
+        """By which rates and ages are counted. After a jump back, and when a simulated clock begins to run, they start
+        anew."""
+        with self._condition:
+            now_s = self._clock.seconds()
+            if now_s < self._newest_s - _JUMP_S or self._newest_s <= 0 < now_s:
+                self._start_anew(now_s)
+            self._newest_s = max(now_s, self._newest_s)
+            return now_s
+
+    def _start_anew(self, now_s: float) -> None:
+        self._newest_s = now_s
+        self.output.start_anew(now_s)
+        for health in self._cameras.values():
+            health.start_anew(now_s)
 
     def _work(self) -> None:
         while (matched := self._next_set()) is not None:
@@ -87,15 +116,15 @@ class Worker:
         """The newest set, after waiting for one; None when the worker is to stop."""
         with self._condition:
             while not self._stopping:
-                now_ns = self._now_ns()
+                now_ns = self._clock.now_ns()
                 sets = self._stream.synchroniser.poll(now_ns)
                 if sets:
                     self.output.skipped += len(sets) - 1
-                    self.output.last_set_s = time.monotonic()
+                    self.output.last_set_s = self.seconds()
                     return sets[-1]
                 deadline_ns = self._stream.synchroniser.next_deadline_ns
                 wait_s = _IDLE_S if deadline_ns is None else min(_IDLE_S, (deadline_ns - now_ns) / 1e9)
-                if deadline_ns is not None and self._simulated():
+                if deadline_ns is not None and self._clock.simulated():
                     wait_s = min(wait_s, _SIMULATED_S)
                 self._condition.wait(wait_s)
         return None
@@ -105,6 +134,8 @@ class Worker:
         for name, fault in faults.items():
             self._cameras[name].image_fault = fault
         estimated_s = time.perf_counter()
+        if result.hands and self._too_old(matched):
+            return
         if result.hands or result.readings:
             self._publish(result, matched)
         if result.reasons:
@@ -117,13 +148,22 @@ class Worker:
         published_s = time.perf_counter()
         self.output.note_stages({'decode': decode_ms, **result.stage_ms,
                                  'publish': 1000 * (published_s - estimated_s)})
-        self.output.note_published(time.monotonic(), (self._now_ns() - matched.stamp_ns) / 1e6)
+        self.output.note_published(self.seconds(), (self._clock.now_ns() - matched.stamp_ns) / 1e6)
         for hand in result.hands:
             for name, residuals in zip(hand.cameras, hand.reprojection_px):
                 if np.isfinite(residuals).any():
                     self._cameras[name].note_reprojection(float(np.nanmedian(residuals)))
         for name, report in zip(self._cameras, result.view_reports):
             self._cameras[name].view = report
+
+    def _too_old(self, matched: MatchedSet) -> bool:
+        """Whether the hands of a set are too old to be published; they are counted then."""
+        limit_s, age_s = self._max_age_s(), (self._clock.now_ns() - matched.stamp_ns) / 1e9
+        if limit_s == 0 or age_s <= limit_s:
+            return False
+        self.output.too_old += 1
+        self.output.age_s = age_s
+        return True
 
     def _recover(self, error: Exception) -> None:
         """Tell what failed and make ready for the next set."""

@@ -104,6 +104,7 @@ class _Player:
     """The publishers of one bag, and the clock that paces them."""
 
     def __init__(self, node: Node, bag: Bag, rate: float, clock: bool, remap: dict[str, str], inputs: bool) -> None:
+        self._node = node
         self._bag = bag
         self._rate = rate
         self.playback = Playback()
@@ -143,15 +144,21 @@ class _Player:
         waiting = [self._publishers[connection.id] for connection in self.connections
                    if connection.msgtype in IMAGE_TYPES] or list(self._publishers.values())
         end = time.monotonic() + timeout_s
-        while missing := [publisher for publisher in waiting if publisher.get_subscription_count() < count]:
+        while missing := [publisher for publisher in waiting if self._subscribers(publisher) < count]:
             if time.monotonic() > end:
-                found = missing[0].get_subscription_count()
+                found = self._subscribers(missing[0])
                 who = f'only {found} of {count} nodes' if found else 'nobody'
                 raise RecordingError(
                     f'{who} subscribed to {missing[0].topic_name} within {timeout_s:g} s; start the node '
                     'first, and check its camera names, namespace and ROS_DOMAIN_ID')
             time.sleep(_POLL_S)
         time.sleep(_SETTLE_S)
+
+    def _subscribers(self, publisher: Publisher) -> int:
+        """Without viewers, which subscribe while a browser looks: nobody waits for those."""
+        viewers = sum(of.node_name == 'viewer'
+                      for of in self._node.get_subscriptions_info_by_topic(publisher.topic_name))
+        return publisher.get_subscription_count() - viewers
 
     def play_once(self, begin_ns: int, last_ns: int | None, bar: tqdm) -> None:
         """One pass over [begin_ns, last_ns], None for all there is; the next pass follows one frame period after it."""

@@ -10,6 +10,7 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from hand_unc_ros.estimation.camera_timeline import CameraStatistics
 from hand_unc_ros.estimation.health import RATE_WINDOW_S, CameraHealth, OutputHealth
+from hand_unc_ros.estimation.synchroniser import Statistics
 from hand_unc_ros.estimation.types import ViewReport
 
 FAST_DDS_REMEDY = ('raw images are lost when Fast DDS has its default shared memory: start the camera driver '
@@ -22,8 +23,8 @@ _DROP_REMEDIES = {
     'late': 'images come after their set has gone out: raise sync.deadline or shorten the transport',
     'duplicate': 'stamps are sent twice: are there two publishers on the topic?',
     'out_of_order': 'stamps go backwards: are there two publishers on the topic?',
-    'unmatched': "no other camera has a stamp near this one's: raise sync.tolerance, or synchronise the "
-                 'clocks',
+    'unmatched': "no other camera has a stamp near this one's: raise sync.tolerance (sync.policy exact takes "
+                 'equal stamps only), or synchronise the clocks',
 }
 # Below this share of the nominal rate a camera is reported, above this share of its images a cause of drops.
 _LOW_RATE = 0.7
@@ -88,23 +89,29 @@ def camera_status(name: str, health: CameraHealth, state: CameraState, now_s: fl
 
 
 class OutputState(NamedTuple):
-    """cameras_arriving: of `cameras` in all.  unclaimed, resets: counts of the synchroniser."""
+    """cameras_arriving: of `cameras` in all.  statistics: of the synchroniser.  clock_fault: why no time passes, or
+    None.  rival: another estimator in this namespace, or None.  max_age_s: of what is published, 0 for any."""
 
     cameras_arriving: int
     cameras: int
-    unclaimed: int
-    resets: int
+    statistics: Statistics
+    clock_fault: str | None = None
+    rival: str | None = None
+    max_age_s: float = 0.0
 
 
 def output_status(health: OutputHealth, state: OutputState, now_s: float, period_s: float) -> DiagnosticStatus:
     """The diagnostic of the estimates as a whole."""
-    cameras_arriving, cameras, unclaimed, resets = state
+    cameras_arriving, cameras, statistics = state.cameras_arriving, state.cameras, state.statistics
+    too_old = health.recently_too_old()
     limit_s = silence_s(period_s)
     set_age_s = now_s - max(health.last_set_s or 0.0, health.started_s)
     output_age_s = now_s - max(health.last_published_s or 0.0, health.started_s)
     level = DiagnosticStatus.OK
     message = f'{health.published} estimates, {cameras_arriving} of {cameras} cameras arrive'
-    if set_age_s > limit_s:
+    if state.clock_fault:
+        level, message = DiagnosticStatus.ERROR, state.clock_fault
+    elif set_age_s > limit_s:
         level = DiagnosticStatus.ERROR
         message = (f'no output for {output_age_s:.1f} s: no set of images; '
                    f'{cameras_arriving} of {cameras} cameras arrive')
@@ -112,6 +119,12 @@ def output_status(health: OutputHealth, state: OutputState, now_s: float, period
             message += ', and from one alone depth is not observable'
     elif health.failure:
         level, message = DiagnosticStatus.ERROR, f'no output for {output_age_s:.1f} s: {health.failure}'
+    elif too_old:
+        level = DiagnosticStatus.WARN
+        message = (f'{too_old} estimates were too old and are not published: {health.age_s:.3g} s, publish.max_age is '
+                   f'{state.max_age_s:.3g} s; take fewer cameras or a faster device, or synchronise the clocks')
+    elif state.rival:
+        level, message = DiagnosticStatus.WARN, state.rival
     elif output_age_s > limit_s:
         level, message = DiagnosticStatus.WARN, f'no hand for {output_age_s:.1f} s: {health.no_hand_reason}'
     elif cameras_arriving < cameras:
@@ -119,7 +132,8 @@ def output_status(health: OutputHealth, state: OutputState, now_s: float, period
     ordered = sorted(health.latencies_ms)
     values = {
         'sets_taken': health.taken, 'sets_published': health.published, 'sets_without_hand': health.no_hand,
-        'sets_skipped': health.skipped + unclaimed, 'sets_failed': health.failures, 'resets': resets,
+        'sets_skipped': health.skipped + statistics.sets_unclaimed, 'sets_failed': health.failures,
+        'sets_too_old': health.too_old, 'resets': statistics.resets, 'regroups': statistics.regroups,
         **{f'latency_ms/p{q}': f'{ordered[min(len(ordered) - 1, q * len(ordered) // 100)]:.1f}'
            for q in (50, 95, 99) if ordered},
         **{f'stage_ms/{stage}': f'{value:.2f}' for stage, value in health.stage_ms.items()},
@@ -131,6 +145,8 @@ def _view_fault(name: str, view: ViewReport | None) -> str | None:
     """What is wrong with a camera by its joints against those of the others, and the remedy; None if nothing is."""
     if view is None:
         return None
+    if view.late:
+        return _late(name, view)
     if view.disagrees:
         return (f'left out of {100 * view.left_out:.0f} % of the sets: its joints disagree with those of all other '
                 'cameras; has it moved far since it was calibrated, is it not synchronised, or does it see another '
@@ -145,12 +161,22 @@ def _view_fault(name: str, view: ViewReport | None) -> str | None:
     return f'{off}{", ".join(others)} or {last} has moved {remedy}. Which one it is the views cannot tell'
 
 
+def _late(name: str, view: ViewReport) -> str:
+    side = 'later' if view.delay_s > 0 else 'earlier'
+    off = f'its images are at least {abs(view.delay_s):.2f} s {side} than their stamps say, by the motion of the hand: '
+    remedy = 'stamp images at exposure, shorten the queues of the driver, or synchronise the clocks'
+    if len(view.late) == 1:
+        return f'{off}{remedy}'
+    *others, last = sorted(view.late)
+    return f'{off}of {", ".join(others)} and {last} one is wrong, and which one the views cannot tell; {remedy}'
+
+
 def _view_values(view: ViewReport | None) -> dict[str, str]:
     if view is None:
         return {}
     numbers = {**{f'innovation/{group}': value for group, value in view.innovation.items()},
                'innovation/shift_px': view.shift_px, 'innovation/shift_sigma': view.strength,
-               'left_out': view.left_out}
+               'left_out': view.left_out, 'delay_s': view.delay_s}
     return {key: f'{value:.2f}' if math.isfinite(value) else '' for key, value in numbers.items()}
 
 
@@ -161,7 +187,7 @@ def silence_s(period_s: float) -> float:
 
 def make_status(name: str, level: bytes, message: str, values: Mapping[str, object],
                 hardware_id: str = '') -> DiagnosticStatus:
-    """A DiagnosticStatus; values become texts."""
+    """A DiagnosticStatus; values become texts. name: within the node, whose own name the node puts before it."""
     return DiagnosticStatus(
-        level=level, name=f'hand_unc_ros: {name}', message=message, hardware_id=hardware_id,
+        level=level, name=name, message=message, hardware_id=hardware_id,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])

@@ -6,10 +6,10 @@ import argparse
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -23,11 +23,11 @@ from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_info_topics, load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError, ConfigError, HandUncError
 from hand_unc_ros.estimation.build import build_estimator
-from hand_unc_ros.estimation.health import CameraHealth
+from hand_unc_ros.estimation.health import CameraHealth, StandingClock
 from hand_unc_ros.estimation.stream import Estimator, Stream
-from hand_unc_ros.estimation.synchroniser import MatchedSet, Statistics, Synchroniser
+from hand_unc_ros.estimation.synchroniser import MatchedSet, Statistics
 from hand_unc_ros.estimation.types import FrameResult, HandEstimate
-from hand_unc_ros.estimation.worker import Worker
+from hand_unc_ros.estimation.worker import LiveClock, Worker
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh, ViewEstimate
 from hand_unc_ros.nodes.diagnostics import (
@@ -38,6 +38,7 @@ from hand_unc_ros.nodes.diagnostics import (
     output_status,
     silence_s,
 )
+from hand_unc_ros.nodes.filter_synchroniser import build_synchroniser
 from hand_unc_ros.nodes.inputs import CameraInput
 from hand_unc_ros.nodes.markers import hand_markers
 from hand_unc_ros.nodes.messages import (
@@ -48,9 +49,11 @@ from hand_unc_ros.nodes.messages import (
 )
 from hand_unc_ros.nodes.parameters import declare
 from hand_unc_ros.nodes.process import run_node
+from hand_unc_ros.nodes.rivals import PROCESS, Rivals
 from hand_unc_ros.nodes.transforms import TransformSource
 from hand_unc_ros.settings.estimator import estimator_settings
-from hand_unc_ros.settings.parameters import refusal, unknown_names
+from hand_unc_ros.settings.parameter_files import names_for_any_node
+from hand_unc_ros.settings.parameters import refusal
 from hand_unc_ros.settings.topics import image_topics, info_topic
 
 _TRANSFORM_PERIOD_S = 0.5
@@ -71,10 +74,11 @@ class MultiviewNode(LifecycleNode):
     """Lifecycle node; configure loads and checks, activate subscribes and publishes.
 
     build_estimator: from the parameters' values and the cameras to an estimator; tests bring their own.
-    Raises ConfigError for a parameter that is out of range.
+    names_for_any: parameters that are given to every node, and may be unknown here.
+    Raises ConfigError for a parameter that is out of range or unknown.
     """
 
-    def __init__(self, build_estimator: BuildEstimator = build_from_parameters,
+    def __init__(self, build_estimator: BuildEstimator = build_from_parameters, names_for_any: Collection[str] = (),
                  **node_options: Any) -> None:
         self._build_estimator = build_estimator
         self._cameras: tuple[str, ...] = ()
@@ -92,14 +96,14 @@ class MultiviewNode(LifecycleNode):
         self._failure: str | None = None
         super().__init__('multiview', **node_options)
         try:
-            self._values = declare(self)
+            self._values = declare(self, names_for_any=names_for_any)
         except ConfigError:
             self.destroy_node()
             raise
-        for sentence in unknown_names(list(self._parameter_overrides)):
-            self.get_logger().warning(sentence)
         self.add_on_set_parameters_callback(self._set_parameters)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self._standing = StandingClock()
+        self._rivals = Rivals(self)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_timer(self._values['diagnostics.period'], self._publish_diagnostics, clock=self._steady)
 
@@ -124,6 +128,8 @@ class MultiviewNode(LifecycleNode):
         """Subscribe to the cameras and publish hands."""
         result = super().on_activate(state)
         self._start()
+        # Whoever waits for this node learns now that it is there.
+        self._publish_diagnostics()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -173,6 +179,8 @@ class MultiviewNode(LifecycleNode):
             image_topics=self._topics, info_topics=self._info_topics)
         self._transforms = TransformSource(self, values['world_frame']) if pose_used else None
         self._frames = {name: name for name in self._cameras}
+        # What cannot be had is found here, and not when the node is activated.
+        build_synchroniser(values, self._cameras)
         self._estimator = self._build_estimator(values, self._cameras)
         self._create_publishers()
 
@@ -191,18 +199,15 @@ class MultiviewNode(LifecycleNode):
 
     def _start(self) -> None:
         values = self._values
-        period_s = values['sync.period']
-        synchroniser = Synchroniser(
-            self._cameras, period_s=period_s, tolerance_s=values['sync.tolerance'] or 0.5 * period_s,
-            deadline_s=values['sync.deadline'] or period_s, min_views=values['min_views'])
         transport = values['transport']
         self._health = {name: CameraHealth(self.resolve_topic_name(topic), transport)
                         for name, topic in self._topics.items()}
-        stream = Stream(synchroniser, self._estimator, self._calibrations.camera,
+        stream = Stream(build_synchroniser(values, self._cameras), self._estimator, self._calibrations.camera,
                         decode_image if transport == 'raw' else decode_compressed)
-        self._worker = Worker(stream, self._health, now_ns=lambda: self.get_clock().now().nanoseconds,
-                              simulated=lambda: self.get_clock().ros_time_is_active,
-                              publish=self._publish, fail=self._log_failure)
+        clock = LiveClock(now_ns=lambda: self.get_clock().now().nanoseconds,
+                          simulated=lambda: self.get_clock().ros_time_is_active)
+        self._worker = Worker(stream, self._health, clock, publish=self._publish, fail=self._log_failure,
+                              max_age_s=lambda: values['publish.max_age'])
         self._estimator.reset()
         self._worker.start()
         for name, topic in self._topics.items():
@@ -301,15 +306,22 @@ class MultiviewNode(LifecycleNode):
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
         message.status = self._statuses()
+        prefix = self.get_fully_qualified_name().lstrip('/')
+        message.status[0].values.append(KeyValue(key='process', value=PROCESS))
+        for status in message.status:
+            status.name = f'{prefix}: {status.name}'
         self._diagnostics.publish(message)
 
     def _statuses(self) -> list[DiagnosticStatus]:
+        """The output's, then the cameras'."""
         worker = self._worker
         if worker is None:
             if self._failure is not None:
                 return [make_status('output', DiagnosticStatus.ERROR, self._failure, {})]
             return [make_status('output', DiagnosticStatus.OK, 'not active', {})]
-        now_s = time.monotonic()
+        now_s = worker.seconds()
+        clock = self.get_clock()
+        clock_fault = self._standing.fault(now_s, time.monotonic()) if clock.ros_time_is_active else None
         period_s = self._values['sync.period']
         arriving = 0
         for name, health in self._health.items():
@@ -318,7 +330,8 @@ class MultiviewNode(LifecycleNode):
             arriving += not silent
 
         def read(statistics: Statistics) -> list[DiagnosticStatus]:
-            output = OutputState(arriving, len(self._cameras), statistics.sets_unclaimed, statistics.resets)
+            output = OutputState(arriving, len(self._cameras), statistics, clock_fault, self._rivals.fault(),
+                                 self._values['publish.max_age'])
             of_cameras = {name: CameraState(statistics.cameras[name], self._calibration_fault(name),
                                             self._calibrations.doubt(name))
                           for name in self._health}
@@ -342,7 +355,7 @@ def run(argv: Sequence[str], build_estimator: BuildEstimator = build_from_parame
     options = parser.parse_args(remove_ros_args(list(argv)))
 
     def make() -> MultiviewNode | None:
-        node = MultiviewNode(build_estimator)
+        node = MultiviewNode(build_estimator, names_for_any_node(argv, 'multiview'))
         if options.autostart:
             for transition in (node.trigger_configure, node.trigger_activate):
                 if transition() != TransitionCallbackReturn.SUCCESS:

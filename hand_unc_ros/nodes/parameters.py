@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
@@ -10,17 +10,25 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.settings.parameters import PARAMETERS, Parameter, check_names, check_together
+from hand_unc_ros.settings.parameters import PARAMETERS, Parameter, check_names, check_together, unknown_names
 
 
-def declare(node: Node, parameters: Sequence[Parameter] = PARAMETERS) -> dict[str, Any]:
+def declare(node: Node, parameters: Sequence[Parameter] = PARAMETERS,
+            names_for_any: Collection[str] = ()) -> dict[str, Any]:
     """Declare a table on an rclpy node and return the values in force.
 
-    Raises ConfigError for a value from the command line or a parameter file that the table does not allow.
+    names_for_any: given to every node, so that those which the table lacks may be meant for another one.
+    Raises ConfigError for a value from the command line or a parameter file that the table does not allow, and for a
+    name that it lacks.
     """
     overrides = node._parameter_overrides
     if parameters is PARAMETERS:
         check_names(overrides)
+    known = {parameter.name: parameter for parameter in parameters}
+    if strange := unknown_names([name for name in overrides if name not in names_for_any], known):
+        raise ConfigError('; '.join(strange))
+    for sentence in unknown_names([name for name in overrides if name in names_for_any], known):
+        node.get_logger().warning(f'{sentence} (it stands in a section for every node, and is not used here)')
     types = {'bool': ParameterType.PARAMETER_BOOL, 'integer': ParameterType.PARAMETER_INTEGER,
              'double': ParameterType.PARAMETER_DOUBLE, 'string': ParameterType.PARAMETER_STRING,
              'string[]': ParameterType.PARAMETER_STRING_ARRAY}

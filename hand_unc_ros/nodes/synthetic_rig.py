@@ -6,6 +6,7 @@ import array
 import sys
 import threading
 import time
+from collections.abc import Collection
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import hand_to_message, stamp_to_message
 from hand_unc_ros.nodes.parameters import declare
 from hand_unc_ros.nodes.process import run_node
+from hand_unc_ros.settings.parameter_files import names_for_any_node
 from hand_unc_ros.settings.parameters import Parameter
 
 PARAMETERS = (
@@ -60,9 +62,9 @@ def optical_frame(camera: str) -> str:
 class SyntheticRig(Node):
     """Renders ahead of time and publishes at the instant that the images show."""
 
-    def __init__(self) -> None:
+    def __init__(self, names_for_any: Collection[str] = ()) -> None:
         super().__init__('synthetic_rig')
-        values = declare(self, PARAMETERS)
+        values = declare(self, PARAMETERS, names_for_any)
         rig = ring_of_cameras(values['cameras'], size=(values['width'], values['height']),
                               focal_px=0.875 * values['width'], seed=values['seed'])
         if values['write_rig']:
@@ -160,7 +162,8 @@ class SyntheticRig(Node):
 
 def main() -> int:
     """The executable `synthetic_rig`."""
-    return run_node('synthetic_rig', SyntheticRig, sys.argv[1:])
+    argv = sys.argv[1:]
+    return run_node('synthetic_rig', lambda: SyntheticRig(names_for_any_node(argv, 'synthetic_rig')), argv)
 
 
 if __name__ == '__main__':

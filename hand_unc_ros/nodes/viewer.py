@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -22,7 +22,8 @@ from hand_unc_ros.nodes.messages import hand_from_message, mesh_from_message
 from hand_unc_ros.nodes.parameters import declare
 from hand_unc_ros.nodes.process import run_node
 from hand_unc_ros.nodes.transforms import TransformSource
-from hand_unc_ros.settings.parameters import TABLE, Parameter, check_together, unknown_names
+from hand_unc_ros.settings.parameter_files import names_for_any_node
+from hand_unc_ros.settings.parameters import TABLE, Parameter, check_together
 from hand_unc_ros.settings.topics import image_topics, info_topic
 from hand_unc_ros.viewer.framing import UP_AXES
 from hand_unc_ros.viewer.scene import HandViewer
@@ -40,7 +41,6 @@ PARAMETERS: tuple[Parameter, ...] = (
         'rig.extrinsics', 'world_frame', 'sync.period')),
 )
 _LEVELS = {DiagnosticStatus.OK: 'ok', DiagnosticStatus.WARN: 'warn', DiagnosticStatus.ERROR: 'error'}
-_PREFIX = 'hand_unc_ros: '
 _POSE_PERIOD_S = 0.5
 _WATCH_PERIOD_S = 0.3
 # Only the newest is drawn.
@@ -56,12 +56,9 @@ class ViewerNode(Node):
     Raises ConfigError, CalibrationError or MissingDependencyError with the remedy.
     """
 
-    def __init__(self, **node_options: Any) -> None:
+    def __init__(self, names_for_any: Collection[str] = (), **node_options: Any) -> None:
         super().__init__('viewer', **node_options)
-        values = declare(self, PARAMETERS)
-        known = {parameter.name: parameter for parameter in PARAMETERS}
-        for sentence in unknown_names(list(self._parameter_overrides), known):
-            self.get_logger().warning(sentence)
+        values = declare(self, PARAMETERS, names_for_any)
         self._calibrations: CameraCalibrations | None = None
         self._transforms: TransformSource | None = None
         self._frames: dict[str, str] = {}
@@ -166,20 +163,21 @@ class ViewerNode(Node):
         self.view.update_mesh(vertices, triangles)
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
-        status = view_status(message.status)
+        status = view_status(message.status, self.get_namespace())
         if status is not None:
             self.view.update_status(status)
 
 
-def view_status(statuses: Sequence[DiagnosticStatus]) -> dict[str, Any] | None:
-    """The estimator's diagnostics as `HandViewer.update_status` takes them; None when there are none."""
+def view_status(statuses: Sequence[DiagnosticStatus], namespace: str) -> dict[str, Any] | None:
+    """Diagnostics of the namespace's estimator as `HandViewer.update_status` takes them; None when there are none."""
+    prefix = f'{namespace.strip("/")}/multiview: '.lstrip('/')
     result: dict[str, Any] = {}
     cameras: dict[str, dict[str, Any]] = {}
     for status in statuses:
-        if not status.name.startswith(_PREFIX):
+        if not status.name.startswith(prefix):
             continue
         level = _LEVELS.get(status.level, 'error')
-        what, _, camera = status.name.removeprefix(_PREFIX).partition(' ')
+        what, _, camera = status.name.removeprefix(prefix).partition(' ')
         if what == 'output':
             result.update(level=level, message=status.message)
         elif what == 'camera':
@@ -203,7 +201,7 @@ def _float(text: str | None) -> float | None:
 
 def run(argv: Sequence[str]) -> int:
     """Show the hand until interrupted; `argv` without the program's name. Returns the exit status."""
-    return run_node('viewer', ViewerNode, argv)
+    return run_node('viewer', lambda: ViewerNode(names_for_any_node(argv, 'viewer')), argv)
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,21 @@ def estimator_parameters(params: Path) -> tuple[str, dict[str, Any]]:
         if name in TABLE:
             TABLE[name].check(value)
     return spaces[0], values
+
+
+def names_for_any_node(argv: Sequence[str], node: str) -> frozenset[str]:
+    """Names that the parameter files of a command line (`--params-file F`) give to every node, and not to `node`
+    itself: one that it does not know may be meant for another."""
+    for_any: set[str] = set()
+    own: set[str] = set()
+    for option, file in zip(argv, argv[1:]):
+        if option != '--params-file':
+            continue
+        for key, section in (yaml.safe_load(Path(file).read_text()) or {}).items():
+            name = str(key).rpartition('/')[2]
+            if name in ('*', '**', node):
+                (own if name == node else for_any).update(_flat(section.get('ros__parameters') or {}))
+    return frozenset(for_any - own)
 
 
 def _flat(section: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

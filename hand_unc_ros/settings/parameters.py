@@ -164,17 +164,24 @@ PARAMETERS: tuple[Parameter, ...] = (
         'view_health.down_weight', False,
         'Let a camera that has moved count less: its shift is added to the deviations of its joints.'),
     Parameter(
+        'sync.policy', 'deadline',
+        'How images become sets. deadline: nearest stamps, of the cameras that came in time. exact: equal stamps;'
+        ' approximate: stamps less than sync.tolerance apart; both by message_filters, which waits for every camera.',
+        choices=('deadline', 'exact', 'approximate')),
+    Parameter(
         'sync.period', 1 / 15,
         'Nominal time between two images of a camera.',
         unit='s', low=0.001, high=10.0),
     Parameter(
         'sync.tolerance', 0.0,
-        'Largest distance between the stamp of an image and that of its set. 0: half a period, which '
-        'free-running cameras need; take a few milliseconds for triggered ones.',
+        'Largest distance between the stamp of an image and that of its set; with policy approximate, between any two'
+        ' stamps of a set, and at most a period. 0: half a period, which free-running cameras need; take a few'
+        ' milliseconds for triggered ones.',
         unit='s', low=0.0, high=10.0),
     Parameter(
         'sync.deadline', 0.0,
-        'Longest wait between the arrival of the first image of a set and its use. 0: one period.',
+        'With policy deadline: longest wait between the arrival of the first image of a set and its use. 0: one'
+        ' period.',
         unit='s', low=0.0, high=10.0),
     Parameter(
         'publish.full_covariance', False,
@@ -188,6 +195,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         'publish.view_estimates', True,
         'Publish the 2D joints of each camera (while somebody listens).',
         live=True),
+    Parameter(
+        'publish.max_age', 0.0,
+        'An estimate whose images are older than this when it is ready is counted and not published. 0: never, as'
+        ' stamps may be of another clock (a recording without /clock). For control, take what the controller can bear.',
+        unit='s', low=0.0, high=60.0, live=True),
     Parameter(
         'diagnostics.period', 1.0,
         'Time between two diagnostics.',
@@ -213,6 +225,10 @@ def check_together(values: Mapping[str, Any]) -> None:
     if not cameras and not values['rig.file']:
         raise ConfigError('parameter cameras is empty and there is no rig.file to take them from; '
                           'name the cameras')
+    if values.get('sync.policy') == 'approximate' and values['sync.tolerance'] > values['sync.period']:
+        # message_filters tries every combination of what is near: with 8 cameras and 3 images of each, 2187.
+        raise ConfigError(f"parameter sync.tolerance is {values['sync.tolerance']:g} s; with sync.policy approximate "
+                          f"it must not be above sync.period, {values['sync.period']:g} s")
     # The viewer shares only the parameters of the cameras.
     if values.get('view_health.down_weight') and not values['view_health.enabled']:
         raise ConfigError('parameter view_health.down_weight is true, but view_health.enabled is false; without it '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.settings.estimator import estimator_settings
 from hand_unc_ros.settings.parameter_files import estimator_parameters
 from hand_unc_ros.settings.parameters import TABLE, unknown_names
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ def bag_settings(params: Path | None, rig: Path | None, changes: dict[str, Any])
     values = {name: parameter.default for name, parameter in TABLE.items()} | given | changes
     for name, value in changes.items():
         TABLE[name].check(value)
+    if values['sync.policy'] != 'deadline':
+        log.warning('%s: sync.policy %s is of the live node alone; the recording is read with sync.policy deadline',
+                    params, values['sync.policy'])
     file = rig or (Path(values['rig.file']) if values['rig.file'] else None)
     return BagSettings(
         estimator_settings(values), file, tuple(name for name in values['cameras'] if name), values['image_topic'],

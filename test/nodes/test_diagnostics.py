@@ -12,11 +12,13 @@ from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 
 from hand_unc_ros.estimation.camera_timeline import CameraStatistics  # noqa: E402
 from hand_unc_ros.estimation.health import CameraHealth, OutputHealth  # noqa: E402
+from hand_unc_ros.estimation.synchroniser import Statistics  # noqa: E402
 from hand_unc_ros.estimation.types import ViewReport  # noqa: E402
 from hand_unc_ros.nodes.diagnostics import CameraState, OutputState, camera_status, output_status  # noqa: E402
 
 OK, WARN, ERROR = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
 PERIOD_S = 1 / 15
+NO_DROPS = Statistics({})
 
 
 def camera(rate_hz: float = 15.0, seconds: float = 10.0, transport: str = 'raw') -> CameraHealth:
@@ -34,7 +36,7 @@ def status(health: CameraHealth, statistics: CameraStatistics | None = None, fau
 
 def test_a_good_camera():
     told = status(camera(), CameraStatistics(used=150, offset_ns=-1_500_000))
-    assert told.level == OK and told.hardware_id == 'cam0' and told.name == 'hand_unc_ros: camera cam0'
+    assert told.level == OK and told.hardware_id == 'cam0' and told.name == 'camera cam0'
     values = {pair.key: pair.value for pair in told.values}
     assert float(values['rate_hz']) == pytest.approx(15, abs=0.4)
     assert values['offset_ms'] == '-1.500' and values['calibration'] == values['image'] == 'ok'
@@ -77,14 +79,17 @@ def test_many_drops_are_told_with_the_remedy_and_forgotten_when_they_end(reason,
     assert status(health, statistics).level == OK
 
 
-def report(suspects: tuple[str, ...] = (), disagrees: bool = False, left_out: float = 0.0) -> ViewReport:
-    return ViewReport({'palm': 0.91, 'thumb': float('nan')}, 9.26, 1.52, suspects, left_out, disagrees)
+def report(suspects: tuple[str, ...] = (), disagrees: bool = False, left_out: float = 0.0,
+           late: tuple[str, ...] = ()) -> ViewReport:
+    return ViewReport({'palm': 0.91, 'thumb': float('nan')}, 9.26, 1.52, suspects, left_out, disagrees, 0.267, late)
 
 
 @pytest.mark.parametrize('view, level, words', [
     (report(), OK, ('15.',)),
     (report(('cam0',)), WARN, ('9.3 px', 'cam0 has moved', 'calibrate the rig again')),
     (report(('cam1', 'cam0')), WARN, ('cam0 or cam1 has moved', 'cannot tell')),
+    (report(late=('cam0',)), WARN, ('0.27 s later than their stamps', 'stamp images at exposure')),
+    (report(late=('cam1', 'cam0')), WARN, ('of cam0 and cam1 one is wrong', 'cannot tell')),
     (report(disagrees=True, left_out=0.8), WARN, ('left out of 80 % of the sets', 'another hand'))])
 def test_a_camera_that_has_moved_is_told_with_the_remedy(view, level, words):
     health = camera()
@@ -115,8 +120,22 @@ def output(**changes) -> OutputHealth:
      'no hand for 5.0 s: no view shows one'),
     (dict(last_published_s=109.0, failure='RuntimeError: x'), 110.05, 4, ERROR, 'RuntimeError: x')])
 def test_the_output(changes, now_s, arriving, level, word):
-    told = output_status(output(**changes), OutputState(arriving, 4, 0, 0), now_s, PERIOD_S)
+    told = output_status(output(**changes), OutputState(arriving, 4, NO_DROPS), now_s, PERIOD_S)
     assert told.level == level and word in told.message
+
+
+@pytest.mark.parametrize('changes, state, level, word', [
+    (dict(too_old=3, age_s=0.31), dict(max_age_s=0.25), WARN, '0.31 s, publish.max_age is 0.25 s'),
+    ({}, dict(rival='another estimator publishes'), WARN, 'another estimator'),
+    ({}, dict(clock_fault='the simulated time has stood still'), ERROR, 'stood still')])
+def test_what_else_may_be_amiss_with_the_output(changes, state, level, word):
+    health = output(**changes)
+    told = output_status(health, OutputState(4, 4, NO_DROPS, **state), 110.05, PERIOD_S)
+    assert told.level == level and word in told.message
+    # Too old since the last diagnostic, that is.
+    if changes:
+        told = output_status(health, OutputState(4, 4, NO_DROPS), 110.05, PERIOD_S)
+        assert told.level == OK and {pair.key: pair.value for pair in told.values}['sets_too_old'] == '3'
 
 
 def test_latencies_and_stages_are_values():
@@ -124,7 +143,8 @@ def test_latencies_and_stages_are_values():
     for i in range(100):
         health.note_published(110.0 + i * PERIOD_S, 10.0 + i)
         health.note_stages({'decode': 2.0, 'views': 30.0})
-    told = output_status(health, OutputState(4, 4, 3, 1), 110.0 + 100 * PERIOD_S, PERIOD_S)
+    state = OutputState(4, 4, Statistics({}, sets_unclaimed=3, resets=1))
+    told = output_status(health, state, 110.0 + 100 * PERIOD_S, PERIOD_S)
     values = {pair.key: pair.value for pair in told.values}
     assert [values[f'latency_ms/p{q}'] for q in (50, 95, 99)] == ['60.0', '105.0', '109.0']
     assert values['stage_ms/views'] == '30.00' and values['sets_skipped'] == '3' and values['resets'] == '1'

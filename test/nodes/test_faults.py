@@ -208,8 +208,11 @@ def test_simulated_time(tmp_path: Path):
     with system(tmp_path) as running:
         listener = running.listener
         clock = listener.node.create_publisher(Clock, '/clock', 10)
+        standing: list[bool] = []
 
         def tick() -> None:
+            if standing:
+                return
             message = Clock()
             message.clock.sec, message.clock.nanosec = divmod(time.time_ns() + round(shift_s * 1e9), 10 ** 9)
             clock.publish(message)
@@ -234,3 +237,7 @@ def test_simulated_time(tmp_path: Path):
                                    for _, m in listener.hands[begin:]), 'a hand from before', patience_s=5)
         assert time.monotonic() - jumped < 1.0
         listener.hands_after(5, used=4)
+        listener.until(lambda: listener.statuses['output'].level == DiagnosticStatus.OK, 'good again')
+        # The player has ended: nothing grows old by a clock that stands still, and so that is told.
+        standing.append(True)
+        listener.until_status('output', DiagnosticStatus.ERROR, 'stood still')

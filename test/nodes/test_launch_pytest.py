@@ -6,6 +6,8 @@ that has sourced install/setup.bash.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,10 +21,10 @@ import yaml  # noqa: E402
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory  # noqa: E402
 from bag_cases import write_video  # noqa: E402
 from bag_record_cases import by_topic, contents  # noqa: E402
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus  # noqa: E402
 from launch import LaunchDescription  # noqa: E402
 from launch.actions import IncludeLaunchDescription, RegisterEventHandler  # noqa: E402
-from launch.event_handlers import OnProcessExit  # noqa: E402
+from launch.event_handlers import OnProcessExit, OnProcessStart  # noqa: E402
 from launch.launch_description_sources import PythonLaunchDescriptionSource  # noqa: E402
 from launch_pytest.actions import ReadyToTest  # noqa: E402
 from lifecycle_msgs.msg import State, Transition  # noqa: E402
@@ -44,6 +46,8 @@ except PackageNotFoundError:
 
 # Processes start in seconds, on a busy machine in tens of them.
 PATIENCE_S = 60.0
+# From SIGKILL to active: one second of them launch waits, and most are imports.
+RESPAWN_S = 10.0
 
 
 class Client:
@@ -97,11 +101,18 @@ def exit_statuses() -> list[int]:
     return []
 
 
-def include(name: str, exit_statuses: list[int], **arguments: str) -> LaunchDescription:
+@pytest.fixture
+def pids() -> list[int]:
+    """Filled in as processes start."""
+    return []
+
+
+def include(name: str, exit_statuses: list[int], pids: list[int] | None = None, **arguments: str) -> LaunchDescription:
     source = PythonLaunchDescriptionSource(str(SHARE / 'launch' / name))
     record = OnProcessExit(on_exit=lambda event, context: exit_statuses.append(event.returncode))
+    started = OnProcessStart(on_start=lambda event, context: None if pids is None else pids.append(event.pid))
     return LaunchDescription([
-        RegisterEventHandler(record),
+        RegisterEventHandler(record), RegisterEventHandler(started),
         IncludeLaunchDescription(source, launch_arguments=list(arguments.items())), ReadyToTest()])
 
 
@@ -142,6 +153,33 @@ def test_multiview_comes_up_and_obeys(client: Client, exit_statuses: list[int]) 
     yield
     # Here launch has shut everything down, as Ctrl-C does.
     assert exit_statuses == [0]
+
+
+@launch_pytest.fixture
+def multiview_with_respawn(ros_domain: int, tmp_path: Path, exit_statuses: list[int],
+                           pids: list[int]) -> LaunchDescription:
+    return include('multiview.launch.py', exit_statuses, pids, use_respawn='true',
+                   params_file=str(write_params(tmp_path)))
+
+
+@pytest.mark.launch(fixture=multiview_with_respawn)
+def test_a_killed_node_comes_back_active(client: Client, exit_statuses: list[int], pids: list[int]) -> None:
+    """Its diagnostics are asked and not its services: those of the dead participant are still in the graph."""
+    heard: list[DiagnosticStatus] = []
+    client.node.create_subscription(
+        DiagnosticArray, '/diagnostics', lambda message: heard.append(message.status[0]), 10)
+
+    def active(pid: int) -> bool:
+        return any(status.message != 'not active'
+                   and any(pair.key == 'process' and pair.value.endswith(f':{pid}') for pair in status.values)
+                   for status in heard)
+
+    client.until(lambda: bool(pids) and active(pids[0]), 'active')
+    killed = time.monotonic()
+    os.kill(pids[0], signal.SIGKILL)
+    client.until(lambda: len(pids) == 2 and active(pids[1]), 'active again')
+    assert time.monotonic() - killed < RESPAWN_S
+    assert exit_statuses == [-signal.SIGKILL]
 
 
 @launch_pytest.fixture

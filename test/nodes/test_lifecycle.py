@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +12,16 @@ import pytest
 rclpy = pytest.importorskip('rclpy', reason='no ROS 2 here')
 pytest.importorskip('hand_unc_ros.msg', reason='the messages are not built')
 
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
 from dots import DotEstimator, dot_rig  # noqa: E402
 from rclpy.lifecycle import TransitionCallbackReturn  # noqa: E402
 from rclpy.parameter import Parameter  # noqa: E402
 
 from hand_unc_ros.data.rigs import save_rig  # noqa: E402
 from hand_unc_ros.errors import ConfigError  # noqa: E402
+from hand_unc_ros.nodes.diagnostics import make_status  # noqa: E402
 from hand_unc_ros.nodes.multiview import MultiviewNode  # noqa: E402
+from hand_unc_ros.nodes.rivals import PROCESS  # noqa: E402
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -124,10 +128,39 @@ def test_an_estimator_that_cannot_be_built_is_a_failed_transition(make):
 @pytest.mark.parametrize('parameters, word', [
     (dict(sync__period=-1.0), 'sync.period'), (dict(sync__period=1), 'write 1.0'),
     (dict(transport='theora'), 'theora'), (dict(min_views=0), 'min_views'), (dict(cameras='cam0'), 'cameras'),
-    (dict(rig__file=''), 'rig.file'), (dict(front_end='mediapipe'), 'give method: jump_hand')])
+    (dict(rig__file=''), 'rig.file'), (dict(front_end='mediapipe'), 'give method: jump_hand'),
+    (dict(sync__perod=0.1), 'no parameter sync.perod; did you mean sync.period')])
 def test_a_bad_parameter_is_refused_at_start_with_the_reason(make, parameters, word):
     with pytest.raises(ConfigError, match=word):
         make(**parameters)
+
+
+def test_unknown_parameters_that_are_given_to_every_node_are_no_mistake(context, tmp_path: Path):
+    overrides = [Parameter('rig.file', value=str(tmp_path / 'rig.yaml')), Parameter('robot.name', value='arm')]
+    node = MultiviewNode(lambda values, cameras: DotEstimator(), {'robot.name'}, context=context, namespace='/hand',
+                         parameter_overrides=overrides)
+    node.destroy_node()
+
+
+def test_a_policy_that_is_not_installed_fails_to_configure_with_the_remedy(make, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'message_filters', None)
+    node = make(sync__policy='approximate')
+    assert node.trigger_configure() == FAILURE
+    assert 'apt install ros-' in node._statuses()[0].message
+
+
+def test_another_estimator_in_the_namespace_is_named(make):
+    node = make()
+
+    def hear(name: str, process: str) -> None:
+        node._rivals._take(DiagnosticArray(status=[make_status(name, b'\0', '', {'process': process})]))
+
+    hear('hand/multiview: output', PROCESS)
+    hear('left/multiview: output', 'jetson:7')
+    hear('hand/multiview: camera cam0', 'jetson:7')
+    assert node._rivals.fault() is None
+    hear('hand/multiview: output', 'jetson:7')
+    assert '/hand/multiview of process jetson:7' in node._rivals.fault()
 
 
 def test_parameters_while_the_node_runs(make):

@@ -105,9 +105,10 @@ def test_messages_reach_the_scene(context, make_node, executor, rig_file, monkey
     pixels = bytes([10, 20, 30]) * (64 * 48)
     images.publish(Image(encoding='rgb8', width=64, height=48, step=192, data=pixels))
     diagnostics.publish(DiagnosticArray(status=[
+        make_status('left/multiview: output', DiagnosticStatus.ERROR, 'not ours', {}),
         DiagnosticStatus(name='somebody else', level=DiagnosticStatus.ERROR, message='not ours'),
-        make_status('output', DiagnosticStatus.WARN, '1 of 2 cameras arrive', {}),
-        make_status('camera cam1', DiagnosticStatus.ERROR, 'nobody publishes /cam1/image_raw', {
+        make_status('hand/multiview: output', DiagnosticStatus.WARN, '1 of 2 cameras arrive', {}),
+        make_status('hand/multiview: camera cam1', DiagnosticStatus.ERROR, 'nobody publishes /cam1/image_raw', {
             'rate_hz': '0.00', 'age_s': '2.500', 'offset_ms': '', 'dropped/late': 3, 'dropped/duplicate': 4}),
     ]))
     view = viewer.view

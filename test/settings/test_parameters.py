@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.settings.parameter_files import names_for_any_node
 from hand_unc_ros.settings.parameters import (
     PARAMETERS,
     TABLE,
@@ -73,3 +74,21 @@ def test_a_parameter_of_an_earlier_version_is_refused_with_the_one_in_its_place(
     with pytest.raises(ConfigError, match='no parameter covariance_calibration any more; give covariance_map'):
         check_names(['method', 'covariance_calibration'])
     check_names(['method', 'cameras', 'use_sim_time'])
+
+
+def test_names_for_every_node_are_told_from_the_nodes_own(tmp_path):
+    params = tmp_path / 'params.yaml'
+    params.write_text('/**:\n  ros__parameters: {robot: {name: arm}, use_sim_time: true, sync.perod: 0.1}\n'
+                      '/**/multiview:\n  ros__parameters: {sync: {perod: 0.1}}\n'
+                      '/hand/viewer:\n  ros__parameters: {prot: 8081}\n')
+    argv = ['--autostart', '--ros-args', '--params-file', str(params), '-p', 'x:=1']
+    assert names_for_any_node(argv, 'multiview') == {'robot.name', 'use_sim_time'}
+    assert names_for_any_node(argv, 'viewer') == {'robot.name', 'use_sim_time', 'sync.perod'}
+    assert names_for_any_node(['--ros-args'], 'multiview') == frozenset()
+
+
+def test_a_policy_of_the_live_node_is_named_when_a_recording_is_read(tmp_path, caplog):
+    params = tmp_path / 'params.yaml'
+    params.write_text('/hand/multiview:\n  ros__parameters: {sync.policy: exact, rig.file: rig.yaml}\n')
+    bag_settings(params, None, {})
+    assert 'sync.policy exact' in caplog.text
