@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -68,23 +70,54 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the command's own verdict, 2 a mistake that is explained, 130 after Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    """Exit status: 0 done, 1 the command's own verdict or a file that fails, 2 a mistake that is explained, 130 after
+    Ctrl-C."""
     try:
-        if args.command.ros:
-            from hand_unc_ros.processes.shared_memory import use_large_shared_memory
-            use_large_shared_memory()
-        return args.command.run(args) or 0
+        try:
+            return _run(argv)
+        finally:
+            # Here and not when the interpreter ends, where a full disk can only be ignored.
+            sys.stdout.flush()
     except HandUncError as error:
-        print(f'hand-unc: {error}', file=sys.stderr)
+        _complain(str(error))
+        return 2
     except ModuleNotFoundError as error:
         name = error.name or ''
         if name.startswith('hand_unc_ros') and name != 'hand_unc_ros.msg':
             raise
-        print(f'hand-unc: {_absent(name)}', file=sys.stderr)
+        _complain(_absent(name))
+        return 2
+    except BrokenPipeError:
+        # Whoever was reading, `| head` for one, has seen enough.
+        _discard_output()
+        return 1
+    except OSError as error:
+        _discard_output()
+        _complain(f'{error.filename or "the output cannot be written"}: {error.strerror or error}')
+        return 1
     except KeyboardInterrupt:
         return 130
-    return 2
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.command.ros:
+        from hand_unc_ros.processes.shared_memory import use_large_shared_memory
+        use_large_shared_memory()
+    return args.command.run(args) or 0
+
+
+def _complain(sentence: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f'hand-unc: {sentence}', file=sys.stderr, flush=True)
+
+
+def _discard_output() -> None:
+    """What is still to be written to a standard output that fails would fail once more as the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _absent(module: str) -> str:

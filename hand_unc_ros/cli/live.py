@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from hand_unc_ros.cli.argument_types import positive
@@ -31,6 +32,8 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo(args: argparse.Namespace) -> int | None:
     from hand_unc_ros.nodes.demo import run_demo
+    from hand_unc_ros.processes.discovery import keep_to_this_machine
+    keep_to_this_machine()
     return run_demo(args)
 
 
@@ -40,9 +43,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int | None:
+    from hand_unc_ros.processes.discovery import discovery_note
     from hand_unc_ros.processes.supervise import supervise
     from hand_unc_ros.settings.node_specs import nodes_of
-    return supervise(nodes_of(args.params), args.params.resolve(), args.respawn)
+    nodes = nodes_of(args.params)
+    print(discovery_note(), file=sys.stderr, flush=True)
+    return supervise(nodes, args.params.resolve(), args.respawn)
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,78 @@
+"""A machine that is too slow for the demo: it goes on at the rate that the machine can do."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
+
+from hand_unc_ros.data.synthetic.pace import WINDOW, RenderingPace  # noqa: E402
+
+HERE = Path(__file__).parent
+MS = 10 ** 6
+
+
+def test_the_rate_follows_what_rendering_takes():
+    pace = RenderingPace(66 * MS)
+    for _ in range(30):
+        pace.add(40 * MS)
+    assert not pace.lowered and pace.period_ns == 66 * MS
+    # A few stalls are no slow machine.
+    for spent in (900, 40, 900, 40, 40, 900, 40, 40, 40):
+        pace.add(spent * MS)
+        assert not pace.lowered
+    for _ in range(WINDOW):
+        pace.add(200 * MS)
+    assert pace.period_ns == 300 * MS
+    # What is just below the period does not make the rate jump up and down.
+    for _ in range(WINDOW):
+        pace.add(60 * MS)
+    assert pace.lowered and pace.period_ns == 90 * MS
+    for _ in range(WINDOW):
+        pace.add(40 * MS)
+    assert not pace.lowered
+
+
+def test_a_demo_on_a_slow_machine_lowers_its_rate_says_so_once_and_keeps_the_page(ros_domain: int, tmp_path: Path):
+    pytest.importorskip('viser', reason='the page needs the extra `viewer`')
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    report, log = tmp_path / 'report.json', tmp_path / 'log'
+    environment = {**os.environ, 'SLOW_RENDERING_S': '0.6', 'PYTHONPATH': str(HERE)}
+    with log.open('w') as output:
+        demo = subprocess.Popen([sys.executable, str(HERE / 'slow_demo.py'), '--cameras', '2', '--port', str(port),
+                                 '--duration', '12', '--report', str(report)], env=environment, stdout=output,
+                                stderr=subprocess.STDOUT)
+    try:
+        pages = 0
+        end_s = time.monotonic() + 240
+        while demo.poll() is None and time.monotonic() < end_s:
+            try:
+                with urllib.request.urlopen(f'http://127.0.0.1:{port}', timeout=5) as answer:
+                    pages += answer.status == 200
+            except OSError:
+                assert not pages or demo.poll() is not None or 'error' not in log.read_text(), log.read_text()
+            time.sleep(1.0)
+        said = log.read_text()
+        assert demo.poll() == 0, said
+    finally:
+        if demo.poll() is None:
+            demo.kill()
+            demo.wait()
+    assert pages >= 3
+    assert said.count('the rate is lowered from 15 to') == 1
+    assert said.count('this machine is slow or busy, the demo goes on') == 1
+    measured = json.loads(report.read_text())
+    # At 15 Hz there would be 180 of them; at 0.6 s each and more there are 20 at most.
+    assert 2 <= measured['sets_sent'] <= 21
+    assert measured['sets_published'] >= 1
