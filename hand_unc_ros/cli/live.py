@@ -60,6 +60,9 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
 
 def view(args: argparse.Namespace) -> int:
     from hand_unc_ros.nodes.viewer import run
+    from hand_unc_ros.settings.node_specs import sections_of
+    if args.params:
+        sections_of(args.params)
     params = ['--params-file', str(args.params)] if args.params else []
     namespace = f'__ns:=/{args.namespace.strip("/")}'
     values = ['-p', f'host:={args.host}', '-p', f'port:={args.port}']

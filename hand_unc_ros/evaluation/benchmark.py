@@ -93,7 +93,7 @@ def evaluate(
     """
     if min(counts) < 2:
         raise ConfigError(f'{min(counts)} view was asked for; depth is observable from 2 on')
-    shows = [_shows_hand(source[index]) for index in tqdm(range(len(source)), desc='samples', leave=False)]
+    shows = [_shows_hand(source[index]) for index in tqdm(range(len(source)), desc='samples', leave=False, disable=None)]
     most = max(map(len, shows), default=0)
     counts = list(dict.fromkeys(min(count, most) for count in counts))
     chosen = {count: [index for index, views in enumerate(shows) if len(views) >= count] for count in counts}
@@ -117,7 +117,7 @@ def predict(predictor: Predictor, source: SampleSource, indices: Sequence[int], 
     """Run a method on the first `count` views of the samples with these indices, crops around the true hand."""
     parts: list[Results] = []
     for batch in tqdm(_batches(predictor.image_size, source, indices, count), desc=f'{count} views', leave=False,
-                      total=-(-len(indices) // BATCH)):
+                      disable=None, total=-(-len(indices) // BATCH)):
         found = predictor.predict(batch)
         batch = {name: value.to(found.joints.device) for name, value in batch.items()}
         error = (found.mean_px - batch['joints_px']).norm(dim=-1)

@@ -115,6 +115,8 @@ def run_demo(args: Namespace) -> int:
         raise ConfigError(f'--cameras is {args.cameras}; depth is observable from 2 cameras on')
     if args.report is not None and not args.report.absolute().parent.is_dir():
         raise ConfigError(f'--report: there is no folder {args.report.absolute().parent}')
+    if args.report is not None and args.report.is_dir():
+        raise ConfigError(f'--report: {args.report} is a folder; name a file')
     if args.report is not None and not args.duration:
         raise ConfigError('--report needs --duration: a report is written at the end')
     if args.record is not None and args.record.exists():
