@@ -74,7 +74,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(autouse=True)
 def bounded() -> Iterator[None]:
     """A command that takes the path and goes on is interrupted."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    def give_up(*_: object) -> None:
+        raise AssertionError(f'the command did not end within {PATIENCE_S} s')
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
+    signal.signal(signal.SIGALRM, give_up)
     signal.alarm(PATIENCE_S)
     yield
     signal.alarm(0)
@@ -107,7 +111,8 @@ def test_a_path_that_cannot_be_read(command, kind, files, tmp_path, capfd, ros_d
     assert not (tmp_path / 'new').exists()
 
 
-@pytest.mark.parametrize('command, kind', [(command, kind) for command, (_, kinds) in WRITTEN.items() for kind in kinds],
+@pytest.mark.parametrize('command, kind',
+                         [(command, kind) for command, (_, kinds) in WRITTEN.items() for kind in kinds],
                          ids=lambda value: value if isinstance(value, str) else ' '.join(value))
 def test_a_path_that_cannot_be_written(command, kind, files, tmp_path, capfd, ros_domain, monkeypatch):
     if command[0] == 'export':

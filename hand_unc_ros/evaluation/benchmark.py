@@ -93,7 +93,8 @@ def evaluate(
     """
     if min(counts) < 2:
         raise ConfigError(f'{min(counts)} view was asked for; depth is observable from 2 on')
-    shows = [_shows_hand(source[index]) for index in tqdm(range(len(source)), desc='samples', leave=False, disable=None)]
+    indices = tqdm(range(len(source)), desc='samples', leave=False, disable=None)
+    shows = [_shows_hand(source[index]) for index in indices]
     most = max(map(len, shows), default=0)
     counts = list(dict.fromkeys(min(count, most) for count in counts))
     chosen = {count: [index for index, views in enumerate(shows) if len(views) >= count] for count in counts}
