@@ -14,7 +14,14 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hand_unc_ros.processes.discovery import LOCALHOST_ONLY, RANGE, discovery_note, keep_to_this_machine
+from hand_unc_ros.processes.discovery import (
+    LOCALHOST_ONLY,
+    RANGE,
+    discovery_note,
+    keep_to_this_machine,
+    within_this_machine,
+)
+from hand_unc_ros.processes.shared_memory import PROFILE_VARIABLE, use_large_shared_memory
 from hand_unc_ros.resources import resource
 
 DEMO_S = 120.0
@@ -29,6 +36,39 @@ def test_this_machine_alone_unless_the_user_says_otherwise(before, after):
     environment = dict(before)
     keep_to_this_machine(environment)
     assert environment == after
+
+
+@pytest.mark.parametrize('environment, within', [
+    ({}, False), ({RANGE: 'SUBNET'}, False), ({RANGE: 'LOCALHOST'}, True), ({RANGE: 'localhost'}, True),
+    ({RANGE: 'OFF'}, True), ({LOCALHOST_ONLY: '1'}, True), ({LOCALHOST_ONLY: '0'}, False),
+    # A machine that is named is reached by sockets that are open to it.
+    ({RANGE: 'LOCALHOST', 'ROS_STATIC_PEERS': '192.0.2.7'}, False),
+    ({RANGE: 'LOCALHOST', 'ROS_DISTRO': 'humble'}, False),
+])
+def test_sockets_are_bound_to_this_machine_where_no_other_is_to_be_reached(environment, within, monkeypatch):
+    assert within_this_machine(environment) == within
+    for name in (RANGE, LOCALHOST_ONLY, 'ROS_STATIC_PEERS', 'ROS_DISTRO', PROFILE_VARIABLE):
+        # Set first, so that it is taken away again whoever sets it.
+        monkeypatch.setenv(name, '')
+        monkeypatch.delenv(name)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert use_large_shared_memory().name == ('fastdds_localhost.xml' if within else 'fastdds.xml')
+
+
+def test_both_profiles_of_fast_dds_are_the_same_but_for_the_interface():
+    plain, bound = (ElementTree.parse(resource(f'config/{name}.xml')).getroot()
+                    for name in ('fastdds', 'fastdds_localhost'))
+    space = '{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}'
+    for transport in bound.iter(f'{space}transport_descriptor'):
+        for interfaces in transport.findall(f'{space}interfaceWhiteList'):
+            assert [address.text for address in interfaces] == ['127.0.0.1']
+            transport.remove(interfaces)
+
+    def content(element):
+        return element.tag, (element.text or '').strip(), [content(child) for child in element]
+
+    assert content(plain) == content(bound)
 
 
 @pytest.mark.parametrize('environment, words', [
@@ -87,7 +127,7 @@ def descendants(process: int) -> set[int]:
 def test_everything_that_the_demo_opens_is_bound_to_this_machine(ros_domain: int, tmp_path: Path, monkeypatch):
     pytest.importorskip('viser', reason='the page needs the extra `viewer`')
     pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
-    for variable in (RANGE, LOCALHOST_ONLY, 'FASTDDS_DEFAULT_PROFILES_FILE'):
+    for variable in (RANGE, LOCALHOST_ONLY, PROFILE_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))

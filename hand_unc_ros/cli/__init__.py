@@ -15,13 +15,15 @@ from hand_unc_ros.errors import HandUncError
 
 
 class Command(NamedTuple):
-    """words: the subcommand as typed. run: returns the exit status or None for 0. ros: it makes nodes."""
+    """words: the subcommand as typed. run: returns the exit status or None for 0. ros: it makes nodes; local: which
+    nodes of other machines are not to find, unless the user has set how far DDS reaches."""
 
     words: str
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int | None]
     ros: bool = False
+    local: bool = False
 
 
 GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model',
@@ -29,7 +31,7 @@ GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano':
 COMMANDS = (
     Command('doctor', 'what is present, and what to do about what is missing', live.add_doctor_arguments, live.doctor),
     Command('demo', 'synthetic cameras, the live estimator and the browser view', live.add_demo_arguments, live.demo,
-            ros=True),
+            ros=True, local=True),
     Command('run', 'start the nodes that a parameter file describes', live.add_run_arguments, live.run, ros=True),
     Command('view', 'the browser view of a running estimator', live.add_view_arguments, live.view, ros=True),
     Command('bag from-videos', 'calibrated videos to a bag', bags.add_from_videos_arguments, bags.from_videos),
@@ -101,6 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     args = build_parser().parse_args(argv)
+    if args.command.local:
+        from hand_unc_ros.processes.discovery import keep_to_this_machine
+        keep_to_this_machine()
     if args.command.ros:
         from hand_unc_ros.processes.shared_memory import use_large_shared_memory
         use_large_shared_memory()

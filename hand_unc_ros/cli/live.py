@@ -32,8 +32,6 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 def demo(args: argparse.Namespace) -> int | None:
     from hand_unc_ros.nodes.demo import run_demo
-    from hand_unc_ros.processes.discovery import keep_to_this_machine
-    keep_to_this_machine()
     return run_demo(args)
 
 

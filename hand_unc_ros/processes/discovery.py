@@ -6,6 +6,8 @@ import os
 from collections.abc import MutableMapping
 
 RANGE, LOCALHOST_ONLY, DISTRIBUTION = 'ROS_AUTOMATIC_DISCOVERY_RANGE', 'ROS_LOCALHOST_ONLY', 'ROS_DISTRO'
+# Machines that are reached whatever the range.
+PEERS = 'ROS_STATIC_PEERS'
 _REACH = {
     'LOCALHOST': 'nodes of this machine only',
     'SUBNET': 'nodes of every machine in the subnet, without authentication',
@@ -23,6 +25,15 @@ def keep_to_this_machine(environment: MutableMapping[str, str] = os.environ) -> 
         environment[LOCALHOST_ONLY] = '1'
     else:
         environment[RANGE] = 'LOCALHOST'
+
+
+def within_this_machine(environment: MutableMapping[str, str] = os.environ) -> bool:
+    """Whether no node of another machine is to be reached."""
+    if environment.get(LOCALHOST_ONLY) == '1':
+        return True
+    if environment.get(DISTRIBUTION) == 'humble' or environment.get(PEERS):
+        return False
+    return environment.get(RANGE, '').upper() in ('LOCALHOST', 'OFF')
 
 
 def discovery_note(environment: MutableMapping[str, str] = os.environ) -> str:
