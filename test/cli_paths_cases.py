@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from bag_cases import make_bag, make_rig, make_videos
+from bag_cases import make_rig, make_videos
 from network_cases import save_tiny
-from recording_cases import estimate_messages, truth_messages, write_bag
+from recording_cases import estimate_messages, image_messages, truth_messages, write_bag
 from rig_cases import ring
 from test_mano_conversion import mano_content
 from train_cases import write_set
@@ -64,9 +64,9 @@ def make_files(place: Path) -> dict[str, Path]:
     bag = write_bag(place / 'estimates', [*estimate_messages(RIG, lambda t: still, SETS),
                                           *truth_messages(lambda t: still, SETS)], RIG)
     (place / 'MANO_RIGHT.pkl').write_bytes(mano_content(build_standin('right')))
-    make_bag(place)
-    video, *_ = make_videos(place)
+    images = write_bag(place / 'images', image_messages(RIG, 3), RIG)
+    video, second = make_videos(place)
     weights, _ = save_tiny(place)
-    return {'rig': place / 'rig.yaml', 'params': place / 'params.yaml', 'bag': bag, 'images': place / 'bag',
-            'video': video, 'second': place / 'b.mp4', 'mano': place / 'MANO_RIGHT.pkl', 'model': weights,
+    return {'rig': place / 'rig.yaml', 'params': place / 'params.yaml', 'bag': bag, 'images': images,
+            'video': video, 'second': second, 'mano': place / 'MANO_RIGHT.pkl', 'model': weights,
             'data': write_set(place / 'set')}
