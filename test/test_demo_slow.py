@@ -9,7 +9,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,6 +42,24 @@ def test_the_rate_follows_what_rendering_takes():
     for _ in range(WINDOW):
         pace.add(40 * MS)
     assert not pace.lowered
+
+
+def test_a_demo_waits_for_time_and_gives_up_where_time_does_not_help(capsys: pytest.CaptureFixture[str]):
+    pytest.importorskip('hand_unc_ros.msg', reason='the messages are not built')
+    from hand_unc_ros.nodes import demo
+
+    for duration, fruitless, over in ((5.0, 0, False), (None, 10 ** 6, False), (5.0, 10 ** 6, True)):
+        collector = SimpleNamespace(estimates={}, statuses={'output': 'no hand'}, fruitless_sets=fruitless)
+        watch = demo._Watch(Namespace(headless=False, duration=duration, port=8080), collector)
+        assert not watch.over()
+        watch.started_ns -= round(10 * demo.PATIENCE_S * 1e9)
+        capsys.readouterr()
+        assert [watch.over() for _ in range(3)] == [over] * 3
+        said = capsys.readouterr().out
+        if over:
+            assert watch.finish() == 1 and f'no hand in {fruitless} sets' in said
+        else:
+            assert said.count('the demo goes on at http://127.0.0.1:8080') == 1 and 'no hand' in said
 
 
 def test_a_demo_on_a_slow_machine_lowers_its_rate_says_so_once_and_keeps_the_page(ros_domain: int, tmp_path: Path):
