@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,6 @@ from bag_cases import make_rig, make_videos
 from network_cases import save_tiny
 from recording_cases import estimate_messages, image_messages, truth_messages, write_bag
 from rig_cases import ring
-from test_mano_conversion import mano_content
 from train_cases import write_set
 from view_cases import hand
 
@@ -63,7 +63,7 @@ def make_files(place: Path) -> dict[str, Path]:
     still = hand()
     bag = write_bag(place / 'estimates', [*estimate_messages(RIG, lambda t: still, SETS),
                                           *truth_messages(lambda t: still, SETS)], RIG)
-    (place / 'MANO_RIGHT.pkl').write_bytes(mano_content(build_standin('right')))
+    (place / 'MANO_RIGHT.pkl').write_bytes(pickle.dumps(dict(build_standin('right')), protocol=2))
     images = write_bag(place / 'images', image_messages(RIG, 3), RIG)
     video, second = make_videos(place)
     weights, _ = save_tiny(place)

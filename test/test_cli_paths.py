@@ -36,7 +36,7 @@ READ = {
     ('evaluate', 'data'): 'evaluate --model {model} --data PATH',
     ('evaluate', 'reference'): 'evaluate --model {model} --data {data} --reference PATH',
     ('evaluate', 'covariance_head'): 'evaluate --model {model} --data {data} --covariance-head PATH',
-    ('evaluate', 'calibration'): 'evaluate --model {model} --data {data} --calibration PATH',
+    ('evaluate', 'covariance_map'): 'evaluate --model {model} --data {data} --covariance-map PATH',
     ('evaluate', 'bag'): 'evaluate --bag PATH',
     ('evaluate', 'truth'): 'evaluate --bag {bag} --truth PATH',
     ('evaluate', 'params'): 'evaluate --bag {bag} --params PATH',

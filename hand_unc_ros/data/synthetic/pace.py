@@ -22,6 +22,7 @@ class RenderingPace:
 
     @property
     def lowered(self) -> bool:
+        """Whether the rate is below the one that was asked for."""
         return self.period_ns > self.asked_ns
 
     def add(self, spent_ns: int) -> None:
