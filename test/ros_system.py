@@ -47,6 +47,10 @@ class Process:
         self._process.stdin.write(json.dumps(settings) + '\n')
         self._process.stdin.flush()
 
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+        return self._process.poll()
+
     def kill(self) -> None:
         """As a crash would: no goodbye."""
         self._process.kill()

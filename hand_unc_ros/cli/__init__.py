@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -13,13 +15,15 @@ from hand_unc_ros.errors import HandUncError
 
 
 class Command(NamedTuple):
-    """words: the subcommand as typed. run: returns the exit status or None for 0. ros: it makes nodes."""
+    """words: the subcommand as typed. run: returns the exit status or None for 0. ros: it makes nodes; local: which
+    nodes of other machines are not to find, unless the user has set how far DDS reaches."""
 
     words: str
     help: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int | None]
     ros: bool = False
+    local: bool = False
 
 
 GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano': 'the MANO hand model',
@@ -27,7 +31,7 @@ GROUPS = {'bag': 'recordings: make, play and look into rosbag2 folders', 'mano':
 COMMANDS = (
     Command('doctor', 'what is present, and what to do about what is missing', live.add_doctor_arguments, live.doctor),
     Command('demo', 'synthetic cameras, the live estimator and the browser view', live.add_demo_arguments, live.demo,
-            ros=True),
+            ros=True, local=True),
     Command('run', 'start the nodes that a parameter file describes', live.add_run_arguments, live.run, ros=True),
     Command('view', 'the browser view of a running estimator', live.add_view_arguments, live.view, ros=True),
     Command('bag from-videos', 'calibrated videos to a bag', bags.add_from_videos_arguments, bags.from_videos),
@@ -69,23 +73,57 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the command's own verdict, 2 a mistake that is explained, 130 after Ctrl-C."""
-    args = build_parser().parse_args(argv)
+    """Exit status: 0 done, 1 the command's own verdict or a file that fails, 2 a mistake that is explained, 130 after
+    Ctrl-C."""
     try:
-        if args.command.ros:
-            from hand_unc_ros.processes.shared_memory import use_large_shared_memory
-            use_large_shared_memory()
-        return args.command.run(args) or 0
+        try:
+            return _run(argv)
+        finally:
+            # Here and not when the interpreter ends, where a full disk can only be ignored.
+            sys.stdout.flush()
     except HandUncError as error:
-        print(f'hand-unc: {error}', file=sys.stderr)
+        _complain(str(error))
+        return 2
     except ModuleNotFoundError as error:
         name = error.name or ''
         if name.startswith('hand_unc_ros') and name != 'hand_unc_ros.msg':
             raise
-        print(f'hand-unc: {_absent(name)}', file=sys.stderr)
+        _complain(_absent(name))
+        return 2
+    except BrokenPipeError:
+        # Whoever was reading, `| head` for one, has seen enough.
+        _discard_output()
+        return 1
+    except OSError as error:
+        _discard_output()
+        _complain(f'{error.filename or "the output cannot be written"}: {error.strerror or error}')
+        return 1
     except KeyboardInterrupt:
         return 130
-    return 2
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    args = build_parser().parse_args(argv)
+    if args.command.local:
+        from hand_unc_ros.processes.discovery import keep_to_this_machine
+        keep_to_this_machine()
+    if args.command.ros:
+        from hand_unc_ros.processes.shared_memory import use_large_shared_memory
+        use_large_shared_memory()
+    return args.command.run(args) or 0
+
+
+def _complain(sentence: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f'hand-unc: {sentence}', file=sys.stderr, flush=True)
+
+
+def _discard_output() -> None:
+    """What is still to be written to a standard output that fails would fail once more as the interpreter ends."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _absent(module: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from hand_unc_ros.cli.argument_types import positive
@@ -46,9 +47,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int | None:
     """`hand-unc run`."""
+    from hand_unc_ros.processes.discovery import discovery_note
     from hand_unc_ros.processes.supervise import supervise
     from hand_unc_ros.settings.node_specs import nodes_of
-    return supervise(nodes_of(args.params), args.params.resolve(), args.respawn)
+    nodes = nodes_of(args.params)
+    print(discovery_note(), file=sys.stderr, flush=True)
+    return supervise(nodes, args.params.resolve(), args.respawn)
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:
@@ -62,6 +66,9 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
 def view(args: argparse.Namespace) -> int:
     """`hand-unc view`."""
     from hand_unc_ros.nodes.viewer import run
+    from hand_unc_ros.settings.node_specs import sections_of
+    if args.params:
+        sections_of(args.params)
     params = ['--params-file', str(args.params)] if args.params else []
     namespace = f'__ns:=/{args.namespace.strip("/")}'
     values = ['-p', f'host:={args.host}', '-p', f'port:={args.port}']

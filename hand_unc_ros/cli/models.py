@@ -19,12 +19,14 @@ def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `hand-unc mano convert`."""
     parser.add_argument('pickle', type=Path, metavar='MANO_RIGHT.pkl', help='as MANO is distributed')
     parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='default: beside it, as .npz')
+    parser.add_argument('--side', choices=('right', 'left'),
+                        help="which hand it is (default: what the file's name says)")
 
 
 def convert(args: argparse.Namespace) -> None:
     """`hand-unc mano convert`."""
     from hand_unc_ros.hand.mano_conversion import convert_mano
-    print(convert_mano(args.pickle, args.output or args.pickle.with_suffix('.npz')))
+    print(convert_mano(args.pickle, args.output, args.side))
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:

@@ -89,22 +89,25 @@ def evaluate(
 
     reference: whose 2D error decides which tenth of the samples is hard; the predictor's own by default.
     covariance_map: the map that is applied to its covariance.
+    In place of more views than any sample has, as many are taken as there are; `views` of the row says how many.
     A sample with fewer cameras is left out and counted, as is one of which fewer than two of these views delivered an
     image with the hand. Raises ConfigError when nothing is left for one of the numbers, before anything is run.
     """
     if min(counts) < 2:
         raise ConfigError(f'{min(counts)} view was asked for; depth is observable from 2 on')
     coverage, shows = Coverage(), []
-    for index in tqdm(range(len(source)), desc='samples', leave=False):
+    for index in tqdm(range(len(source)), desc='samples', leave=False, disable=None):
         sample = source[index]
         coverage.add(sample)
         shows.append(_shows_hand(sample))
+    most = max(map(len, shows), default=0)
+    counts = list(dict.fromkeys(min(count, most) for count in counts))
     chosen = {count: [index for index, views in enumerate(shows) if len(views) >= count] for count in counts}
     usable = {count: [index for index in chosen[count] if sum(shows[index][:count]) >= 2] for count in counts}
     for count in counts:
         if not usable[count]:
             raise ConfigError(f'no sample has {count} views of which two deliver an image of the hand; '
-                              f'there are at most {max(map(len, shows), default=0)} cameras')
+                              f'there are at most {most} cameras')
     rows = []
     for count in counts:
         results = predict(predictor, source, usable[count], count)
@@ -121,7 +124,7 @@ def predict(predictor: Predictor, source: SampleSource, indices: Sequence[int], 
     """Run a method on the first `count` views of the samples with these indices, crops around the true hand."""
     parts: list[Results] = []
     for batch in tqdm(_batches(predictor.image_size, source, indices, count), desc=f'{count} views', leave=False,
-                      total=-(-len(indices) // BATCH)):
+                      disable=None, total=-(-len(indices) // BATCH)):
         found = predictor.predict(batch)
         batch = {name: value.to(found.joints.device) for name, value in batch.items()}
         error = (found.mean_px - batch['joints_px']).norm(dim=-1)
@@ -255,6 +258,10 @@ def run(request: Request) -> list[dict]:
     about = protocol(predictor, words, auc_range, Path(request.reference or request.model).name, used, origin)
     rows = [row | {'model': Path(request.model).name, 'protocol': about} for row in rows]
     print(table(rows))
+    more = [count for count in request.views if count not in {row['views'] for row in rows}]
+    if more:
+        print(f'{", ".join(map(str, more))} views: no sample has as many; taken are the '
+              f'{max(row["views"] for row in rows)} that there are')
     for row in rows:
         if row['fewer_cameras'] or row['not_observable'] or row['missing_points']:
             print(f"{row['views']} views: left out are {row['fewer_cameras']} samples with fewer cameras, "

@@ -32,10 +32,10 @@ def convert_mano(pkl_path: Path | str, out_path: Path | str | None = None, side:
     out = Path(out_path) if out_path is not None else path.with_suffix('.npz')
     if out.suffix != '.npz':
         raise HandModelError(f'the output {out} must end in .npz')
+    content = _content(path)
     side = side or _side_of(path)
     if side not in ('right', 'left'):
         raise HandModelError(f"side must be 'right' or 'left', got {side!r}")
-    content = _content(path)
     try:
         data = load_inert(content)
         if not isinstance(data, dict):
@@ -58,7 +58,7 @@ def _side_of(path: Path) -> str:
     name = path.stem.lower()
     sides = [side for side in ('right', 'left') if side in name]
     if len(sides) != 1:
-        raise HandModelError(f'the name of {path} does not say which hand it is; give the side')
+        raise HandModelError(f'the name of {path} does not say which hand it is; give the side (--side right, or left)')
     return sides[0]
 
 

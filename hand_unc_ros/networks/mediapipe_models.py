@@ -69,6 +69,7 @@ def download(folder: Path) -> Path:
     """The wheel, by pip, into a folder. Raises MissingDependencyError saying what to do without a network."""
     command = [sys.executable, '-m', 'pip', '--disable-pip-version-check', 'download', '--quiet', '--retries', '1',
                '--timeout', '20', '--no-deps', '--only-binary=:all:', *PLATFORM, '--dest', str(folder), REQUIREMENT]
+    print(f'downloading {REQUIREMENT}, 36 MB …', file=sys.stderr, flush=True)
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=600)
         reason = (done.stderr.strip().splitlines() or [''])[-1]

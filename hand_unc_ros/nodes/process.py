@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +33,12 @@ def run_node(name: str, make: Callable[[], Node | None], argv: Sequence[str]) ->
     # Kept to the end of the process: a second Ctrl-C must not cut the clean end short.
     signals = StopSignals(LEAVE_S)
     use_large_shared_memory()
-    rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        # rcl names the file and the line of its parser; the rest of its words are places in its own source.
+        print(f'{name}: the ROS arguments cannot be used: {_first_reason(error)}', file=sys.stderr)
+        return 2
     executor = SingleThreadedExecutor()
     node: Node | None = None
     try:
@@ -59,6 +65,11 @@ def run_node(name: str, make: Callable[[], Node | None], argv: Sequence[str]) ->
         node.destroy_node()
     rclpy.try_shutdown()
     return status
+
+
+def _first_reason(error: Exception) -> str:
+    """rcl's message in one line, without the places in its own source."""
+    return re.sub(r',? at [^ ,]*\.(?:c|cpp|h|hpp):\d+', '', ' '.join(str(error).split()))
 
 
 @contextmanager

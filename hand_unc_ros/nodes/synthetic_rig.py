@@ -16,6 +16,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from hand_unc_ros.data.rigs import save_rig
+from hand_unc_ros.data.synthetic.pace import RenderingPace
 from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
 from hand_unc_ros.estimation.types import HandEstimate
 from hand_unc_ros.geometry.cameras import Camera
@@ -60,7 +61,8 @@ def optical_frame(camera: str) -> str:
 
 
 class SyntheticRig(Node):
-    """Renders ahead of time and publishes at the instant that the images show."""
+    """Renders ahead of time and publishes at the instant that the images show, at a lower rate where rendering takes
+    longer than the period."""
 
     def __init__(self, names_for_any: Collection[str] = ()) -> None:
         super().__init__('synthetic_rig')
@@ -70,7 +72,7 @@ class SyntheticRig(Node):
         if values['write_rig']:
             save_rig(rig, values['write_rig'])
         self.scene = Scene(load_hand_model(None), rig, values['seed'], SceneSettings(clutter=values['objects']))
-        self.period_ns = round(1e9 / values['rate'])
+        self.pace = RenderingPace(round(1e9 / values['rate']))
         self.compressed = values['transport'] == 'compressed'
         self.world_frame = values['world_frame']
         kind, suffix = (CompressedImage, '/compressed') if self.compressed else (Image, '')
@@ -84,6 +86,7 @@ class SyntheticRig(Node):
         self._broadcast_poses(rig)
         self.scene.images(0.0)  # compiles the renderer before the first tick
         self.late = 0
+        self._lowered = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._film, name='film', daemon=True)
         self._thread.start()
@@ -113,21 +116,26 @@ class SyntheticRig(Node):
 
     def _film(self) -> None:
         start_ns = time.time_ns()
-        tick = 0
+        t_ns = 0
         while not self._stopping.is_set():
-            tick += 1
-            t = tick * self.period_ns / 1e9
+            t_ns += self.pace.period_ns
+            t = t_ns / 1e9
+            begin_ns = time.monotonic_ns()
             images = self.scene.images(t)
             messages = {name: self._image(name, image) for name, image in images.items()}
-            stamp_ns = start_ns + tick * self.period_ns
+            self.pace.add(time.monotonic_ns() - begin_ns)
+            if self.pace.lowered and not self._lowered:
+                self._lowered = True
+                self.get_logger().warning(
+                    f'rendering takes {self.pace.rendering_ns / 1e6:.0f} ms on this machine: the rate is lowered from '
+                    f'{1e9 / self.pace.asked_ns:.3g} to {1e9 / self.pace.period_ns:.3g} Hz, and follows what it can do')
+            stamp_ns = start_ns + t_ns
             wait_s = (stamp_ns - time.time_ns()) / 1e9
             if wait_s < 0:
-                # This machine is too slow for the rate: the hand waits, time does not.
+                # The hand waits, time does not.
                 self.late += 1
                 start_ns -= int(wait_s * 1e9)
                 stamp_ns = time.time_ns()
-                self.get_logger().warning('rendering is slower than the rate: lower it, or the size of the images',
-                                          throttle_duration_sec=10.0)
             elif self._stopping.wait(wait_s):
                 return
             self._publish(t, stamp_ns, messages)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from hand_unc_ros.processes.discovery import within_this_machine
 from hand_unc_ros.resources import resource
 
 PROFILE_VARIABLE = 'FASTDDS_DEFAULT_PROFILES_FILE'
@@ -22,12 +23,14 @@ _MIN_AGE_S = 10.0
 
 
 def use_large_shared_memory() -> Path:
-    """Point Fast DDS at the profile in `config/fastdds.xml`, unless the user has named one; returns the one in force.
+    """Point Fast DDS at the profile in `config/fastdds.xml`, or the one that binds to this machine alone where nodes of
+    others are not looked for, unless the user has named one; returns the one in force.
 
     To be called before the first node of a process is made. Without it most raw images between two processes are lost
     (the default segment holds half an image).
     """
-    profile = os.environ.setdefault(PROFILE_VARIABLE, str(resource('config/fastdds.xml')))
+    shipped = 'config/fastdds_localhost.xml' if within_this_machine() else 'config/fastdds.xml'
+    profile = os.environ.setdefault(PROFILE_VARIABLE, str(resource(shipped)))
     return Path(profile)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hand_unc_ros.bounded import MalformedError, parse_yaml, read_text
 from hand_unc_ros.errors import ConfigError
@@ -38,19 +38,9 @@ def nodes_of(params: Path) -> list[NodeSpec]:
 
     Raises ConfigError when the file cannot be read, names no node, or one that is not ours.
     """
-    try:
-        content = parse_yaml(read_text(params))
-    except OSError as error:
-        raise ConfigError(f'{params}: {error.strerror}; give a ROS parameter file') from error
-    except MalformedError as error:
-        raise ConfigError(f'{params} cannot be used: {error}; give a ROS parameter file') from error
-    if not isinstance(content, dict):
-        raise ConfigError(f'{params} is no ROS parameter file: it has no sections by node name')
     specs = []
-    for key, section in content.items():
-        if not isinstance(section, dict) or not isinstance(section.get('ros__parameters', None), dict):
-            raise ConfigError(f"{params}: section '{key}' has no ros__parameters below it")
-        namespace, _, name = str(key).rpartition('/')
+    for key in sections_of(params):
+        namespace, _, name = key.rpartition('/')
         if '*' in name:
             continue
         if name not in NODES:
@@ -60,3 +50,22 @@ def nodes_of(params: Path) -> list[NodeSpec]:
     if not specs:
         raise ConfigError(f'{params} names no node; give it a section such as /hand/multiview')
     return specs
+
+
+def sections_of(params: Path) -> dict[str, dict[str, Any]]:
+    """The sections of a ROS parameter file (YAML) by the names of nodes, such as /hand/multiview, with what is below
+    their `ros__parameters`. Raises ConfigError when the file cannot be read or is something else."""
+    try:
+        content = parse_yaml(read_text(params))
+    except OSError as error:
+        raise ConfigError(f'{params}: {error.strerror}; give a ROS parameter file') from error
+    except MalformedError as error:
+        raise ConfigError(f'{params} cannot be used: {error}; give a ROS parameter file') from error
+    if not isinstance(content, dict):
+        raise ConfigError(f'{params} is no ROS parameter file: it has no sections by node name')
+    sections = {}
+    for key, section in content.items():
+        if not isinstance(section, dict) or not isinstance(section.get('ros__parameters', None), dict):
+            raise ConfigError(f"{params}: section '{key}' has no ros__parameters below it")
+        sections[str(key)] = section['ros__parameters']
+    return sections

@@ -1,24 +1,33 @@
-"""Starts viser on one address, with errors that say what to do, and without a way out of this machine."""
+"""Starts viser on one address, with errors that say what to do, for its own page alone, and without a way out of this
+machine."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import http
+import inspect
 import io
 import logging
 import socket
+import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
+from hand_unc_ros.viewer.origins import refusal
 
 if TYPE_CHECKING:
     import viser
+
+# Guards `websockets.asyncio.server.serve` while a view starts.
+_starting = threading.Lock()
 
 
 def start_server(host: str, port: int) -> viser.ViserServer:
     """A viser server on exactly this host and port; port 0 takes a free one.
 
+    It answers the requests that `origins.refusal` lets pass, and all others with 403.
     Raises MissingDependencyError without viser, ConfigError where the address cannot be had.
     """
     try:
@@ -36,8 +45,14 @@ def start_server(host: str, port: int) -> viser.ViserServer:
     logging.getLogger('websockets.server').setLevel(logging.CRITICAL)
     # viser would take the next free port without a word, and hang on a host that is not ours.
     _check_address(host, port)
-    with _quietly():
+    with _quietly(), _own_page_only(host) as guarded:
         server = viser.ViserServer(host=host, port=port, label='hand_unc_ros', verbose=False)
+    if not guarded:
+        stop_server(server)
+        raise MissingDependencyError(
+            f'viser {viser.__version__} starts its server in a way that this package cannot guard against foreign web '
+            "pages: pip install 'hand_unc_ros[viewer]' for a version that it can"
+        )
     if port not in (0, server.get_port()):
         stop_server(server)
         raise _taken(host, port)
@@ -53,6 +68,43 @@ def stop_server(server: viser.ViserServer) -> None:
     """Close all connections and the port."""
     with _quietly():
         server.stop()
+
+
+@contextlib.contextmanager
+def _own_page_only(host: str) -> Iterator[list[int]]:
+    """A server that viser starts within the block asks `refusal` before it answers; the list that is yielded then holds
+    its port.
+
+    viser has no setting for this: it calls `websockets.asyncio.server.serve` in a thread, and returns once that serves.
+    """
+    import websockets.asyncio.server as module
+
+    guarded: list[int] = []
+    serve = module.serve
+
+    def guarded_serve(handler: Any, address: Any, port: int, *, process_request: Any, **options: Any) -> Any:
+        async def process(connection: Any, request: Any) -> Any:
+            reason = refusal(*(_header(request, name) for name in ('Host', 'Origin')), host)
+            if reason is not None:
+                return connection.respond(http.HTTPStatus.FORBIDDEN, f'{reason}\n')
+            answer = process_request(connection, request) if process_request is not None else None
+            return await answer if inspect.isawaitable(answer) else answer
+
+        guarded.append(port)
+        return serve(handler, address, port, process_request=process, **options)
+
+    with _starting:
+        module.serve = guarded_serve
+        try:
+            yield guarded
+        finally:
+            module.serve = serve
+
+
+def _header(request: Any, name: str) -> str | None:
+    """A header's value; one that is there twice is like none that fits."""
+    values = request.headers.get_all(name)
+    return values[0] if len(values) == 1 else ', '.join(values) or None
 
 
 def _check_address(host: str, port: int) -> None:

@@ -130,9 +130,21 @@ def test_views_are_the_first_ones_and_too_few_are_counted(folder):
     with pytest.raises(ConfigError, match='no sample has 2 views of which two deliver'):
         evaluate(None, Shortened(), [4, 2])
     with pytest.raises(ConfigError, match='there are at most 4 cameras'):
-        evaluate(None, Shortened(), [4, 5])
+        evaluate(None, Shortened(), [5, 2])
     with pytest.raises(ConfigError, match='depth is observable from 2 on'):
         evaluate(None, Shortened(), [4, 1])
+
+
+def test_more_views_than_the_data_has_are_taken_as_there_are_and_said(folder, tmp_path, capsys):
+    weights, _ = save_tiny(tmp_path)
+    arguments = ['evaluate', '--model', str(weights), '--data', str(folder), '--device', 'cpu', '--views', '4,5,8']
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert '5, 8 views: no sample has as many; taken are the 4 that there are' in printed
+    # One row for four views, not three of them.
+    heading = next(place for place, line in enumerate(printed.splitlines()) if 'MPJPE' in line)
+    rows = [line.split()[0] for line in printed.splitlines()[heading + 1:] if line.lstrip()[:1].isdigit()]
+    assert rows[0] == '4' and rows.count('4') == 1
 
 
 def test_a_sample_whose_palm_is_unknown_is_counted(folder):
@@ -187,7 +199,7 @@ def test_what_is_not_triangulated_is_missing(folder, decoder):
     (['--data', 'nowhere:/data'], "no dataset is called 'nowhere'"),
     (['--auc-mm', '0'], 'not a number above 0'),
     (['--views', '2;4'], 'no list of whole numbers'),
-    (['--views', '4,5'], 'there are at most 4 cameras'),
+    (['--views', '1'], 'depth is observable from 2 on'),
     (['--json', 'nowhere/rows.json'], 'there is no folder nowhere'),
     (['--option', 'mano_model'], 'not of the form mano_model='),
     (['--data', 'dexycb:/nowhere', '--option', 'frames=3'], "has no option 'frames'"),

@@ -331,6 +331,7 @@ def test_other_pickles_and_paths(tmp_path, true_content):
         convert_mano(source)
     with pytest.raises(HandModelError, match='not found'):
         convert_mano(tmp_path / 'absent_right.pkl')
+    (tmp_path / 'hand.pkl').touch()
     with pytest.raises(HandModelError, match='give the side'):
         convert_mano(tmp_path / 'hand.pkl')
     with pytest.raises(HandModelError, match=r'\.npz'):

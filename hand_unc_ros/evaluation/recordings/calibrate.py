@@ -174,6 +174,8 @@ def run(bag: Path, settings: BagSettings, output: Path, *, kind: str = 'scalar',
     """The command: fit, write the map to `output`, and say what it is worth."""
     if not output.absolute().parent.is_dir():
         raise ConfigError(f'there is no folder {output.parent} to write {output.name} into; make it first')
+    if output.is_dir():
+        raise ConfigError(f'{output} is a folder; name a file')
     fitted, notes = calibrate(bag, settings, kind, truth)
     fitted.save(output, **notes)
     print(f'{output}: {kind}, from {notes["hands"]} hands, by {notes["fitted_to"]}')

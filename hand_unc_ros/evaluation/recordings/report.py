@@ -49,6 +49,8 @@ def run(bag: Path, settings: BagSettings, *, estimates: str = '', truth: str = '
     for place in (report, output):
         if place is not None and not place.absolute().parent.is_dir():
             raise ConfigError(f'there is no folder {place.parent} to write {place.name} into; make it first')
+        if place is not None and place.is_dir():
+            raise ConfigError(f'{place} is a folder; name a file')
     evaluation = evaluate_bag(bag, settings, estimates, truth)
     for sentence in headline(evaluation.summary):
         print(sentence)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from hand_unc_ros.errors import ExportError, MissingDependencyError
 from hand_unc_ros.files import adopt_file
@@ -93,9 +94,12 @@ def export_onnx(network: JumpHand, folder: Path, views: Sequence[int] = (2, 4, 8
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.unchecked-') as unchecked, torch.no_grad():
         paths = [Path(unchecked) / name for name in (VIEWS_FILE, FUSED_FILE)]
-        write_views(network, paths[0])
-        write_fused(network, paths[1])
-        differences = check_views(network, paths[0]) | check_fused(network, paths[1], views)
+        differences: dict[str, float] = {}
+        with tqdm(total=4, desc='export', unit='step', leave=False, disable=None) as bar:
+            for step in (lambda: write_views(network, paths[0]), lambda: write_fused(network, paths[1]),
+                         lambda: check_views(network, paths[0]), lambda: check_fused(network, paths[1], views)):
+                differences |= step() or {}
+                bar.update()
         wrong = ', '.join(f'{name} by {value:.1e}' for name, value in differences.items() if value > AGREEMENT)
         if wrong:
             raise ExportError(f'ONNX Runtime and torch differ in {wrong} (allowed: {AGREEMENT:g}), so nothing was'
