@@ -1,6 +1,7 @@
 """2D landmarks by MediaPipe's networks, triangulated: a method for real images that needs no training of ours.
 
-The networks give landmarks without uncertainty; variances come from a noise model (`noise_model.py`).
+The networks give landmarks without uncertainty. Variances come from a head on their features
+(`networks/landmark_variance.py`), without it from a noise model (`noise_model.py`).
 
 Zhang et al., "MediaPipe Hands: On-device Real-time Hand Tracking", 2020.
 """
@@ -30,30 +31,35 @@ from hand_unc_ros.methods.contract import (
 )
 from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
-from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
-from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, LandmarkNetworks
+from hand_unc_ros.methods.landmarks.noise_model import known_landmarks, landmark_variance
+from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, CropLandmarks, LandmarkNetworks
 from hand_unc_ros.methods.landmarks.tracker import HandTracker
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.placement import choose_device, choose_precision
+from hand_unc_ros.resources import resource
 
 # A hand that the network takes for the other one with more than 99.5 % is the other one.
 MIN_HANDEDNESS = 0.005
 # Hands that are looked for in each image: both of a person.
 HANDS = 2
+# The variance head that comes with the package.
+VARIANCE_HEAD = 'models/landmark_variance.safetensors'
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
-    """The landmark network and the palm detector. A covariance head, if one is named, has no use here.
-    Raises ConfigError where they are neither named nor in the user's model folder."""
+    """The landmark network, the palm detector and, unless it is 'none', the variance head as `covariance_head`.
+    Raises ConfigError where the networks are neither named nor in the user's model folder."""
     named = {'weights': options.weights, 'finder_weights': options.finder_weights}
+    head = {} if options.covariance_head == 'none' else {
+        'covariance_head': Path(options.covariance_head or resource(VARIANCE_HEAD))}
     if all(named.values()):
-        return {name: Path(path) for name, path in named.items()}
+        return {name: Path(path) for name, path in named.items()} | head
     stored = landmark_models()
     if stored is None:
         raise ConfigError('the method landmarks has no networks yet; fetch them with `hand-unc models get landmarks`,'
                           ' or take `method: jump_hand`')
-    return {name: Path(path or default) for (name, path), default in zip(named.items(), stored)}
+    return {name: Path(path or default) for (name, path), default in zip(named.items(), stored)} | head
 
 
 def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
@@ -78,7 +84,7 @@ class Landmarks:
         device = choose_device(options.device)
         self.options = options
         self.networks = LandmarkNetworks(files['weights'], files['finder_weights'], device,
-                                         choose_precision(options.precision, device))
+                                         choose_precision(options.precision, device), files.get('covariance_head'))
         self._rigs = RigCache()
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
@@ -100,8 +106,9 @@ class Landmarks:
         wanted = [right if crop.mirrored or crop.handedness == 'right' else 1 - right
                   for crop, right in zip(crops, out.handedness)]
         readings = []
-        for crop, joints, presence, side in zip(crops, self._in_images(crops, out.landmarks), out.presence, wanted):
-            joints, variance = landmark_gaussians(joints, crop.camera.width, crop.camera.height)
+        images = zip(*self._in_images(crops, out))
+        for crop, (joints, variance), presence, side in zip(crops, images, out.presence, wanted):
+            joints, variance = known_landmarks(joints, variance, crop.camera.width, crop.camera.height)
             if presence < PRESENCE_THRESHOLD or side < MIN_HANDEDNESS:
                 joints, variance = np.full_like(joints, np.nan), np.full_like(variance, np.nan)
             readings.append(ViewReading(
@@ -109,20 +116,25 @@ class Landmarks:
                 float(presence), crop.handedness, crop.box_px, crop.K, crop.camera_from_world))
         return readings
 
-    def _in_images(self, crops: Sequence[Crop], landmarks: np.ndarray) -> np.ndarray:
-        """Public joints (N, 21, 2) in pixels of the distorted images, of landmarks (N, 21, 2) in pixels of the crops."""
+    def _in_images(self, crops: Sequence[Crop], out: CropLandmarks) -> tuple[np.ndarray, np.ndarray]:
+        """Public joints (N, 21, 2) and their variances (N, 21, 2), in px and px² of the distorted images."""
         K = np.stack([crop.K for crop in crops])
         inverse = np.linalg.inv(K[:, :2, :2])
         inverse[[crop.mirrored for crop in crops], 0] *= -1.0
-        xy = (to_public(landmarks, 'mediapipe') - K[:, None, :2, 2]) @ inverse.swapaxes(1, 2)
-        joints = np.empty_like(xy)
+        xy = (to_public(out.landmarks, 'mediapipe') - K[:, None, :2, 2]) @ inverse.swapaxes(1, 2)
+        joints, to_image = np.empty_like(xy), np.empty((*xy.shape, 2))
         # A camera occurs once for each hand.
         for side in HANDEDNESS:
             rows = [row for row, crop in enumerate(crops) if crop.handedness == side]
             if rows:
                 rig = self._rigs.of([crops[row].camera for row in rows])
-                joints[rows] = rig.denormalise_with_jacobian(torch.from_numpy(xy[rows]))[0].numpy()
-        return joints
+                joints[rows], to_image[rows] = (
+                    part.numpy() for part in rig.denormalise_with_jacobian(torch.from_numpy(xy[rows])))
+        if out.sigma is None:
+            return joints, landmark_variance(joints)
+        # What is kept of the turned variance is its diagonal in image axes.
+        squares = np.square(to_image @ inverse[:, None])
+        return joints, (squares @ np.square(to_public(out.sigma, 'mediapipe'))[..., None])[..., 0]
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
         """Triangulated by the geometry alone."""
