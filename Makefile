@@ -19,8 +19,9 @@ SHELL := /bin/bash
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-# One process a core; the tests of a file stay together, since they share what was costly to make.
-PYTEST := $(PY) -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
+# One process more than there are cores, since tests of nodes spend their time waiting; the tests of a file stay together,
+# since they share what was costly to make.
+PYTEST = $(PY) -m pytest --numprocesses $$(($$(nproc) + 1)) --maxprocesses 8 --dist loadfile
 
 unexport AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH LD_LIBRARY_PATH PYTHONHOME PYTHONPATH
 unexport ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION

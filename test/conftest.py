@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -10,6 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# A process of the tests runs on every core: threads of their own would only wait for each other, in the kernel.
+for _variable in ('OMP_NUM_THREADS', 'OPENBLAS_NUM_THREADS'):
+    os.environ.setdefault(_variable, '1')
+
+# Examples of property tests are drawn from a seed that is the test's own, so that a run finds what the last one found.
+settings.register_profile('repeatable', derandomize=True)
+settings.load_profile('repeatable')
 
 # A shell that starts the tests in the background lets them ignore SIGINT, and so would the nodes that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -55,10 +55,11 @@ def colour(joint: int) -> tuple[int, int, int]:
     return 10 + 11 * joint, 255, 255 - 11 * joint
 
 
-def draw(camera: Camera) -> np.ndarray:
-    """(H, W, 3) RGB with the dots at their projections, rounded to whole pixels."""
+def draw(camera: Camera, points: np.ndarray | None = None) -> np.ndarray:
+    """(H, W, 3) RGB with dots at the projections of points (21, 3), `dot_points` by default, rounded to whole pixels."""
     image = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
-    for joint, (u, v) in enumerate(np.rint(camera.project(dot_points())[0]).astype(int)):
+    points = dot_points() if points is None else points
+    for joint, (u, v) in enumerate(np.rint(camera.project(points)[0]).astype(int)):
         image[v - _RADIUS:v + _RADIUS + 1, u - _RADIUS:u + _RADIUS + 1] = colour(joint)
     return image
 

@@ -8,8 +8,8 @@ from rig_cases import look_at
 from torch import Tensor
 from view_cases import hand
 
+from hand_unc_ros.methods.jump_hand.network import ViewStage
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
-from hand_unc_ros.networks.jump_hand import ViewStage
 
 torch.set_num_threads(1)
 

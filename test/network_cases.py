@@ -15,9 +15,9 @@ from hand_unc_ros.methods.contract import MethodOptions, Triangulation, View, Vi
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import stack
 from hand_unc_ros.methods.jump_hand.live import JumpHandLive
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandConfig, ViewStage, save_jump_hand
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, pixels_to_cells
 from hand_unc_ros.networks.hand_finder import HandFinder
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandConfig, ViewStage, save_jump_hand
 from hand_unc_ros.networks.weights import save_network
 
 torch.set_num_threads(1)
@@ -80,7 +80,8 @@ class Reader:
     def refine(self, joints, covariance, used):
         """The refinement of triangulated joints by what was last read."""
         unknown = np.full((len(used), 21), np.nan)
-        start = Triangulation(joints, covariance, np.isfinite(joints).all(1), unknown, used, unknown, unknown, unknown)
+        start = Triangulation(joints, covariance, np.isfinite(joints).all(1), unknown, used, unknown, unknown, unknown,
+                              covariance, np.broadcast_to(np.eye(3), covariance.shape), unknown)
         return self.method.refine(self.readings, start, self.side)
 
 

@@ -11,14 +11,15 @@ import torch
 from hand_unc_ros.data.samples import Sample, SampleView
 from hand_unc_ros.data.shards import ShardedSet, unfinished, write_shard
 from hand_unc_ros.errors import ConfigError, DatasetError
-from hand_unc_ros.evaluation import ablations, frozen_views
-from hand_unc_ros.evaluation.ablations import Protocol, Study, frozen_stage, gate_or_depth, order_of_sets, summarise
-from hand_unc_ros.evaluation.frozen_views import SUBSETS, FrozenViews, coarse_of_subsets, subset_masks
+from hand_unc_ros.experiments import ablations, frozen_views
+from hand_unc_ros.experiments.ablations import Protocol, Study, frozen_stage, gate_or_depth, order_of_sets, summarise
+from hand_unc_ros.experiments.frozen_views import SUBSETS, FrozenViews, coarse_of_subsets, subset_masks
 from hand_unc_ros.geometry.cameras import Camera
-from hand_unc_ros.networks.decoder import palm_frame
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
+from hand_unc_ros.hand.palm_frame import palm_frame
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandConfig, ViewStage, save_jump_hand
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, pixels_to_cells
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandConfig, ViewStage, save_jump_hand
-from hand_unc_ros.networks.view_fusion import GATES, TRIANGULATIONS
+from hand_unc_ros.networks.view_fusion import GATES
 
 torch.set_num_threads(1)
 

@@ -43,8 +43,8 @@ def test_triangulation_is_that_of_the_live_pipeline() -> None:
     fused = fuse(views, RIG)
     joints, covariance = triangulate(views.joints_px, np.sqrt(views.variance_px2), RIG)
     assert np.array_equal(joints, fused.joints, equal_nan=True)
-    assert np.array_equal(np.isnan(covariance), np.isnan(fused.covariance))
-    assert np.allclose(covariance, fused.covariance, rtol=1e-12, atol=0, equal_nan=True)
+    assert np.array_equal(np.isnan(covariance), np.isnan(fused.propagated))
+    assert np.allclose(covariance, fused.propagated, rtol=1e-12, atol=0, equal_nan=True)
     assert np.isnan(joints[3]).all() and np.isfinite(joints[7]).all()
 
 

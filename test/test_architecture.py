@@ -9,8 +9,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / 'hand_unc_ros'
 
-# What each room may import besides itself and the standard errors. `cli`, `doctor` and `api` are the roof. `methods` stands
-# for what its methods share: nobody imports one of them by name.
+# What each room may import besides itself and the standard errors. `cli`, `doctor` and `api` are the roof. `methods`
+# stands for what its methods share: nobody but experiments/ imports one of them by name.
 MAY_IMPORT = {
     'processes': set(),
     'geometry': set(),
@@ -21,12 +21,15 @@ MAY_IMPORT = {
     'estimation': {'data', 'methods', 'networks', 'hand', 'geometry'},
     'training': {'data', 'networks', 'hand', 'geometry'},
     'settings': {'estimation', 'data', 'methods', 'geometry'},
-    'evaluation': {'settings', 'training', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
+    'evaluation': {'settings', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
+    'experiments': {'evaluation', 'training', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
     'viewer': {'estimation', 'hand', 'geometry'},
     'nodes': {'processes', 'settings', 'viewer', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
 }
 EVERYWHERE = {'errors', 'resources', 'threads', '__version__'}
 ROOF = {'cli', 'doctor', 'api'}
+# How a method is trained; nothing that runs live imports these.
+TASKS = {'training', 'data'}
 # Modules of a ROS installation: only nodes/ may know them.
 ROS_MODULES = {'rclpy', 'launch', 'launch_ros', 'tf2_ros', 'cv_bridge', 'message_filters',
                'ament_index_python', 'builtin_interfaces', 'rcl_interfaces'}
@@ -53,10 +56,12 @@ IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
 @pytest.mark.parametrize('path', FILES, ids=IDS)
 def test_imports_run_downwards(path: Path) -> None:
     parts = path.relative_to(PACKAGE).with_suffix('').parts
-    if len(parts) == 1 and parts[0] in ROOF:
+    if parts[0] in ROOF:
         return
     room = parts[0] if len(parts) > 1 else None
     allowed = EVERYWHERE | ({room} | MAY_IMPORT[room] if room else set())
+    if room == 'methods' and parts[-1].endswith(('task', 'tasks')):
+        allowed |= TASKS
     if room == 'nodes':
         allowed |= {'msg'}
     if parts == ('__init__',):
@@ -74,6 +79,8 @@ def test_no_room_and_no_other_method_imports_a_method_by_name(path: Path) -> Non
     """The table of methods names them, in texts."""
     parts = path.relative_to(PACKAGE).parts
     own = parts[1] if parts[0] == 'methods' and len(parts) > 2 else ''
+    if parts[0] == 'experiments':
+        return
     names = {name.split('.')[2] for name in imported(path) if name.startswith('hand_unc_ros.methods.')}
     assert not names & set(METHODS) - {own}, f'{path.relative_to(PACKAGE)} imports {names & set(METHODS)}'
 
@@ -102,4 +109,13 @@ def test_what_is_in_nodes_needs_ros(path: Path) -> None:
 
 def test_every_room_is_ruled() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if (path / '__init__.py').is_file()}
-    assert rooms == set(MAY_IMPORT)
+    assert rooms - ROOF == set(MAY_IMPORT)
+
+
+def test_live_methods_import_no_task() -> None:
+    """Lightning and the renderers are no part of what runs live."""
+    for path in (PACKAGE / 'methods').rglob('*.py'):
+        if not path.stem.endswith(('task', 'tasks')):
+            tasks = {name for name in imported(path) if name.rpartition('.')[2].endswith(('task', 'tasks'))
+                     or any(part.endswith(('task', 'tasks')) for part in name.split('.')[2:-1])}
+            assert not tasks, f'{path.relative_to(PACKAGE)} imports {", ".join(sorted(tasks))}'

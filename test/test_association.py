@@ -19,7 +19,8 @@ def scene(rng: np.random.Generator, rig=RIG, apart: float = 0.12) -> list[np.nda
         places = rng.uniform(-0.12, 0.12, (2, 3))
         if np.linalg.norm(places[0] - places[1]) > apart:
             break
-    return [hand(rng.normal(0, 1, 3), place, side, rng.uniform(0, 0.8)) for place, side in zip(places, ('right', 'left'))]
+    return [hand(rng.normal(0, 1, 3), place, side, rng.uniform(0, 0.8))
+            for place, side in zip(places, ('right', 'left'))]
 
 
 def seen_by(rig, joints, rng, *, dropped: float = 0.0, confused: float = 0.0, clutter: int = 0):

@@ -1,6 +1,7 @@
 """Bags on ROS topics, and the commands `hand-unc bag …`."""
 
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -8,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+import yaml
 from bag_cases import FPS, FRAMES, cut, make_bag, make_rig, make_videos, read_all, stamp_of
 from bag_record_cases import contents, write_strings
 
@@ -205,6 +207,48 @@ def test_a_killed_recording_is_played_as_far_as_it_goes(bag, listen, capsys):
     thread.join(timeout=10.0)
     assert outcome['playback'].published['/right/camera_info'] == FRAMES
     assert '49 messages recovered' in capsys.readouterr().err
+
+
+def test_everything_is_played_whatever_duration_the_metadata_names(bag, listen, capsys):
+    """Humble writes that of one part of a split bag."""
+    content = yaml.safe_load((bag / 'metadata.yaml').read_text())
+    content['rosbag2_bagfile_information']['duration']['nanoseconds'] = 100_000_000
+    (bag / 'metadata.yaml').write_text(yaml.safe_dump(content))
+    listener = listen(*CAMERA_TOPICS)
+    thread, outcome = play_in_thread(bag, rate=4.0)
+    assert listener.until(lambda: all(len(m) == FRAMES for m in listener.received.values())), outcome
+    thread.join(timeout=10.0)
+    assert outcome['playback'].lost == []
+
+
+def test_messages_that_the_index_promises_and_the_file_lacks_are_said(bag, ros_domain, capsys):
+    pytest.importorskip('rclpy', reason='ROS is not installed')
+    from hand_unc_ros.nodes.bag_player import play
+
+    (storage,) = bag.glob('*.mcap')
+    content = storage.read_bytes()
+    counts = struct.pack('<HQHQHQ', *(part for channel in (2, 3, 4) for part in (channel, FRAMES)))
+    place = content.rindex(counts)
+    storage.write_bytes(content[:place + 2] + struct.pack('<Q', FRAMES + 3) + content[place + 10:])
+    playback = play(bag, rate=50.0, progress=False)
+    (sentence,) = playback.lost
+    assert f'/left/camera_info: {FRAMES} of {FRAMES + 3} messages played' in sentence
+    assert sentence in capsys.readouterr().err
+    assert hand_unc('bag', 'play', bag, '--rate', '50').returncode == 1
+
+
+@pytest.mark.parametrize('name', ['evil/msg/Thing', 'evil.msg/msg/Thing', '../evil/msg/Thing', 'os/msg/path', '',
+                                  '/msg/Thing', 'sensor_msgs/msg/Image/../Image', 'std_msgs/msg/__doc__'])
+def test_a_bag_cannot_name_a_module_to_import(tmp_path, monkeypatch, name):
+    pytest.importorskip('rclpy', reason='ROS is not installed')
+    from hand_unc_ros.nodes.bag_player import message_class
+
+    (tmp_path / 'evil').mkdir()
+    for file in ('__init__.py', 'msg.py'):
+        (tmp_path / 'evil' / file).write_text('raise SystemExit("imported")')
+    monkeypatch.syspath_prepend(tmp_path)
+    assert message_class(name) is None
+    assert message_class('std_msgs/msg/String').__name__ == 'String'
 
 
 def test_the_same_bag_twice_gives_the_same_messages_in_the_same_order(bag, listen):

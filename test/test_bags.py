@@ -9,10 +9,10 @@ import yaml
 from bag_cases import (
     FPS, FRAMES, HEIGHT, STORE, WIDTH, cut, make_bag, make_rig, make_videos, read_all, stamp_of, write_video,
 )
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from hand_unc_ros.data.bags import from_videos as bags
-from hand_unc_ros.data.bags.reader import describe_bag, format_summary
+from hand_unc_ros.data.bags.reader import describe_bag, format_summary, open_bag
 from hand_unc_ros.data.bags.from_videos import from_videos
 from hand_unc_ros.data.rigs import load_rig
 from hand_unc_ros.data.videos import probe_video, read_frames
@@ -242,12 +242,133 @@ def test_a_single_file_that_is_cut_is_read_as_far_as_it_goes(bag, capsys):
         describe_bag(storage)
 
 
-@pytest.mark.parametrize('text', ['', 'a: [', 'just words', 'rosbag2_bagfile_information: {version: 99}',
-                                  'rosbag2_bagfile_information: {version: 5}'])
-def test_foreign_metadata_is_refused(bag, text):
-    (bag / 'metadata.yaml').write_text(text)
-    with pytest.raises(RecordingError, match=str(bag)):
+def edited(bag, change):
+    """The bag, with change(information) applied to its metadata.yaml."""
+    content = yaml.safe_load((bag / 'metadata.yaml').read_text())
+    change(content['rosbag2_bagfile_information'])
+    (bag / 'metadata.yaml').write_text(yaml.safe_dump(content))
+    return bag
+
+
+@pytest.mark.parametrize('text', [
+    '', 'a: [', 'just words', 'rosbag2_bagfile_information: {version: 99}', 'rosbag2_bagfile_information: {version: 5}',
+    '[' * 5000, 'a: &a [1]\nb: *a', 'rosbag2_bagfile_information: {relative_file_paths: [1]}', b'\xff\xfe\0'])
+def test_whole_files_are_read_whatever_is_wrong_with_their_metadata(bag, capsys, text):
+    whole = describe_bag(bag)
+    (bag / 'metadata.yaml').write_bytes(text if isinstance(text, bytes) else text.encode())
+    summary = describe_bag(bag)
+    assert (summary.topics, summary.cameras) == (whole.topics, whole.cameras)
+    told = capsys.readouterr().err
+    assert str(bag) in told and 'metadata.yaml cannot be used' in told and 'reindex' in told
+
+
+def test_a_storage_identifier_that_reindexing_left_empty_does_no_harm(bag, capsys):
+    whole = describe_bag(bag)
+    assert describe_bag(edited(bag, lambda of: of.update(storage_identifier=''))).topics == whole.topics
+    assert capsys.readouterr().err == ''
+
+
+def test_a_renamed_file_is_read_and_that_is_told(bag, capsys):
+    whole = describe_bag(bag)
+    next(bag.glob('*.mcap')).rename(bag / 'renamed.mcap')
+    assert describe_bag(bag) == whole
+    told = capsys.readouterr().err
+    assert 'names bag.mcap, which is not there' in told and 'renamed.mcap' in told
+
+
+def test_a_file_that_metadata_does_not_name_is_left_out_and_that_is_told(bag, capsys):
+    whole = describe_bag(bag)
+    shutil.copy(bag / 'bag.mcap', bag / 'backup.mcap')
+    assert describe_bag(bag).topics == whole.topics
+    assert 'backup.mcap is left out' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('plugin', list(StoragePlugin))
+def test_span_counts_and_topics_are_those_of_the_files(tmp_path, capsys, plugin):
+    """As Humble writes it for a split bag: duration, start and counts of one part; and QoS in another text."""
+    info = make_infos(40)
+    with Writer(tmp_path / 'bag', version=8, storage_plugin=plugin) as writer:
+        connection = writer.add_connection('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=STORE)
+        for index, data in enumerate(info):
+            writer.write(connection, 10**9 + index * 10**8, data)
+
+    def change(of):
+        of['duration']['nanoseconds'] //= 4
+        of['starting_time']['nanoseconds_since_epoch'] += 10**8
+        of['message_count'] = 10
+        topic = of['topics_with_message_count'][0]
+        topic['message_count'] = 10
+        topic['topic_metadata']['offered_qos_profiles'] = yaml.safe_dump([{
+            'history': 3, 'depth': 0, 'reliability': 1, 'durability': 2, 'liveliness': 1,
+            **{name: {'sec': 9223372036, 'nsec': 854775807} for name in ('deadline', 'lifespan',
+                                                                        'liveliness_lease_duration')},
+            'avoid_ros_namespace_conventions': False}])
+
+    summary = describe_bag(edited(tmp_path / 'bag', change))
+    assert (summary.start_ns, summary.duration_ns, summary.message_count) == (10**9, 39 * 10**8, 40)
+    assert summary.topics[0].rate_hz == pytest.approx(10.0)
+    assert 'speaks of 10 messages, the files hold 40' in capsys.readouterr().err
+
+
+def make_infos(count):
+    types = STORE.types
+    message = bags.camera_info(make_rig()['left'], bags._header(types, 10**9, 'left'), types)
+    return [STORE.serialize_cdr(message, 'sensor_msgs/msg/CameraInfo')] * count
+
+
+def split_bag(folder, spans):
+    """A bag in as many files as there are spans; messages at those whole milliseconds."""
+    info, names = make_infos(1)[0], []
+    for number, span in enumerate(spans):
+        with Writer(folder / f'part{number}', version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+            connection = writer.add_connection('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=STORE,
+                                               offered_qos_profiles=[bags.CAMERA_QOS] if number else [])
+            for time in span:
+                writer.write(connection, time * 10**6, info)
+    bag = folder / 'bag'
+    bag.mkdir()
+    for number in range(len(spans)):
+        names.append(f'bag_{number}.mcap')
+        shutil.move(folder / f'part{number}' / f'part{number}.mcap', bag / names[-1])
+    shutil.move(folder / 'part0' / 'metadata.yaml', bag)
+    return edited(bag, lambda of: of.update(relative_file_paths=names))
+
+
+@pytest.mark.parametrize('spans', [(range(10, 20), range(20, 30)), (range(10, 30, 2), range(11, 31, 2))])
+def test_a_split_bag_is_one_recording_in_order_of_time(tmp_path, spans):
+    """Publishers of one topic with different QoS make different connections in the files."""
+    summary = describe_bag(split_bag(tmp_path, spans))
+    assert (summary.start_ns, summary.duration_ns, summary.message_count) == (10**7, 19 * 10**6, 20)
+    with open_bag(tmp_path / 'bag') as bag:
+        (connection,) = bag.connections
+        assert connection.ext.offered_qos_profiles == [bags.CAMERA_QOS]
+        times = [log_ns for _, log_ns, _ in bag.messages()]
+        assert times == [time * 10**6 for time in range(10, 30)]
+        assert [log for _, log, _ in bag.messages([connection], 15 * 10**6, 25 * 10**6)] == times[5:15]
+
+
+def test_a_part_of_a_split_bag_that_is_missing_is_named(tmp_path):
+    bag = split_bag(tmp_path, (range(10), range(10, 20)))
+    (bag / 'bag_1.mcap').unlink()
+    with pytest.raises(RecordingError, match=r'names bag_1\.mcap, which is not there; .*delete metadata.yaml'):
         describe_bag(bag)
+
+
+@pytest.mark.parametrize('mode', [CompressionMode.MESSAGE, CompressionMode.FILE, CompressionMode.STORAGE])
+@pytest.mark.parametrize('plugin', list(StoragePlugin))
+def test_compressed_bags_are_read(tmp_path, mode, plugin):
+    info = make_infos(30)
+    if mode == CompressionMode.STORAGE and plugin == StoragePlugin.SQLITE3:
+        pytest.skip('SQLite files have no compression of their own')
+    writer = Writer(tmp_path / 'bag', version=8, storage_plugin=plugin)
+    writer.set_compression(mode, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', typestore=STORE)
+        for index, data in enumerate(info):
+            writer.write(connection, 10**9 + index * 10**6, data)
+    with open_bag(tmp_path / 'bag') as bag:
+        assert [(log, bytes(data)) for _, log, data in bag.messages()] == [
+            (10**9 + index * 10**6, bytes(data)) for index, data in enumerate(info)]
 
 
 def test_missing_storage_is_refused(bag):

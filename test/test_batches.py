@@ -18,11 +18,11 @@ from hand_unc_ros.data.batches import (
     collate,
     crop_sample,
     develop,
-    hand_box,
 )
 from hand_unc_ros.data.samples import Sample, SampleView
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.pinhole_crops import hand_box
 
 torch.set_num_threads(1)
 

@@ -50,7 +50,7 @@ def test_binning_and_region_of_interest_move_the_pixels():
 
 @pytest.mark.parametrize('changes, word', [
     (dict(k=np.zeros(9)), 'calibrate'), (dict(k=np.full(9, np.nan)), 'NaN'),
-    (dict(d=np.zeros(4)), 'coefficients'), (dict(d=np.full(5, np.inf)), 'NaN or infinite'),
+    (dict(d=np.zeros(3)), 'coefficients'), (dict(d=np.full(5, np.inf)), 'NaN or infinite'),
     (dict(distortion_model='mystery'), 'mystery'),
     (dict(width=0), 'width'), (dict(k=np.array([500.0, 0, 320, 0, -510, 240, 0, 0, 1])), 'focal')])
 def test_an_unusable_camera_info_is_refused_with_the_reason(changes, word):

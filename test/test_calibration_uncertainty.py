@@ -38,7 +38,7 @@ def rotation(vectors):
 
 def of_fused(rig, estimate, published=None):
     fused = fuse(estimate, rig)
-    covariance = calibration_covariance(fused.joints, fused.covariance, rig, np.isfinite(fused.reprojection_px),
+    covariance = calibration_covariance(fused.joints, fused.propagated, rig, np.isfinite(fused.reprojection_px),
                                         estimate.variance_px2, published)
     return fused, covariance
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from hand_unc_ros.evaluation import covariance_ablations as ablations
+from hand_unc_ros.experiments import covariance_ablations as ablations
+from hand_unc_ros.methods.correlated_uncertainty.network import wrist_relative
 
 torch.set_num_threads(1)
 PROTOCOL = dict(steps=250, batch=64, width=32, peak_lr=5e-3)
@@ -55,7 +56,7 @@ def test_targets_are_relative_to_the_wrist_in_the_crops_axes():
     K = torch.tensor([[100.0, 0, 64], [0, 100, 64], [0, 0, 1]])
     rolled = K @ turn
     pose = torch.cat([torch.eye(3), torch.tensor([[0.0], [0.0], [0.5]])], 1).expand(2, 1, 3, 4)
-    target = ablations._in_crop(joints, rolled.expand(2, 1, 3, 3), pose)[:, 0].unflatten(1, (21, 3))
+    target = wrist_relative(joints, rolled.expand(2, 1, 3, 3), pose)[:, 0].unflatten(1, (21, 3))
     assert not target[:, 0].any()
     # The camera's axes are the world's, and the unit is 0.1 m.
     torch.testing.assert_close(0.1 * target, (joints - joints[:, :1]) @ turn.T, atol=1e-6, rtol=1e-5)

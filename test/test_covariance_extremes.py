@@ -117,7 +117,7 @@ def test_what_fusion_and_calibration_say_is_sound(rig, method, seed, exponents, 
     assert np.isnan(fused.covariance[~fused.valid]).all()
     assert is_psd(fused.covariance[fused.valid]).all()
     used = np.isfinite(fused.reprojection_px)
-    covariance = calibration_covariance(fused.joints, fused.covariance, rig, used, estimate.variance_px2)
+    covariance = calibration_covariance(fused.joints, fused.propagated, rig, used, estimate.variance_px2)
     if all(camera.uncertainty is None for camera in rig):
         assert covariance is None
     else:
@@ -165,6 +165,6 @@ def test_an_uncertain_calibration_widens_what_is_published_and_is_not_averaged_o
         last.append(result.covariance)
     estimate = TruthMethod(lambda t: STILL).look(exact, START_NS)
     fused = fuse(estimate, exact)
-    added = calibration_covariance(fused.joints, fused.covariance, uncertain, np.isfinite(fused.reprojection_px),
+    added = calibration_covariance(fused.joints, fused.propagated, uncertain, np.isfinite(fused.reprojection_px),
                                    estimate.variance_px2)
     np.testing.assert_allclose(last[1] - last[0], added, atol=1e-3 * added.max())

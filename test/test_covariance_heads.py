@@ -5,6 +5,7 @@ import torch
 from torch.distributions import MultivariateNormal, Normal
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.methods.correlated_uncertainty.losses import paper_loss, sample_mse
 from hand_unc_ros.networks.covariance_heads import (
     COORDINATES,
     KINDS,
@@ -12,8 +13,6 @@ from hand_unc_ros.networks.covariance_heads import (
     JointGaussian,
     diagonal_nll,
     full_nll,
-    paper_loss,
-    sample_mse,
 )
 
 SPREAD = [kind for kind in KINDS if kind != 'deterministic']

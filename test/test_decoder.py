@@ -10,7 +10,8 @@ from network_cases import tiny_network
 from view_cases import rotation
 
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
-from hand_unc_ros.networks.decoder import HAND_UNIT, NEAREST, palm_frame, view_geometry
+from hand_unc_ros.hand.palm_frame import HAND_UNIT, palm_frame
+from hand_unc_ros.methods.jump_hand.decoder import NEAREST, view_geometry
 
 torch.set_num_threads(1)
 
@@ -113,19 +114,19 @@ def test_the_camera_axes_are_those_of_the_crop_in_the_palms_frame():
         assert (steps[:, 2].abs() < 0.01).all()
 
 
-def told(network, scene, start):
+def evidence_of(network, scene, start):
     """References and evidence of the first layer, the camera's place filled in from `start`."""
     caught = []
-    hook = network.decoder.layers[0].register_forward_pre_hook(lambda module, inputs: caught.append(inputs[2:4]))
+    hook = network.decoder.layers[0].register_forward_pre_hook(lambda module, inputs: caught.append(inputs[2][:2]))
     with torch.no_grad():
-        network.join(*scene.inputs, start=start)
+        network.fuse(*scene.inputs, start=start)
     hook.remove()
     return caught[0]
 
 
 def test_on_the_true_joints_queries_look_at_the_true_pixels(network):
     scene = fused(3, noise_cells=0.0)
-    references, evidence = told(network, scene, scene.joints)
+    references, evidence = evidence_of(network, scene, scene.joints)
     # [−1, 1] spans the crop from edge to edge, pixel centres at integers.
     torch.testing.assert_close(((references[:, :, :21] + 1) * SIZE - 1) / 2, scene.joints_px, rtol=0, atol=1e-3)
     # 1e-3 px are 2.5e-4 cells.
@@ -139,7 +140,7 @@ def test_evidence_leads_from_the_query_to_the_truth(network):
     """What is lifted, added to the query, lands on the view's 2D joint; views together bring it nearer to the truth."""
     scene = fused(4, noise_cells=0.0)
     wrong = scene.joints + 0.006 * torch.randn(scene.joints.shape, generator=torch.Generator().manual_seed(4))
-    _, evidence = told(network, scene, wrong)
+    _, evidence = evidence_of(network, scene, wrong)
     frame = palm_frame(wrong)
     geometry = view_geometry(frame, scene.K, scene.camera_from_world, SIZE)
     query = frame.from_world(wrong)
@@ -157,5 +158,5 @@ def test_evidence_leads_from_the_query_to_the_truth(network):
 def test_far_off_2d_joints_are_cut_to_a_bound(network):
     scene = fused(2)
     far = scene.with_seen(mean=scene.seen.mean + 1000.0)
-    references, evidence = told(network, far, scene.joints)
+    references, evidence = evidence_of(network, far, scene.joints)
     assert evidence[..., :2].abs().max() <= 8.0 + 1e-5 and evidence.isfinite().all() and references.isfinite().all()

@@ -14,8 +14,9 @@ from hand_unc_ros.data.synthetic.sets import describe_set, make_set
 from hand_unc_ros.errors import ConfigError, DatasetError
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.evaluation import metrics
-from hand_unc_ros.evaluation.benchmark import Answers, covariance_scores, evaluate, open_source, scores
+from hand_unc_ros.evaluation.benchmark import Results, covariance_scores, evaluate, open_source, scores
 from hand_unc_ros.hand.joints import FINGERTIPS
+from hand_unc_ros.methods.jump_hand.evaluation import JumpHandPredictor
 
 torch.set_num_threads(1)
 
@@ -29,7 +30,7 @@ def folder(tmp_path_factory):
 
 
 def made_up(count=20, views=4):
-    """Answers that are off by 6 mm along x, at the fingertips by 12 mm; σ and the 2D error are proportional."""
+    """Results that are off by 6 mm along x, at the fingertips by 12 mm; σ and the 2D error are proportional."""
     rng = np.random.default_rng(0)
     target, surface = rng.normal(0, 0.04, (count, 21, 3)), rng.normal(0, 0.04, (count, 778, 3))
     joints = target + [0.006, 0, 0]
@@ -38,13 +39,13 @@ def made_up(count=20, views=4):
     error[:, -1, 0] = np.nan
     gate = np.full((count, views, 21), 1 / views)
     covariance = np.broadcast_to(0.003 ** 2 * np.eye(63), (count, 63, 63))
-    return Answers(joints, target + [0, 0.009, 0], target, surface + [0, 0, 0.004], surface, gate, 0.5 * error, error,
+    return Results(joints, target + [0, 0.009, 0], target, surface + [0, 0, 0.004], surface, gate, 0.5 * error, error,
                    np.full(count, views), covariance)
 
 
 def test_a_row_by_hand():
-    answers = made_up()
-    row = scores(answers, answers, metrics.POEM_AUC)
+    results = made_up()
+    row = scores(results, results, metrics.POEM_AUC)
     # 16 joints at 6 mm and 5 at 12 mm.
     assert row['mpjpe_mm'] == pytest.approx((16 * 6 + 5 * 12) / 21, abs=1e-9)
     assert row['fingertips_mm'] == pytest.approx(12, abs=1e-9) and row['median_mm'] == pytest.approx(6, abs=1e-9)
@@ -58,29 +59,29 @@ def test_a_row_by_hand():
     curve = (steps >= 4).astype(float)
     assert row['auc_v'] == pytest.approx((curve[:-1] + curve[1:]).mean() / 2)
     assert row['f5'] == 1 and row['missing_points'] == 0
-    np.testing.assert_allclose(row['view_error_px'], [np.nanmean(answers.error_px[:, view]) for view in range(4)])
+    np.testing.assert_allclose(row['view_error_px'], [np.nanmean(results.error_px[:, view]) for view in range(4)])
 
 
 def test_the_covariance_of_a_row_by_hand():
-    answers = made_up()
-    plain = covariance_scores(answers, None)
+    results = made_up()
+    plain = covariance_scores(results, None)
     # 16 joints at 6 mm and 5 at 12 mm, with σ = 3 mm and the floor of 0.5 mm.
     nees = (16 * 36 + 5 * 144) / 21 / (9 + 0.25) / 3
     assert plain['nees_per_dof'] == pytest.approx(nees, rel=1e-6)
     # 36/9.25 lies inside the 90 % ellipsoid of χ²₃ (6.25), 144/9.25 outside of that of 99 % (11.3).
     assert plain['coverage'] == pytest.approx({'50': 0, '68': 0, '90': 16 / 21, '95': 16 / 21, '99': 16 / 21})
     assert plain['coverage95'] == plain['coverage']['95']
-    doubled = covariance_scores(answers, CovarianceMap('scalar', {4: 4.0}))
+    doubled = covariance_scores(results, CovarianceMap('scalar', {4: 4.0}))
     assert doubled['nees_per_dof'] == pytest.approx(nees * 9.25 / 36.25, rel=1e-6)
 
 
 def test_the_hard_tenth_is_the_references():
-    answers = made_up()
-    worse = answers.error_px.copy()
+    results = made_up()
+    worse = results.error_px.copy()
     worse[[3, 7]] += 10
-    answers.joints[3] += [0.1, 0, 0]
-    row = scores(answers, answers._replace(error_px=worse), metrics.POEM_AUC)
-    errors = metrics.point_errors(answers.joints, answers.target)
+    results.joints[3] += [0.1, 0, 0]
+    row = scores(results, results._replace(error_px=worse), metrics.POEM_AUC)
+    errors = metrics.point_errors(results.joints, results.target)
     assert row['hard_mpjpe_mm'] == pytest.approx(1e3 * errors[[3, 7]].mean())
 
 
@@ -123,15 +124,15 @@ def test_views_are_the_first_ones_and_too_few_are_counted(folder):
             sample = samples[index]
             return Sample(sample.name, sample.views[:2] if index else sample.views, sample.joints, sample.vertices)
 
-    row, = evaluate(tiny_network(), Shortened(), [4], device='cpu', precision='float32')
+    row, = evaluate(JumpHandPredictor(tiny_network(), device='cpu', precision='float32'), Shortened(), [4])
     assert row['samples'] == 1 and row['fewer_cameras'] == 1
     # Of the first two cameras only one delivers, so depth is not observable. Nothing runs before that is known.
     with pytest.raises(ConfigError, match='no sample has 2 views of which two deliver'):
-        evaluate(None, Shortened(), [4, 2], device='cpu', precision='float32')
+        evaluate(None, Shortened(), [4, 2])
     with pytest.raises(ConfigError, match='there are at most 4 cameras'):
-        evaluate(None, Shortened(), [4, 5], device='cpu', precision='float32')
+        evaluate(None, Shortened(), [4, 5])
     with pytest.raises(ConfigError, match='depth is observable from 2 on'):
-        evaluate(None, Shortened(), [4, 1], device='cpu', precision='float32')
+        evaluate(None, Shortened(), [4, 1])
 
 
 def test_a_sample_whose_palm_is_unknown_is_counted(folder):
@@ -151,7 +152,7 @@ def test_a_sample_whose_palm_is_unknown_is_counted(folder):
                 joints[0] = np.nan
             return Sample(sample.name, sample.views, joints, sample.vertices)
 
-    row, = evaluate(tiny_network(), Unknown(), [4], device='cpu', precision='float32')
+    row, = evaluate(JumpHandPredictor(tiny_network(), device='cpu', precision='float32'), Unknown(), [4])
     assert row['samples'] == 1 and row['not_observable'] == 1 and row['fewer_cameras'] == 0
     assert row['ln_views'] == pytest.approx(math.log(2))
 
@@ -176,7 +177,7 @@ def test_what_is_not_triangulated_is_missing(folder, decoder):
             views = [view for view in hidden.views if view.image is not None][:1] * 2
             return Sample(hidden.name, tuple(views), hidden.joints, hidden.vertices)
 
-    row, = evaluate(network, Nowhere(), [2], device='cpu', precision='float32')
+    row, = evaluate(JumpHandPredictor(network, device='cpu', precision='float32'), Nowhere(), [2])
     assert np.isnan(row['mpjpe_mm']) and np.isnan(row['mpvpe_mm']) and row['missing_points'] == 21
 
 

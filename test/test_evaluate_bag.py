@@ -101,8 +101,9 @@ def test_errors_twice_as_large_as_claimed_are_found_without_truth(tmp_path):
     # Variances four times too small. Cauchy weights let outliers pull less, so residuals stay a little larger.
     assert summary['leave_one_view_out']['factor'] == pytest.approx(4, rel=0.15)
     assert summary['reprojection']['factor'] == pytest.approx(4, rel=0.2)
-    assert summary['bones']['ratio'] == pytest.approx(2, rel=0.2)
-    assert summary['jitter']['at_rest']['ratio'] == pytest.approx(2, rel=0.1)
+    # What was published has seen its residuals, and makes up for a part of the lie.
+    assert 1.2 < summary['bones']['ratio'] < 2.0
+    assert 1.2 < summary['jitter']['at_rest']['ratio'] < 2.0
     assert summary['nees_per_dof'] is None and summary['energy_score_mm'] is None and summary['truth'] is None
 
 

@@ -9,8 +9,9 @@ from network_cases import TINY, tiny_network
 
 from hand_unc_ros import cli
 from hand_unc_ros.errors import ExportError, MissingDependencyError
-from hand_unc_ros.networks import export
-from hand_unc_ros.networks.export import (
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
+from hand_unc_ros.methods.jump_hand import export
+from hand_unc_ros.methods.jump_hand.export import (
     FusedStage,
     PerView,
     check_fused,
@@ -19,8 +20,7 @@ from hand_unc_ros.networks.export import (
     fused_inputs,
     fused_names,
 )
-from hand_unc_ros.networks.jump_hand import JumpHandConfig, save_jump_hand
-from hand_unc_ros.networks.view_fusion import TRIANGULATIONS
+from hand_unc_ros.methods.jump_hand.network import JumpHandConfig, save_jump_hand
 
 torch.set_num_threads(1)
 

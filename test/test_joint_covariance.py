@@ -15,8 +15,8 @@ from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.geometry.gaussians import is_psd
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
+from hand_unc_ros.hand.palm_frame import palm_frame
 from hand_unc_ros.methods.contract import View
-from hand_unc_ros.networks.decoder import palm_frame
 from hand_unc_ros.networks.joint_covariance import (
     WHITENED_FLOOR,
     JointCovariance,

@@ -14,11 +14,11 @@ from network_cases import TINY, tiny_network
 from view_cases import rotation
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS
 from hand_unc_ros.hand.standin import build_standin
-from hand_unc_ros.networks.gaussian_2d import cells_to_pixels, pixels_to_cells
-from hand_unc_ros.networks.jump_hand import (
+from hand_unc_ros.hand.topology import VERTEX_COUNT
+from hand_unc_ros.methods.jump_hand.network import (
     CONFIGS,
-    VERTEX_COUNT,
     JumpHand,
     JumpHandConfig,
     load_jump_hand,
@@ -26,7 +26,8 @@ from hand_unc_ros.networks.jump_hand import (
     save_jump_hand,
     spread_out,
 )
-from hand_unc_ros.networks.view_fusion import GATES, TRIANGULATIONS
+from hand_unc_ros.networks.gaussian_2d import cells_to_pixels, pixels_to_cells
+from hand_unc_ros.networks.view_fusion import GATES
 
 torch.set_num_threads(1)
 
@@ -49,7 +50,7 @@ def trained(config=TINY):
 
 def joined(network, scene, confidence=None, start=None):
     with torch.no_grad():
-        return network.join(*scene.inputs, confidence, start)
+        return network.fuse(*scene.inputs, confidence, start)
 
 
 def scores(views, seed=9):
@@ -112,13 +113,13 @@ def test_images_go_the_same_way(network):
     images = torch.rand(2, 4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(3))
     # What an untrained network sees need not meet in a point; the decoder is given the joints.
     with torch.no_grad():
-        seen = network.see(images)
-        expected = network.join(seen, scene.K, scene.camera_from_world, scene.view_mask, start=scene.joints)
+        seen = network.encode(images)
+        expected = network.fuse(seen, scene.K, scene.camera_from_world, scene.view_mask, start=scene.joints)
         order = torch.tensor([2, 0, 3, 1])
         more = torch.cat([images[:, order], torch.zeros(2, 1, 3, SIZE, SIZE)], 1)
         mask = torch.tensor([[True] * 4 + [False]] * 2)
         cameras = [torch.cat([part[:, order], part[:, :1]], 1) for part in (scene.K, scene.camera_from_world)]
-        found = network.join(network.see(more), *cameras, mask, start=scene.joints)
+        found = network.fuse(network.encode(more), *cameras, mask, start=scene.joints)
         whole = network(more, *cameras, mask)
     torch.testing.assert_close(found.joints, expected.joints, **SAME)
     torch.testing.assert_close(found.vertices, expected.vertices, **SAME)
@@ -205,7 +206,7 @@ def test_outputs_and_gradients_are_finite(kind, method):
     scene = degenerate(kind)
     seen = scene.seen
     leaves = [part.requires_grad_() for part in (seen.mean, seen.variance, seen.pooled, *seen.levels)]
-    out = network.join(*scene.inputs)
+    out = network.fuse(*scene.inputs)
     assert all(part.isfinite().all() for part in (out.gate, out.coarse, out.joints, out.vertices, out.features))
     assert (out.coarse[~out.coarse_valid] == 0).all()
     # Parallel rays leave nothing to triangulate, as less than two views do.
@@ -247,7 +248,7 @@ def test_half_precision_stays_near(network):
 
 @pytest.mark.parametrize('values, message', (
     ({'gate': 'loud'}, "gate 'loud' is unknown; choose one of uncertainty, average"),
-    ({'triangulation': 'svd'}, "triangulation 'svd' is unknown; choose one of ug_dlt"),
+    ({'triangulation': 'svd'}, "triangulation 'svd' is unknown; choose one of refined"),
     ({'width': 30, 'heads': 4}, 'width 30 is not a multiple of heads 4'),
     ({'vertex_queries': 0}, r'vertex_queries is 0; it must be in 1 … 778'),
     ({'vertex_queries': 779}, r'vertex_queries is 779'),

@@ -25,9 +25,9 @@ from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.jump_hand.live import ACCELERATIONS, FINDER_THRESHOLD
+from hand_unc_ros.methods.jump_hand.network import save_jump_hand
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DNet
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder
-from hand_unc_ros.networks.jump_hand import save_jump_hand
 from hand_unc_ros.networks.placement import PRECISIONS, choose_device, choose_precision
 from hand_unc_ros.networks.weights import save_network
 

@@ -9,18 +9,17 @@ from fusion_cases import SIZE, fused
 from network_cases import TINY, tiny_network
 
 from hand_unc_ros.hand.joints import FINGERTIPS
-from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
-from hand_unc_ros.networks.jump_hand import JumpHandOutput
-from hand_unc_ros.training.jump_hand import (
+from hand_unc_ros.methods.jump_hand.losses import (
     LossWeights,
     fused_terms,
-    image_tensor,
     jump_hand_losses,
-    validate,
-    validate_views,
     view_losses,
     view_terms,
 )
+from hand_unc_ros.methods.jump_hand.network import JumpHandOutput
+from hand_unc_ros.methods.jump_hand.validation import validate, validate_views
+from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
+from hand_unc_ros.networks.images import image_tensor
 
 torch.set_num_threads(1)
 
@@ -261,7 +260,7 @@ class Told:
     def __call__(self, *inputs):
         return self.out
 
-    def see(self, images):
+    def encode(self, images):
         return self.seen
 
 

@@ -19,7 +19,7 @@ from hand_unc_ros.methods.landmarks.crop_boxes import STEADY_JOINTS, box_of_hand
 from hand_unc_ros.methods.landmarks.noise_model import SIGMA_FRACTION, known_landmarks, landmark_variance
 from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
 from hand_unc_ros.methods.landmarks.reading import CropLandmarks
-from hand_unc_ros.methods.landmarks.tracker import HandTracker
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
 from hand_unc_ros.networks.blaze_hand import PALM_SIZE
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -131,7 +131,8 @@ class TwoBlobs:
 
     def read(self, images: np.ndarray) -> CropLandmarks:
         count = len(images)
-        return CropLandmarks(np.tile(self.shape, (count, 1, 1)), np.full(count, self.presence), np.full(count, self.handedness))
+        return CropLandmarks(np.tile(self.shape, (count, 1, 1)), np.full(count, self.presence),
+                             np.full(count, self.handedness))
 
 
 def palm_at(x: float, y: float) -> Palm:
@@ -143,7 +144,7 @@ def palm_at(x: float, y: float) -> Palm:
 def test_hands_are_followed_and_each_only_once() -> None:
     views = {'cam': View(camera(), np.zeros((720, 1280, 3), np.uint8), 1)}
     networks = TwoBlobs([palm_at(300, 300), palm_at(304, 302), palm_at(900, 400)])
-    tracker = HandTracker(networks, max_hands=2)
+    tracker = ImageHandTracker(networks, max_hands=2)
     hands = tracker.update(views)['cam']
     assert len(hands) == 2
     assert abs(hands[0].joints_px.mean(0) - hands[1].joints_px.mean(0))[0] > 400
@@ -154,7 +155,7 @@ def test_hands_are_followed_and_each_only_once() -> None:
     networks.presence = 0.9
     networks.palms = []
     assert tracker.update(views)['cam'] == [], 'a hand that was lost is not followed'
-    assert HandTracker(networks).update({}) == {}
+    assert ImageHandTracker(networks).update({}) == {}
 
 
 def method(monkeypatch: pytest.MonkeyPatch, networks: TwoBlobs, **options: str) -> live.Landmarks:

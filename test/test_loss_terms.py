@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
+from hand_unc_ros.networks.gaussian_2d_losses import gaussian_nll, heatmap_cross_entropy
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, Finder
-from hand_unc_ros.training.losses import gaussian_nll, heatmap_cross_entropy
 
 torch.set_num_threads(1)
 
@@ -96,7 +96,7 @@ def test_finder_losses_want_what_decode_reads():
     """The answer that `decode` turns into the box has a smaller loss in every term than shifted ones."""
     from test_networks import finder_maps
 
-    from hand_unc_ros.training.hand_finder import finder_losses
+    from hand_unc_ros.methods.jump_hand.finder_task import finder_losses
 
     box = torch.tensor([[61.0, 70.0, 55.0, 0.7], [math.nan] * 4])
     batch = {'image': torch.zeros(2, FRAME_HEIGHT, FRAME_WIDTH, 3, dtype=torch.uint8), 'box': box}
@@ -117,8 +117,8 @@ def test_finder_losses_want_what_decode_reads():
 
 def test_a_batch_without_any_hand_has_a_finite_loss():
     pytest.importorskip('numba')
+    from hand_unc_ros.methods.jump_hand.finder_task import finder_losses
     from hand_unc_ros.networks.hand_finder import HandFinder
-    from hand_unc_ros.training.hand_finder import finder_losses
 
     batch = {'image': torch.zeros(2, FRAME_HEIGHT, FRAME_WIDTH, 3, dtype=torch.uint8),
              'box': torch.full((2, 4), math.nan)}

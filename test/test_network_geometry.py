@@ -103,7 +103,7 @@ def test_what_the_finder_says_of_a_frame_comes_back_in_image_pixels(weights, han
     assert np.linalg.norm(boxes[:, :2] - ideal, axis=1).max() < 5
     np.testing.assert_allclose(boxes[:, 2], 30.0 * 4, rtol=1e-4)
     np.testing.assert_allclose(boxes[:, 3], -0.6 if handedness == 'left' else 0.6, atol=1e-5)
-    front.method._encode = front.method.network.see = Centred()
+    front.method._encode = front.method.network.encode = Centred()
     estimate = front.estimate(dotted(places))
     check_contract(estimate, RIG.names)
     assert np.linalg.norm(estimate.joints_px[:, 0] - places, axis=1).max() < 0.15
@@ -126,7 +126,7 @@ class SurestUpright(Centred):
 def test_boxes_are_turned_to_where_the_network_is_surest(weights, handedness):
     """Light 40 px from each box's middle, in a direction that the finder may have missed by any angle."""
     front = reader(weights, handedness=handedness)
-    front.method.network.see = SurestUpright()
+    front.method.network.encode = SurestUpright()
     middles = np.array([[300.0, 200.0], [320.0, 250.0], [310.0, 220.0]])
     rolls = np.array([0.2, -1.9, 2.8])
     for error in (0.0, 0.6, 1.8, 3.0, -1.2):

@@ -31,7 +31,7 @@ from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.landmarks.noise_model import known_landmarks
 from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
 from hand_unc_ros.networks.landmark_models import landmark_models
-from hand_unc_ros.methods.landmarks.tracker import HandTracker
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
 from hand_unc_ros.processes.supervise import end_processes
 
 RECORDINGS = Path(os.environ.get('HAND_UNC_RECORDINGS', Path(__file__).parents[2] / 'shared' / 'data'))
@@ -48,6 +48,8 @@ PLAYER = (sys.executable, '-m', 'hand_unc_ros.cli', 'bag', 'play')
 RATES = ('1.0', '0.5', '0.25', '0.1')
 # In the other 18 frames, at the start and at the end, the hand is outside cam0's image.
 SEEN_BY_BOTH = 360
+# The live pipeline wants 11 joints in both views, which a hand half outside of an image does not have.
+LEAST_LIVE = 350
 
 
 def numbers(line):
@@ -92,7 +94,7 @@ def detections(recording):
     joints = {name: np.full((FRAMES, JOINT_COUNT, 2), np.nan) for name in CAMERAS}
     variance = {name: joints[name].copy() for name in CAMERAS}
     count = dict.fromkeys(CAMERAS, 0)
-    tracker = HandTracker(LandmarkNetworks(*models))
+    tracker = ImageHandTracker(LandmarkNetworks(*models))
     with open_bag(bag_path) as bag:
         images = [connection for connection in bag.connections if connection.topic.endswith('/compressed')]
         for connection, stamp_ns, data in bag.messages(images):
@@ -151,10 +153,10 @@ def test_the_views_agree_on_the_hand(detections, record_property):
     palm = np.nanmedian(np.linalg.norm(points[:, MIDDLE_MCP] - points[:, WRIST], axis=-1))
     # Two views leave one residual of a joint's four coordinates free.
     inside = np.mean(np.nansum(mahalanobis2, axis=0)[np.isfinite(points).all(axis=-1)] < 1.96 ** 2)
-    for name, value in (('frames', int((joints > 0).sum())), ('half_of_the_joints', int((joints >= JOINT_COUNT / 2).sum())),
-                        ('median_px', median), ('p90_px', tail),
+    for name, value in (('frames', int((joints > 0).sum())),
+                        ('half_of_the_joints', int((joints >= JOINT_COUNT / 2).sum())), ('median_px', median), ('p90_px', tail),
                         ('palm_m', palm), ('bone_variation', np.median(bones)), ('inside_95', inside)):
-        record_property(name, value)
+        record_property(name, float(value))
         print(f'{name}: {value:.4g}')
     assert (joints > 0).sum() >= SEEN_BY_BOTH
     assert (joints >= JOINT_COUNT / 2).sum() >= SEEN_BY_BOTH - 2, 'at the ends half a hand is inside cam0'
@@ -196,9 +198,8 @@ def test_the_estimator_follows_the_hand(recording, record_property):
     median, tail = np.nanmedian(errors), np.nanpercentile(errors, 90)
     for name, value in (('frames', len(errors)), ('median_px', median), ('p90_px', tail),
                         ('bone_variation', np.median(bone_variation(points)))):
-        record_property(name, value)
+        record_property(name, float(value))
         print(f'{name}: {value:.4g}')
-    # A set needs more joints here than above: at the ends of the recording the hand is half outside of an image.
     assert len(errors) >= SEEN_BY_BOTH - 3
     assert median <= 1.6
     assert tail <= 5.0
@@ -320,7 +321,7 @@ def play_whole(output, bag):
         before = int(output.health.get('sets_taken', 0))
         hands, views = play_through(output, bag, rate)
         taken = int(output.health['sets_taken']) - before
-        if len(hands) >= 0.95 * FRAMES:
+        if len(hands) >= LEAST_LIVE:
             break
     return hands, views, taken, rate
 
@@ -370,9 +371,9 @@ def test_through_ros_topics(recording, running_node, tmp_path, record_property):
         results[f'shift{shift:+d}_px'] = np.median(reprojection_px(rig, hands, views))
         results[f'shift{shift:+d}_frames'] = len(hands)
     for name, value in results.items():
-        record_property(name, value)
+        record_property(name, float(value))
         print(f'{name}: {value:.4g}')
-    assert results['frames'] >= 0.95 * FRAMES, (
+    assert results['frames'] >= LEAST_LIVE, (
         f'the node worked on {taken} of {FRAMES} sets at rate {rate}', running_node.health, running_node.cameras)
     assert results['median_px'] <= 2.0
     for shift, factor in ((1, 1.3), (-1, 1.3), (4, 3.0), (-4, 3.0)):

@@ -50,9 +50,9 @@ def test_the_refinement_is_the_networks_own_of_the_same_crops(weights):
     Ks = [crop_intrinsics(view.camera, box, size) for view, box in zip(views.values(), boxes)]
     images = np.stack([cut_pinhole(view.image, view.camera, K, size) for view, K in zip(views.values(), Ks)])
     with torch.inference_mode():
-        seen = front.method.network.see(torch.from_numpy(images).permute(0, 3, 1, 2)[None] / 255.0)
+        seen = front.method.network.encode(torch.from_numpy(images).permute(0, 3, 1, 2)[None] / 255.0)
         for used in ([True, True, True], [True, False, True]):
-            out = front.method.network.join(
+            out = front.method.network.fuse(
                 seen, torch.from_numpy(np.stack(Ks)).float()[None], CROPPED.camera_from_world.float()[None],
                 torch.tensor([used]), start=torch.from_numpy(start).float()[None])
             result = front.refine(start, SHARP, np.array(used))

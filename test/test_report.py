@@ -92,9 +92,10 @@ def test_the_page_shows_what_the_numbers_are_of(evaluation, text):
 def test_the_first_lines_say_that_the_covariance_is_too_small_and_by_how_much(evaluation):
     words = headline(evaluation.summary)
     assert words[0].startswith('24 hands in 24 sets of images (100 %), 4 cameras, 1.5 s; joints are')
-    # Robust weights make joints of twice the claimed σ a little worse than twice.
+    # Robust weights make joints of twice the claimed σ a little worse than twice; the residuals of the views have made up
+    # for a part of that.
     times = re.search('too small, σ would have to be (.*) times as large', words[1])
-    assert 1.8 <= float(times[1]) <= 2.4
+    assert 1.3 <= float(times[1]) <= 2.1
 
 
 def without_truth(evaluation, **changes):

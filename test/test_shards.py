@@ -21,6 +21,7 @@ pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros import cli
+from hand_unc_ros.cli.models import SYNTHETIC_SCENES
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView, windows
 from hand_unc_ros.data.shards import ShardedSet, open_shards, unfinished, write_shard
 from hand_unc_ros.data.synthetic.sets import KINDS, describe_set, make_set
@@ -263,7 +264,7 @@ def test_command(tmp_path, capsys):
     words[words.index('4')] = '5'
     assert cli.main(words) == 2
     assert 'its seed is 4, not 5' in capsys.readouterr().err
-    assert cli.SYNTHETIC_SCENES == KINDS
+    assert SYNTHETIC_SCENES == KINDS
 
 
 # --- windows of frames ------------------------------------------------------------------------------------

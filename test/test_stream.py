@@ -11,6 +11,7 @@ from dots import DotEstimator, dot_rig, draw
 from hand_unc_ros.errors import ImageFormatError
 from hand_unc_ros.estimation.stream import Stream
 from hand_unc_ros.estimation.synchroniser import Synchroniser
+from hand_unc_ros.geometry.cameras import Camera
 
 PERIOD = 66_666_667
 START = 10 ** 18
@@ -23,7 +24,7 @@ class Message(NamedTuple):
     small: bool = False
 
 
-def decode(message: Message) -> np.ndarray:
+def decode(message: Message, camera: Camera) -> np.ndarray:
     if message.broken:
         raise ImageFormatError('broken')
     picture = draw(RIG[message.camera])

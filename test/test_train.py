@@ -16,16 +16,18 @@ pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from safetensors.torch import load_file  # noqa: E402
-from train_cases import SAMPLES, rows, tiny, write_set  # noqa: E402
+from train_cases import SAMPLES, SIZE, rows, tiny, train, write_set  # noqa: E402
 
 from hand_unc_ros.cli import main  # noqa: E402
 from hand_unc_ros.data.synthetic import frames, multiview  # noqa: E402
 from hand_unc_ros.errors import ConfigError, DatasetError, TrainingError  # noqa: E402
-from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
+from hand_unc_ros.methods.jump_hand import task  # noqa: E402
+from hand_unc_ros.methods.jump_hand.losses import jump_hand_losses  # noqa: E402
+from hand_unc_ros.methods.jump_hand.network import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
+from hand_unc_ros.methods.jump_hand.task import build_network  # noqa: E402
+from hand_unc_ros.methods.tasks import load_config, set_up  # noqa: E402
 from hand_unc_ros.networks.weights import read_weights  # noqa: E402
-from hand_unc_ros.training import keeper, run, start  # noqa: E402
-from hand_unc_ros.training.config import load_config  # noqa: E402
-from hand_unc_ros.training.jump_hand import jump_hand_losses  # noqa: E402
+from hand_unc_ros.training import keeper  # noqa: E402
 from hand_unc_ros.training.module import TrainingModule  # noqa: E402
 from hand_unc_ros.training.sources import held_out, training_stream  # noqa: E402
 from hand_unc_ros.training.streams import SourceStream, batches  # noqa: E402
@@ -74,7 +76,7 @@ def train_until_killed(config, chunk):
         return make(self, index)
 
     SourceStream.chunk = deadly
-    run.train(config)
+    train(config)
 
 
 # --- a whole run ------------------------------------------------------------------------------------------
@@ -83,7 +85,7 @@ def train_until_killed(config, chunk):
 def finished(tmp_path_factory, data):
     """A run of eight steps that nothing interrupted."""
     config = tiny(tmp_path_factory.mktemp('whole'), data, steps=8)
-    run.train(config)
+    train(config)
     return config
 
 
@@ -111,10 +113,10 @@ def test_a_run_leaves_weights_a_log_and_a_card(finished):
 
 def test_the_same_seed_gives_the_same_run_and_another_one_another(finished, data, tmp_path):
     again = tiny(tmp_path / 'again', data, steps=8)
-    run.train(again)
+    train(again)
     assert without_times(again.folder / 'train.csv') == without_times(finished.folder / 'train.csv')
     other = tiny(tmp_path / 'other', data, steps=2, seed=2)
-    run.train(other)
+    train(other)
     assert rows(other.folder / 'train.csv')[0]['loss'] != rows(finished.folder / 'train.csv')[0]['loss']
 
 
@@ -131,7 +133,7 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(finished, data, tmp
     (tmp_path / 'last.new').write_bytes(b'cut off')
     with (tmp_path / 'train.csv').open('a') as file:
         file.write('1,0.')
-    run.train(config)
+    train(config)
     for name in ('train.csv', 'validation.csv'):
         assert without_times(tmp_path / name) == without_times(finished.folder / name), name
     for one, other in zip(state(tmp_path), state(finished.folder)):
@@ -153,21 +155,21 @@ def assert_equal(one, other):
 
 def test_a_finished_run_is_left_as_it_is_but_may_be_prolonged(data, tmp_path):
     config = tiny(tmp_path, data, steps=2)
-    path = run.train(config)
+    path = train(config)
     first = load_file(path)
-    assert_equal(load_file(run.train(config)), first)
-    run.train(tiny(tmp_path, data, steps=3))
+    assert_equal(load_file(train(config)), first)
+    train(tiny(tmp_path, data, steps=3))
     assert state(tmp_path)[0] == 3 and not torch.equal(*(weights['view.backbone.conv1.weight'] for weights in
                                                            (load_file(path), first)))
 
 
 def test_going_on_with_other_settings_is_refused(data, tmp_path):
-    run.train(tiny(tmp_path, data, steps=1))
+    train(tiny(tmp_path, data, steps=1))
     with pytest.raises(TrainingError, match=r"seed was 1 and is 2.*another folder"):
-        run.train(tiny(tmp_path, data, steps=1, seed=2))
+        train(tiny(tmp_path, data, steps=1, seed=2))
     (tmp_path / 'config.yaml').unlink()
     with pytest.raises(TrainingError, match='no config.yaml'):
-        run.train(tiny(tmp_path, data, steps=1))
+        train(tiny(tmp_path, data, steps=1))
 
 
 def test_training_lowers_the_loss_on_a_fixed_set(data, tmp_path):
@@ -176,7 +178,7 @@ def test_training_lowers_the_loss_on_a_fixed_set(data, tmp_path):
               'heatmap': 0.5}
     config = tiny(tmp_path, data, steps=40, losses=losses, optimiser={'warmup': 5, 'lr': 5e-3}, log_every=5,
                   validation={'every': 40}, checkpoint_every=40, average=0.9)
-    run.train(config)
+    train(config)
     log, validation = rows(tmp_path / 'train.csv'), rows(tmp_path / 'validation.csv')
     assert float(log[-1]['loss']) < 0.6 * float(log[0]['loss'])
     assert float(log[-1]['joints']) < 0.7 * float(log[0]['joints'])
@@ -187,12 +189,12 @@ def test_training_lowers_the_loss_on_a_fixed_set(data, tmp_path):
 
 def after_steps(config):
     """A module after a backward pass. Parts begin with zeros, which let no gradient through before they have moved."""
-    task = run.make_task(config)
-    module = TrainingModule(task.network, task.losses, task.stream.name, config.optimiser, 1, 10, 0.9, config.freeze)
+    setup = set_up(config)
+    module = TrainingModule(setup, config)
     optimiser = module.configure_optimizers()
     for step in range(4):
         optimiser.zero_grad()
-        sum(task.losses(module.network, task.stream.chunk(step)[0]).values()).backward()
+        sum(setup.losses(module.network, setup.stream.chunk(step)[0]).values()).backward()
         optimiser.step()
     return module
 
@@ -215,8 +217,8 @@ def test_every_weight_gets_a_gradient_and_is_in_the_optimiser(data, tmp_path, ch
 def test_a_frozen_stage_keeps_weights_and_statistics(data, tmp_path):
     config = tiny(tmp_path, data, steps=2, freeze=['view'], average=0.0)
     torch.manual_seed(config.seed)
-    before = start.jump_hand(config).state_dict()
-    run.train(config)
+    before = build_network(config).state_dict()
+    train(config)
     after = torch.load(tmp_path / 'last.ckpt', weights_only=True)['state_dict']
     changed = {name for name, value in before.items() if not torch.equal(value, after[f'network.{name}'])}
     assert changed and not any(name.startswith('view.') for name in changed)
@@ -225,39 +227,39 @@ def test_a_frozen_stage_keeps_weights_and_statistics(data, tmp_path):
 
 def test_the_2d_stage_alone_and_then_the_whole_network_from_it(data, tmp_path):
     views = tiny(tmp_path / 'views', data, steps=2, stage='views')
-    path = run.train(views)
+    path = train(views)
     assert path.name == 'gaussian_2d.safetensors'
     assert set(rows(views.folder / 'validation.csv')[0]) == {'step', 'error_cells', 'error_median_cells', 'pearson',
                                                               'coverage95'}
     stored = read_weights(path, 'Gaussian2DNet')[1]
-    whole = start.jump_hand(tiny(tmp_path, data, init_view=str(path)))
+    whole = build_network(tiny(tmp_path, data, init_view=str(path)))
     assert_equal(dict(whole.view.state_dict()), stored)
     both = tmp_path / 'both.safetensors'
     save_jump_hand(both, whole)
-    assert_equal(dict(start.jump_hand(tiny(tmp_path, data, init_view=str(both))).view.state_dict()), stored)
-    again = start.jump_hand(tiny(tmp_path, data, init=str(both)))
+    assert_equal(dict(build_network(tiny(tmp_path, data, init_view=str(both))).view.state_dict()), stored)
+    again = build_network(tiny(tmp_path, data, init=str(both)))
     assert torch.equal(again.decoder.token, whole.decoder.token.half().float())
     with pytest.raises(ConfigError, match='does not fit the network'):
-        start.jump_hand(tiny(tmp_path, data, network={'width': 32}, init=str(both)))
+        build_network(tiny(tmp_path, data, network={'width': 32}, init=str(both)))
 
 
 def test_a_backbone_of_torchvision(data, tmp_path):
     config = tiny(tmp_path, data)
     backbone = JumpHand(config.network).view.backbone.state_dict()
     torch.save({**backbone, 'fc.weight': torch.zeros(3, 64), 'fc.bias': torch.zeros(3)}, tmp_path / 'resnet.pth')
-    loaded = start.jump_hand(tiny(tmp_path, data, init_backbone=str(tmp_path / 'resnet.pth')))
+    loaded = build_network(tiny(tmp_path, data, init_backbone=str(tmp_path / 'resnet.pth')))
     assert_equal(dict(loaded.view.backbone.state_dict()), dict(backbone))
     (tmp_path / 'bad.pth').write_bytes(b'no weights')
     with pytest.raises(ConfigError, match='bad.pth is no file of weights'):
-        start.jump_hand(tiny(tmp_path, data, init_backbone=str(tmp_path / 'bad.pth')))
+        build_network(tiny(tmp_path, data, init_backbone=str(tmp_path / 'bad.pth')))
 
 
 def test_the_average_follows_the_weights(data, tmp_path):
     """After the first step its decay is 1/10, afterwards it grows to the one that was set."""
     config = tiny(tmp_path, data, steps=1)
     torch.manual_seed(config.seed)
-    begin = start.jump_hand(config).state_dict()
-    run.train(config)
+    begin = build_network(config).state_dict()
+    train(config)
     now = state(tmp_path)[1]
     names = [name for name, value in begin.items() if value.dtype.is_floating_point]
     assert any(not torch.equal(begin[name], now[f'network.{name}']) for name in names)
@@ -267,8 +269,8 @@ def test_the_average_follows_the_weights(data, tmp_path):
 
 def test_losses_do_not_depend_on_what_a_batch_is_filled_up_with(data, tmp_path):
     config = tiny(tmp_path, data)
-    network = start.jump_hand(config).eval()
-    batch = held_out(config)[0]
+    network = build_network(config).eval()
+    batch = held_out(config, SIZE)[0]
     padded = dict(batch)
     for name in ('images', 'K', 'camera_from_world', 'view_mask', 'joints_px', 'joint_mask', 'present'):
         padded[name] = torch.cat([batch[name], torch.zeros_like(batch[name])], 1)
@@ -288,8 +290,8 @@ def test_the_finder_trains_with_the_same_command(tmp_path, monkeypatch):
     assert read_weights(out / 'hand_finder.safetensors', 'HandFinder')[1]
     row, = rows(out / 'validation.csv')
     assert 0 <= float(row['recall']) <= 1
-    task = run.make_task(load_config(config))
-    first, second = task.stream.chunk(1), run.make_task(load_config(config)).stream.chunk(1)
+    setup = set_up(load_config(config))
+    first, second = setup.stream.chunk(1), set_up(load_config(config)).stream.chunk(1)
     for one, other in zip(first, second):
         assert all(torch.equal(one[name].nan_to_num(), other[name].nan_to_num()) for name in one)
     assert [batch['index'].tolist() for batch in first[:2]] == [[32, 33, 34, 35], [36, 37, 38, 39]]
@@ -307,7 +309,7 @@ def test_ctrl_c_ends_the_command_and_keeps_the_checkpoint(data, tmp_path, monkey
     before = signal.getsignal(signal.SIGINT)
     try:
         with pytest.raises(KeyboardInterrupt):
-            run.train(tiny(tmp_path, data, checkpoint_every=1))
+            train(tiny(tmp_path, data, checkpoint_every=1))
     finally:
         signal.signal(signal.SIGINT, before)
     # Batches are taken one ahead of the step.
@@ -329,10 +331,10 @@ def test_a_sample_that_is_not_finite_stops_the_run_by_name(data, tmp_path, monke
 
     monkeypatch.setattr(SourceStream, 'chunk', poisoned)
     config = tiny(tmp_path, data, checkpoint_every=1)
-    stream = training_stream(config)
+    stream = training_stream(config, SIZE)
     hit = next(index for index in range(3, 6) if 10 in stream.chunk(index)[0]['index'])
     with pytest.raises(TrainingError) as caught:
-        run.train(config)
+        train(config)
     text = str(caught.value)
     assert f'step {hit}:' in text and f'{stream.name(10)}. Mend them' in text
     assert [stream.name(index) in text.replace(stream.name(10), '') for index in range(SAMPLES)] == [False] * SAMPLES
@@ -347,11 +349,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run_too(data, tmp_path, monkeyp
         bad = (batch['index'] == 7).any()
         return terms | {'slope': (0 * network.lift.weight.square().sum()).sqrt() if bad else terms['nll'] * 0}
 
-    monkeypatch.setattr(run.jump_hand, 'jump_hand_losses', losses)
+    monkeypatch.setattr(task, 'jump_hand_losses', losses)
     config = tiny(tmp_path, data)
     with pytest.raises(TrainingError, match='not finite') as caught:
-        run.train(config)
-    assert f'alone: {training_stream(config).name(7)}.' in str(caught.value)
+        train(config)
+    assert f'alone: {training_stream(config, SIZE).name(7)}.' in str(caught.value)
 
 
 def test_data_that_cannot_be_read_is_named_by_the_workers(data, tmp_path, monkeypatch):
@@ -361,7 +363,7 @@ def test_data_that_cannot_be_read_is_named_by_the_workers(data, tmp_path, monkey
     config = tiny(tmp_path, data, data={'workers': 1})
     monkeypatch.setattr(SourceStream, 'chunk', missing)
     with pytest.raises(DatasetError) as caught:
-        run.train(config)
+        train(config)
     assert str(caught.value) == 'image 0 is missing; unpack it again'
 
 
@@ -377,7 +379,7 @@ def test_waiting_for_data_is_measured(data, tmp_path, monkeypatch):
     monkeypatch.setattr(SourceStream, 'chunk', slow)
     monkeypatch.setattr(keeper, 'monotonic', lambda: clock[0])
     config = tiny(tmp_path, data, steps=4)
-    run.train(config)
+    train(config)
     log = rows(tmp_path / 'train.csv')
     waits = [float(row['data_wait']) for row in log if float(row['seconds'])]
     assert waits and waits == pytest.approx([1.0] * len(waits))
@@ -388,7 +390,7 @@ def test_waiting_for_data_is_measured(data, tmp_path, monkeypatch):
 # --- several processes ------------------------------------------------------------------------------------
 
 def test_processes_take_different_batches_of_a_stream(data, tmp_path):
-    stream = training_stream(tiny(tmp_path, data))
+    stream = training_stream(tiny(tmp_path, data), SIZE)
     stream.chunk_batches = 2
     stream.chunk = lambda index: [{'number': 2 * index}, {'number': 2 * index + 1}]
 
@@ -408,15 +410,15 @@ def test_two_processes_train_as_one(data, tmp_path):
         port = free.getsockname()[1]
     config = tiny(tmp_path / 'two', data, steps=3, machine={'devices': 2}, log_every=1)
     common = {'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port), 'WORLD_SIZE': '2', 'NODE_RANK': '0'}
-    processes = [in_process(run.train, config, environment=common | {'LOCAL_RANK': str(rank)}) for rank in range(2)]
+    processes = [in_process(train, config, environment=common | {'LOCAL_RANK': str(rank)}) for rank in range(2)]
     for process in processes:
         process.join(180)
     assert [process.exitcode for process in processes] == [0, 0]
     log = rows(tmp_path / 'two' / 'train.csv')
     assert [int(row['samples']) for row in log] == [8, 16, 24]
     torch.manual_seed(config.seed)
-    task = run.make_task(config)
-    losses = [sum(task.losses(task.network.train(), task.stream.chunk(number)[0]).values()).item()
+    setup = set_up(config)
+    losses = [sum(setup.losses(setup.network.train(), setup.stream.chunk(number)[0]).values()).item()
               for number in range(2)]
     assert abs(losses[0] - losses[1]) > 0.01
     assert float(log[0]['loss']) == pytest.approx(sum(losses) / 2, rel=1e-4)

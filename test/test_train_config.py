@@ -11,8 +11,9 @@ pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
 from hand_unc_ros.errors import ConfigError, HandUncError  # noqa: E402
-from hand_unc_ros.networks.jump_hand import CONFIGS  # noqa: E402
-from hand_unc_ros.training.config import OptimiserConfig, load_config, parse_config  # noqa: E402
+from hand_unc_ros.methods.jump_hand.network import CONFIGS  # noqa: E402
+from hand_unc_ros.methods.tasks import load_config, parse_config  # noqa: E402
+from hand_unc_ros.training.config import OptimiserConfig  # noqa: E402
 from hand_unc_ros.training.run_log import CsvLog, TensorBoardLog  # noqa: E402
 from hand_unc_ros.training.schedule import learning_rate  # noqa: E402
 
@@ -63,7 +64,7 @@ def test_single_values_can_be_changed(tmp_path):
     ('out: 3', r'out must be a text, got 3'),
     ('out: a\ntensorboard: 1', r'tensorboard must be true or false, got 1'),
     ('out: a\nstep: 5', r"unknown key 'step'; did you mean 'steps'"),
-    ('out: a\nzzzzzz: 5', r"unknown key 'zzzzzz'; known here: task, stage, out"),
+    ('out: a\nzzzzzz: 5', r"unknown key 'zzzzzz'; known here: task, out, seed"),
     ('out: a\noptimiser: {lrate: 5}', r"unknown key 'optimiser.lrate'; did you mean 'lr'"),
     ('out: a\noptimiser: {lr: 0}', r'optimiser.lr is 0.0; it must be above 0'),
     ('out: a\noptimiser: {lr: .nan}', r'optimiser.lr is nan; it must be above 0'),
@@ -84,7 +85,9 @@ def test_single_values_can_be_changed(tmp_path):
     ('out: a\nnetwork: {gate: confidence}', r"the gate 'confidence' .* choose this one when the network is used"),
     ('out: a\nnetwork: {surface: mano}', r"hand_model"),
     ('out: a\ndata: {source: dexycb, path: d}', r"vertices are MANO's"),
-    ('out: a\ntask: finder\nfreeze: [view]', r'are of the task jump_hand'),
+    ('out: a\ntask: finder\nfreeze: [view]', r"unknown key 'freeze'"),
+    ('out: a\ntask: juggling', r"task is 'juggling'; choose one of jump_hand, finder, covariance, correl"),
+    ('out: a\ntask: finder\ndata: {source: shards, path: d}', r'the finder is trained on synthetic frames'),
     ('out: a\nseed: 90002', r'nothing would be held out'),
     ('out: a\ninit: w\ninit_view: v', r'only one of init'),
     ('- out', r'is a mapping of names to values'),

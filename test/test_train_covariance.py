@@ -8,14 +8,14 @@ pytest.importorskip('lightning')
 pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
-from train_cases import rows, tiny, write_set  # noqa: E402
+from train_cases import rows, tiny, train, write_set  # noqa: E402
 
 from hand_unc_ros.errors import ConfigError  # noqa: E402
+from hand_unc_ros.methods.jump_hand.covariance_task import losses, validate  # noqa: E402
+from hand_unc_ros.methods.jump_hand.network import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
+from hand_unc_ros.methods.tasks import set_up  # noqa: E402
 from hand_unc_ros.networks.joint_covariance import load_joint_covariance  # noqa: E402
-from hand_unc_ros.networks.jump_hand import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
 from hand_unc_ros.networks.weights import fingerprint  # noqa: E402
-from hand_unc_ros.training.covariance import losses, validate  # noqa: E402
-from hand_unc_ros.training.run import make_task, train  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -52,22 +52,22 @@ def test_a_run_leaves_the_head_and_the_network_as_it_was(data, init, tmp_path):
 
 
 def test_only_the_head_is_in_the_optimiser_and_all_of_it_learns(data, init, tmp_path):
-    task = make_task(covariance_run(tmp_path, data, init))
-    moving = {name for name, parameter in task.network.named_parameters() if parameter.requires_grad}
+    setup = set_up(covariance_run(tmp_path, data, init))
+    moving = {name for name, parameter in setup.network.named_parameters() if parameter.requires_grad}
     assert moving == {'head.head.linear.weight', 'head.head.mix.weight'}
-    losses(task.network, task.stream.chunk(0)[0])['nll'].backward()
-    for name, parameter in task.network.named_parameters():
+    losses(setup.network, setup.stream.chunk(0)[0])['nll'].backward()
+    for name, parameter in setup.network.named_parameters():
         assert (parameter.grad is not None and (parameter.grad != 0).any()) == (name in moving), name
 
 
 def test_training_finds_how_large_the_errors_are(data, init, tmp_path):
     """The tiny network is wrong by centimetres and says millimetres; the head learns it from the errors."""
-    batches = make_task(covariance_run(tmp_path, data, init)).held_out()
-    untrained = validate(make_task(covariance_run(tmp_path / 'a', data, init)).network, batches)
+    batches = set_up(covariance_run(tmp_path, data, init)).held_out()
+    untrained = validate(set_up(covariance_run(tmp_path / 'a', data, init)).network, batches)
     path = train(covariance_run(tmp_path / 'b', data, init, steps=60, average=0.0, optimiser={'lr': 0.02, 'warmup': 0}))
-    task = make_task(covariance_run(tmp_path / 'b', data, init))
-    task.network.head = load_joint_covariance(path, init)
-    trained = validate(task.network, batches)
+    setup = set_up(covariance_run(tmp_path / 'b', data, init))
+    setup.network.head = load_joint_covariance(path, init)
+    trained = validate(setup.network, batches)
     assert trained['mpjpe_mm'] == untrained['mpjpe_mm']
     # Of four samples of the set itself: not calibration, but most of the way from wherever the network begins.
     assert abs(np.log(trained['nees_per_dof'])) < 0.5 * abs(np.log(untrained['nees_per_dof']))
@@ -77,14 +77,14 @@ def test_what_does_not_fit_is_refused(data, init, tmp_path):
     with pytest.raises(ConfigError, match='init'):
         tiny(tmp_path, data, task='covariance')
     with pytest.raises(ConfigError, match='jump_hand.safetensors holds another network'):
-        make_task(covariance_run(tmp_path, data, init, network={'width': 32}))
-    with pytest.raises(ConfigError, match='stage, freeze'):
+        set_up(covariance_run(tmp_path, data, init, network={'width': 32}))
+    with pytest.raises(ConfigError, match="unknown key 'freeze'"):
         covariance_run(tmp_path, data, init, freeze=['view'])
 
 
 def test_the_network_is_never_changed_by_a_step(data, init, tmp_path):
-    task = make_task(covariance_run(tmp_path, data, init))
+    setup = set_up(covariance_run(tmp_path, data, init))
     before = {name: value.clone() for name, value in load_jump_hand(init).state_dict().items()}
-    losses(task.network, task.stream.chunk(0)[0])
-    for name, value in task.network.jump_hand.state_dict().items():
+    losses(setup.network, setup.stream.chunk(0)[0])
+    for name, value in setup.network.jump_hand.state_dict().items():
         assert torch.equal(value, before[name]), name

@@ -7,7 +7,8 @@ import torch
 from fusion_cases import fused
 
 from hand_unc_ros.geometry.triangulation import gate_weights, triangulate_dlt
-from hand_unc_ros.networks.view_fusion import GATES, TRIANGULATIONS, gate, inverse_2x2, normalised, triangulate
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS, Observations
+from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, gate, inverse_2x2, normalised
 
 torch.set_num_threads(1)
 
@@ -147,11 +148,17 @@ def observed(scene, learned_seed=7):
     return xy, covariance, scene.seen.variance, scene.camera_from_world, scene.view_mask, learned
 
 
+def coarse(method, xy, covariance, variance, poses, mask, learned):
+    """Of what `observed` gives."""
+    observations = Observations(xy, covariance, poses, mask[..., None].expand(xy.shape[:-1]))
+    return coarse_joints(method, observations, variance, learned)
+
+
 @pytest.mark.parametrize('views', (2, 3, 8))
 @pytest.mark.parametrize('method', TRIANGULATIONS)
 def test_on_exact_data_every_triangulation_finds_the_truth(method, views):
     scene = fused(views)
-    found = triangulate(method, *observed(scene))
+    found = coarse(method, *observed(scene))
     assert found.valid.all()
     # Pixels in float32: 4e-6 of a 0.8 m ray; the rays of two cameras meet at 60° and more.
     torch.testing.assert_close(found.points, scene.joints, rtol=0, atol=1e-5)
@@ -165,10 +172,10 @@ def test_the_linear_ones_are_the_geometrys_with_their_weights(method, weights):
     _, covariance, variance, poses, mask, learned = observed(scene)
     xy = normalised(scene.joints_px + 4 * drawn(*scene.joints_px.shape).float(), variance, scene.K)[0]
     expected = triangulate_dlt(xy, poses, weights(scene, learned))
-    found = triangulate(method, xy, covariance, variance, poses, mask, learned)
+    found = coarse(method, xy, covariance, variance, poses, mask, learned)
     assert torch.equal(found.valid, expected.valid) and expected.valid.all()
     torch.testing.assert_close(found.points, expected.points, rtol=0, atol=1e-7)
-    others = [triangulate(other, xy, covariance, variance, poses, mask, learned).points for other in TRIANGULATIONS]
+    others = [coarse(other, xy, covariance, variance, poses, mask, learned).points for other in TRIANGULATIONS]
     # Pixels are several off, so no two of the five answers agree.
     assert all((a - b).abs().max() > 1e-4 for i, a in enumerate(others) for b in others[:i])
 
@@ -178,9 +185,9 @@ def test_a_view_that_says_it_knows_nothing_is_hardly_believed(method):
     scene = fused(4)
     xy, covariance, variance, poses, mask, learned = observed(scene)
     xy[:, 1] += 0.1
-    sure = triangulate(method, xy, covariance, variance, poses, mask, learned)
+    sure = coarse(method, xy, covariance, variance, poses, mask, learned)
     covariance[:, 1] *= 1e6
-    unsure = triangulate(method, xy, covariance, variance, poses, mask, learned)
+    unsure = coarse(method, xy, covariance, variance, poses, mask, learned)
     # 0.1 at 0.5 m is 50 mm aside.  Robust or not, the joint moves; with a millionth of the weight it hardly does.
     error, rest = ((found.points - scene.joints).norm(dim=-1) for found in (sure, unsure))
     assert error.median() > 2e-4 and rest.max() < 0.01 * error.median()
@@ -190,7 +197,7 @@ def test_a_view_that_says_it_knows_nothing_is_hardly_believed(method):
 def test_nothing_is_triangulated_from_less_than_two_views(method):
     scene = fused(4, batch=3)
     mask = torch.tensor([[False] * 4, [False, True, False, False], [True, False, False, True]])
-    found = triangulate(method, *observed(scene._replace(view_mask=mask)))
+    found = coarse(method, *observed(scene._replace(view_mask=mask)))
     assert found.valid.all(1).tolist() == [False, False, True] and not found.valid[:2].any()
     assert (found.points[:2] == 0).all()
     torch.testing.assert_close(found.points[2], scene.joints[2], rtol=0, atol=1e-5)
@@ -219,7 +226,7 @@ def spoil(scene, kind):
 def test_gradients_of_degenerate_views_are_finite(method, kind):
     xy, covariance, variance, poses, mask, learned = spoil(fused(3), kind)
     leaves = [part.requires_grad_() for part in (xy, covariance, variance, learned)]
-    found = triangulate(method, xy, covariance, variance, poses, mask, learned)
+    found = coarse(method, xy, covariance, variance, poses, mask, learned)
     assert found.points.isfinite().all() and (found.points[~found.valid] == 0).all()
     if kind in ('one place', 'behind', 'one view', 'no view'):
         assert not found.valid.any()
@@ -239,7 +246,7 @@ def test_gradients_of_triangulations(method):
     leaves[1] = leaves[1].detach()
 
     def points(xy, variance, learned):
-        return triangulate(method, xy, leaves[1], variance, poses, mask, learned).points
+        return coarse(method, xy, leaves[1], variance, poses, mask, learned).points
 
     # Whitening holds the depths of the first solution fixed: they move a linear answer's slope of order 1 by a
     # hundredth, and that of the last of three Gauss-Newton steps by less.

@@ -66,7 +66,7 @@ def test_innovations_are_those_of_fusing_the_other_views(views, seed, missing):
         told = estimate.valid[view] & others.valid
         jacobian = rig.projection_jacobian(torch.from_numpy(others.joints)).numpy()[view]
         error = (estimate.joints_px[view] - project(rig, others.joints)[view])[told]
-        covariance = (jacobian @ others.covariance @ jacobian.swapaxes(1, 2))[told]
+        covariance = (jacobian @ others.propagated @ jacobian.swapaxes(1, 2))[told]
         covariance += estimate.variance_px2[view][told][:, :, None] * np.eye(2)
         expected = np.einsum('ni,nij,nj->n', error, np.linalg.inv(covariance), error)
         np.testing.assert_allclose(found.squared[view][told], expected, rtol=0.01, atol=1e-10)

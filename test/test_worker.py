@@ -38,7 +38,7 @@ class Setup:
             fail=lambda what, error: self.tell(self.failed, what))
         self.worker.start()
 
-    def decode(self, message):
+    def decode(self, message, camera):
         self.tell(self.decoded, message.name)
         if message.broken:
             raise ImageFormatError('broken')

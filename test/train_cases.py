@@ -9,7 +9,8 @@ from hand_unc_ros.data.shards import unfinished, write_shard
 from hand_unc_ros.data.synthetic import multiview
 from hand_unc_ros.data.synthetic.sets import describe_set
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.training.config import parse_config
+from hand_unc_ros.methods.tasks import parse_config, training_task
+from hand_unc_ros.training import run
 
 SAMPLES, VIEWS, SIZE = 12, 3, 128
 NETWORK = {'view': {'blocks': [1, 1, 1, 1], 'width': 8, 'fpn_channels': 16, 'image_size': SIZE}, 'width': 16,
@@ -36,6 +37,11 @@ def tiny(out: Path, folder: Path, **changes):
     for name, value in changes.items():
         values[name] = values[name] | value if isinstance(values.get(name), dict) and isinstance(value, dict) else value
     return parse_config(values)
+
+
+def train(config) -> Path:
+    """Train what the configuration describes."""
+    return run.train(training_task(config.task), config)
 
 
 def rows(path: Path) -> list[dict[str, str]]:

@@ -11,12 +11,9 @@ from torch import Tensor
 
 from hand_unc_ros.data.samples import Sample, SampleView
 from hand_unc_ros.data.synthetic.imaging import jpeg, motion_blur
-from hand_unc_ros.geometry.cameras import Camera
-from hand_unc_ros.hand import crops
-from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP, WRIST
-from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole, mirror_view
-
-VERTEX_COUNT = 778
+from hand_unc_ros.hand.joints import JOINT_COUNT
+from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole, hand_box, mirror_view
+from hand_unc_ros.hand.topology import VERTEX_COUNT
 
 
 @dataclass(frozen=True)
@@ -42,17 +39,6 @@ NO_AUGMENTATION = Augmentation()
 POEM_AUGMENTATION = Augmentation(scale=0.06, roll=np.radians(5), colour=0.3)
 # Harder: the live pipeline crops around its own estimate, and synthetic images are cleaner than any camera's.
 SYNTHETIC_AUGMENTATION = Augmentation(scale=0.16, roll=0.3, centre=0.07, colour=0.15, blur=0.2, noise=4.0, compress=0.3)
-
-
-def hand_box(joints: np.ndarray, camera: Camera) -> np.ndarray:
-    """The upright box (4,) in undistorted pixels of everything the hand (21, 3), world, can reach; NaN where its palm
-    is unknown or behind the camera."""
-    local = joints @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
-    if not np.isfinite(local[[WRIST, MIDDLE_MCP]]).all() or (local[[WRIST, MIDDLE_MCP], 2] < 0.02).any():
-        return np.full(4, np.nan)
-    px = local[:, :2] / local[:, 2:] @ camera.K[:2, :2].T + camera.K[:2, 2]
-    focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
-    return crops.reach_box(joints, px, focal / local[MIDDLE_MCP, 2])
 
 
 def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGMENTATION, seed: Sequence[int] = (0,),

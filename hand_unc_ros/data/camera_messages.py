@@ -5,32 +5,63 @@ Messages of rclpy and of rosbags alike: only their fields are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
+from hand_unc_ros.data.calibrated_image import info_doubts, published_extent
 from hand_unc_ros.errors import CalibrationError, ImageFormatError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.geometry.lens_names import lens_model
+
+log = logging.getLogger(__name__)
+
+# Messages carry rotations with few digits; within this they are moved to the nearest rotation.
+_ROUNDING = 1e-3
 
 
-def camera_from_info(name: str, info: Any, world_from_camera: np.ndarray) -> Camera:
+def camera_from_info(name: str, info: Any, world_from_camera: np.ndarray, rectified: bool = False) -> Camera:
     """The camera of a sensor_msgs/CameraInfo at a (4, 4) pose, for the image as it is published.
 
-    K and D are used (those of the raw image); binning and the region of interest are taken into account. An
-    empty D means no distortion.  Raises CalibrationError, naming the camera and the remedy.
+    K and D are used, those of the raw image; for `rectified` images P, and R, which turns the camera. Binning and
+    the region of interest are taken into account.  Doubts whether these are the intrinsics of that image are logged as
+    warnings.  Raises CalibrationError, naming the camera and the remedy.
     """
-    K = np.array(info.k, dtype=np.float64).reshape(3, 3)
-    D = np.array(info.d, dtype=np.float64)
-    model = info.distortion_model if D.size else 'none'
-    roi = info.roi
-    width, height = (roi.width or info.width), (roi.height or info.height)
-    bin_x, bin_y = info.binning_x or 1, info.binning_y or 1
-    for axis, offset, binning in ((0, roi.x_offset, bin_x), (1, roi.y_offset, bin_y)):
-        # Centres of pixels are at whole numbers, so that an edge lies half a pixel before its centre.
-        K[axis, 2] = (K[axis, 2] - offset + 0.5) / binning - 0.5
-        K[axis, :2] /= binning
-    return Camera(name, int(width // bin_x), int(height // bin_y), K, model, D, world_from_camera)
+    extent = published_extent(info)
+    try:
+        if rectified:
+            K, turn = _rectified(info)
+            model, D = 'none', np.zeros(0)
+            world_from_camera = world_from_camera @ turn
+        else:
+            K = np.array(info.k, dtype=np.float64).reshape(3, 3)
+            model, D = lens_model(info.distortion_model, np.array(info.d, dtype=np.float64))
+    except CalibrationError as error:
+        raise CalibrationError(f"camera '{name}': {error}") from None
+    camera = Camera(name, extent.width, extent.height, extent.of_image(K), model, D, world_from_camera)
+    for doubt in info_doubts(name, info, rectified):
+        log.warning('%s', doubt)
+    return camera
+
+
+def _rectified(info: Any) -> tuple[np.ndarray, np.ndarray]:
+    """K (3, 3) of the rectified image, and its camera's pose (4, 4) in the raw image's camera."""
+    P = np.array(info.p, dtype=np.float64).reshape(3, 4)
+    R = np.array(info.r, dtype=np.float64).reshape(3, 3)
+    turn = np.eye(4)
+    if R.any():
+        if not np.abs(R @ R.T - np.eye(3)).max() < _ROUNDING:
+            raise CalibrationError('R of its CameraInfo is not a rotation; calibrate the camera again')
+        u, _, vt = np.linalg.svd(R)
+        turn[:3, :3] = (u @ vt).T
+    if P.any():
+        return P[:, :3], turn
+    if np.any(info.d) or info.distortion_model in ('equidistant', 'fisheye'):
+        raise CalibrationError('its topic carries rectified images, and P of its CameraInfo is 0, so that their camera '
+                               'is not known; take the raw images, or calibrate the camera with image_pipeline')
+    return np.array(info.k, dtype=np.float64).reshape(3, 3), turn
 
 
 def pose_matrix(translation: Any, rotation: Any) -> np.ndarray:
@@ -50,15 +81,21 @@ def pose_matrix(translation: Any, rotation: Any) -> np.ndarray:
 
 def check_size(camera: Camera, image: np.ndarray) -> None:
     """Raise ImageFormatError when the image is not of the size that the camera was calibrated for."""
-    height, width = image.shape[:2]
+    check_pixels(camera, image.shape[1], image.shape[0])
+
+
+def check_pixels(camera: Camera, width: int, height: int) -> None:
+    """As `check_size`, by width and height alone: before an image is decoded."""
     if (width, height) != (camera.width, camera.height):
         raise ImageFormatError(f'the image is {width}×{height} and the calibration of {camera.name} is for '
                                f'{camera.width}×{camera.height}; calibrate at the size that is streamed')
 
 
-def rig_from_messages(infos: Mapping[str, Any], transforms: Iterable[Any], world_frame: str) -> CameraRig:
+def rig_from_messages(infos: Mapping[str, Any], transforms: Iterable[Any], world_frame: str,
+                      rectified: Collection[str] = ()) -> CameraRig:
     """The rig of one CameraInfo for each camera and of geometry_msgs/TransformStamped from the world to their frames.
 
+    rectified: the cameras whose images are rectified.
     Raises CalibrationError, naming the camera, where its pose in `world_frame` cannot be had.
     """
     parents = {stamped.child_frame_id.strip('/'): (stamped.header.frame_id.strip('/'), stamped.transform)
@@ -71,7 +108,7 @@ def rig_from_messages(infos: Mapping[str, Any], transforms: Iterable[Any], world
         if chain != above:
             raise CalibrationError(f'camera {name!r}: no static transforms lead from {world_frame!r} to its frame '
                                    f'{frame!r}; give the calibration as a rig file')
-        cameras.append(camera_from_info(name, info, np.linalg.inv(world) @ pose))
+        cameras.append(camera_from_info(name, info, np.linalg.inv(world) @ pose, name in rectified))
     return CameraRig(cameras)
 
 

@@ -5,20 +5,26 @@ Messages of rclpy and of rosbags alike: only their fields are looked at.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from hand_unc_ros.data.camera_messages import check_pixels
+from hand_unc_ros.data.encoded_images import decode_colours, decode_stored
 from hand_unc_ros.errors import ImageFormatError
+from hand_unc_ros.geometry.cameras import Camera
 
 
 class _Encoding(NamedTuple):
-    """bits of a channel, channels of a pixel in memory, and OpenCV's conversion to RGB (None: it is RGB)."""
+    """bits of a channel, channels of a pixel in memory, and OpenCV's conversion to RGB (None: it is RGB).
+    chroma_below: half as many rows follow below the image, which hold its colours."""
 
     bits: int
     channels: int
     to_rgb: int | None
+    chroma_below: bool = False
 
 
 _COLOURS = {'rgb': (3, None), 'bgr': (3, cv2.COLOR_BGR2RGB), 'rgba': (4, cv2.COLOR_RGBA2RGB),
@@ -36,16 +42,19 @@ ENCODINGS: dict[str, _Encoding] = {
     'uyvy': _Encoding(8, 2, cv2.COLOR_YUV2RGB_UYVY),
     'yuv422_yuy2': _Encoding(8, 2, cv2.COLOR_YUV2RGB_YUYV),
     'yuyv': _Encoding(8, 2, cv2.COLOR_YUV2RGB_YUYV),
+    'nv12': _Encoding(8, 1, cv2.COLOR_YUV2RGB_NV12, chroma_below=True),
+    'nv21': _Encoding(8, 1, cv2.COLOR_YUV2RGB_NV21, chroma_below=True),
 }
-"""What is decoded here. 16 bits are cut to the upper 8."""
+"""What is decoded here. 16 bits are cut to the upper 8, or 12 of 16 where no more are used."""
 
 _DEPTH = ('16UC1', '32FC1')
 
 
-def decode_image(message: Any) -> np.ndarray:
+def decode_image(message: Any, camera: Camera | None = None) -> np.ndarray:
     """Pixels of a sensor_msgs/Image: (H, W, 3) uint8 RGB, read-only; by cv_bridge, where it is installed, for encodings
     that are not in ENCODINGS.
 
+    camera: an image of another size than it is calibrated for is refused before anything is decoded.
     For 'rgb8' it is a view on the message's data; rows may then be further apart than 3 W bytes.
     Raises ImageFormatError, naming the encoding, when size, step and data do not fit together or the
     encoding cannot be decoded.
@@ -54,42 +63,58 @@ def decode_image(message: Any) -> np.ndarray:
     if message.encoding in _DEPTH:
         raise ImageFormatError(f"encoding '{message.encoding}' is a depth image; "
                                'give the topic of a colour or grey camera')
+    if camera is not None:
+        check_pixels(camera, message.width, message.height)
     if encoding is None:
         return _decode_by_cv_bridge(message)
-    pixels = _pixels(message, encoding)
-    if encoding.bits == 16:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if encoding.to_rgb is not None:
-        if encoding.channels == 2 and message.width % 2:
-            raise ImageFormatError(f"encoding '{message.encoding}' needs an even width; got {message.width}")
-        pixels = cv2.cvtColor(pixels, encoding.to_rgb)
-    pixels.flags.writeable = False
-    return pixels
+    name = f"image {message.width}×{message.height} of encoding '{message.encoding}'"
+    return _to_rgb(_pixels(message, encoding, name), encoding, name)
 
 
-def decode_compressed(message: Any) -> np.ndarray:
+def decode_compressed(message: Any, camera: Camera | None = None) -> np.ndarray:
     """Pixels of a sensor_msgs/CompressedImage (JPEG, PNG, …): (H, W, 3) uint8 RGB, read-only.
 
-    An EXIF orientation is ignored: the calibration belongs to the pixels as they are stored.
-    Raises ImageFormatError, naming the format, for empty, truncated or undecodable data.
+    camera: as in `decode_image`; the size is that of the file's header.
+    The encoding of the source that image_transport names in front ("bayer_rggb8; jpeg compressed ") is honoured: a
+    mosaic is stored as a grey picture. Raises ImageFormatError, naming the format, for empty, truncated, damaged or
+    undecodable data.
     """
     name = f"compressed image of format '{message.format}'"
-    if 'compressedDepth' in message.format:
+    source = message.format.partition(';')[0].strip()
+    if 'compressedDepth' in message.format or source in _DEPTH:
         raise ImageFormatError(f'{name} is a depth image; give the topic of a colour or grey camera')
-    data = np.frombuffer(message.data, np.uint8)
-    if data.size == 0:
-        raise ImageFormatError(f'{name} has no data')
-    # OpenCV fills up what a cut-off file lacks with grey, which would pass for an image.
-    if data[:2].tobytes() == b'\xff\xd8' and data.tobytes().rfind(b'\xff\xd9') < 0:
-        raise ImageFormatError(f'{name} is cut off after {data.size} bytes (JPEG without an end)')
-    if data[:4].tobytes() == b'\x89PNG' and data[-16:].tobytes().rfind(b'IEND') < 0:
-        raise ImageFormatError(f'{name} is cut off after {data.size} bytes (PNG without an end)')
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
-        raise ImageFormatError(f'{name} cannot be decoded; OpenCV takes JPEG, PNG, TIFF, WebP and BMP')
-    pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    data = bytes(message.data)
+    check = None if camera is None else partial(check_pixels, camera)
+    encoding = ENCODINGS.get(source)
+    if encoding is not None and encoding.channels == 1 and (encoding.bits == 16 or source.startswith('bayer')):
+        pixels = decode_stored(data, name, check)
+        if pixels.ndim == 2:
+            return _to_rgb(pixels, encoding, name)
+    if source.startswith('bayer') and encoding is None:
+        raise ImageFormatError(f"{name} is a mosaic of an unknown pattern; use one of "
+                               f'{", ".join(sorted(name for name in ENCODINGS if name.startswith("bayer")))}')
+    pixels = decode_colours(data, name, check)
     pixels.flags.writeable = False
     return pixels
+
+
+def _to_rgb(pixels: np.ndarray, encoding: _Encoding, name: str) -> np.ndarray:
+    """(H, W, 3) uint8, read-only, from pixels as `encoding` stores them."""
+    if pixels.dtype.itemsize == 2:
+        pixels = (pixels >> (4 if _has_12_bits(pixels) else 8)).astype(np.uint8)
+    if encoding.to_rgb is not None:
+        try:
+            pixels = cv2.cvtColor(pixels, encoding.to_rgb)
+        except cv2.error as error:
+            raise ImageFormatError(f'{name} cannot be converted to colours: {error}') from error
+    pixels.flags.writeable = False
+    return pixels
+
+
+def _has_12_bits(pixels: np.ndarray) -> bool:
+    """Whether 16-bit values are those of a 12-bit sensor, kept in the lower bits: none above, and all of the lower ones
+    used. A 16-bit image is like that only where it is darker than a sixteenth throughout."""
+    return bool(pixels.max() < 4096 and (pixels & 15).any())
 
 
 def _decode_by_cv_bridge(message: Any) -> np.ndarray:
@@ -101,18 +126,23 @@ def _decode_by_cv_bridge(message: Any) -> np.ndarray:
     try:
         pixels = CvBridge().imgmsg_to_cv2(message, 'rgb8')
     except Exception as error:
-        raise ImageFormatError(f"encoding '{message.encoding}' cannot be decoded, by cv_bridge neither: {error}"
-                               ) from error
+        raise ImageFormatError(f'{unknown}; cv_bridge, which is installed, says: {error}') from error
     pixels.flags.writeable = False
     return pixels
 
 
-def _pixels(message: Any, encoding: _Encoding) -> np.ndarray:
-    """A view on the message's data: (H, W) or (H, W, C), uint8 or uint16 in the message's byte order."""
+def _pixels(message: Any, encoding: _Encoding, name: str) -> np.ndarray:
+    """A view on the message's data: (H, W) or (H, W, C), uint8 or uint16 in the message's byte order; H is half as
+    much again where the colours follow below."""
     height, width, step = message.height, message.width, message.step
-    name = f"image {width}×{height} of encoding '{message.encoding}'"
     if height == 0 or width == 0:
         raise ImageFormatError(f'{name} has no pixels')
+    if (encoding.channels == 2 or encoding.chroma_below) and width % 2:
+        raise ImageFormatError(f"encoding '{message.encoding}' needs an even width; got {width}")
+    if encoding.chroma_below:
+        if height % 2:
+            raise ImageFormatError(f"encoding '{message.encoding}' needs an even height; got {height}")
+        height += height // 2
     row = width * encoding.channels * encoding.bits // 8
     if step < row:
         raise ImageFormatError(f'{name} has a step of {step} bytes; a row takes {row}')
@@ -120,7 +150,7 @@ def _pixels(message: Any, encoding: _Encoding) -> np.ndarray:
     # The padding behind the last row may be left out.
     if not step * (height - 1) + row <= data.size <= step * height:
         raise ImageFormatError(f'{name} has {data.size} bytes of data; its step of {step} bytes '
-                               f'and height make {step * height}')
+                               f'and {height} rows make {step * height}')
     size = encoding.bits // 8
     dtype = np.dtype(np.uint8) if size == 1 else np.dtype('>u2' if message.is_bigendian else '<u2')
     shape = (height, width) if encoding.channels == 1 else (height, width, encoding.channels)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import cv2
 import numpy as np
 
-from hand_unc_ros.errors import DatasetError
+from hand_unc_ros.data.encoded_images import decode_colours
+from hand_unc_ros.errors import DatasetError, ImageFormatError
 from hand_unc_ros.geometry.cameras import Camera
 
 
@@ -48,13 +48,16 @@ class SampleView:
         except OSError as error:
             raise DatasetError(f'{what} cannot be read ({error.strerror}); is the dataset unpacked completely?'
                                ) from error
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise DatasetError(f'{what} is not an image that OpenCV can decode; unpack that file again')
-        if image.shape[:2] != (self.camera.height, self.camera.width):
-            raise DatasetError(f'{what} has {image.shape[1]}×{image.shape[0]} pixels, its calibration is for '
+        try:
+            return decode_colours(data, str(what), self._check_size)
+        except ImageFormatError as error:
+            raise DatasetError(f'{error}; unpack that file again') from error
+
+    def _check_size(self, width: int, height: int) -> None:
+        if (width, height) != (self.camera.width, self.camera.height):
+            what = self.image if isinstance(self.image, Path) else f"the image of camera '{self.camera.name}'"
+            raise DatasetError(f'{what} has {width}×{height} pixels, its calibration is for '
                                f'{self.camera.width}×{self.camera.height}')
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 @dataclass(frozen=True)

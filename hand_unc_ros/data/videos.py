@@ -14,6 +14,7 @@ from hand_unc_ros.errors import RecordingError
 
 # Some containers (AVI, Matroska) only estimate their length from duration × rate.
 _LENGTH_TOLERANCE = 0.01
+_IMAGE_MAGICS = (b'\x89PNG', b'II*\0', b'MM\0*', b'GIF8')
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,33 @@ class VideoInfo:
 
 
 def _open(path: Path) -> cv2.VideoCapture:
+    if path.is_dir():
+        raise RecordingError(f'video {path}: this is a folder; give the video file in it')
     if not path.is_file():
         raise RecordingError(f'video {path}: no such file; check the path')
     if path.stat().st_size == 0:
         raise RecordingError(f'video {path}: the file is empty; copy or record it again')
-    capture = cv2.VideoCapture(str(path))
+    if _is_image(path):
+        raise RecordingError(f'video {path}: this is a single image, not a video; give the video of that camera')
+    try:
+        capture = cv2.VideoCapture(str(path))
+    except cv2.error as error:
+        raise RecordingError(f'video {path}: cannot be opened: {error}; convert it, e.g. `ffmpeg -i IN OUT.mp4`'
+                             ) from error
     if not capture.isOpened():
         raise RecordingError(
             f'video {path}: cannot be decoded (truncated, or not a video that OpenCV knows); '
             'copy it again, or convert it, e.g. `ffmpeg -i IN -c:v libx264 OUT.mp4`')
     return capture
+
+
+def _is_image(path: Path) -> bool:
+    """By its first bytes; the frames of a raw MJPEG stream are images too."""
+    with path.open('rb') as file:
+        head = file.read(12)
+    if head[:2] == b'\xff\xd8':
+        return path.suffix.lower() not in ('.mjpg', '.mjpeg')
+    return head[:4] in _IMAGE_MAGICS or head[:2] == b'BM' or (head[:4] == b'RIFF' and head[8:] == b'WEBP')
 
 
 def probe_video(path: str | Path) -> VideoInfo:
@@ -59,6 +77,24 @@ def probe_video(path: str | Path) -> VideoInfo:
     height, width = frame.shape[:2]
     return VideoInfo(path, width, height, fps if math.isfinite(fps) and fps > 0 else 0.0,
                      int(count) if math.isfinite(count) and count > 0 else 0)
+
+
+def frame_times(path: str | Path) -> np.ndarray | None:
+    """When each frame is shown, (N,) seconds since the first, by the container; None where it gives no times.
+
+    Decodes the whole video.  Raises RecordingError when the file cannot be opened.
+    """
+    capture = _open(Path(path))
+    times = []
+    try:
+        while capture.grab():
+            times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3)
+    finally:
+        capture.release()
+    seconds = np.array(times)
+    if len(seconds) < 2 or not np.isfinite(seconds).all() or not seconds.any():
+        return None
+    return seconds - seconds[0]
 
 
 def read_frames(path: str | Path) -> Iterator[np.ndarray]:

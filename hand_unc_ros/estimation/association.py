@@ -100,7 +100,8 @@ def associate(hands: ImageHands, rig: CameraRig, expected: Sequence[ExpectedHand
               min_views: int = 2) -> list[AssociatedHand]:
     """The hands in the world that the images show, the best supported first.
 
-    expected: the hands that are followed, at this time.  max_hands: most hands to give.  min_views: fewest views of one.
+    expected: the hands that are followed, at this time.  max_hands: most hands to give.  min_views: fewest views of
+    one.
     """
     rays = _rays(hands, rig)
     joints, covariance = _proposals(hands, rays, expected)
@@ -109,7 +110,8 @@ def associate(hands: ImageHands, rig: CameraRig, expected: Sequence[ExpectedHand
     free = np.ones(len(hands), bool)
     known: dict[tuple[int, ...], tuple[AssociatedHand, float] | None] = {}
     while len(found) < max_hands:
-        groups = {group for group in _supporters(hands.view, np.where(free, distance, np.inf)) if len(group) >= min_views}
+        groups = set(_supporters(hands.view, np.where(free, distance, np.inf)))
+        groups = {group for group in groups if len(group) >= min_views}
         known |= _scored(hands, rig, rays, sorted(groups - known.keys()))
         support = [known[group] for group in sorted(groups) if known[group] is not None]
         support = [pair for pair in support if all(_apart(pair[0], other) >= MIN_APART for other in found)]
@@ -187,7 +189,10 @@ def _plausible(joints: np.ndarray) -> np.ndarray:
 
 
 def _supporters(view: np.ndarray, distance: np.ndarray) -> list[tuple[int, ...]]:
-    """For each of N proposals, the nearest hand of every view that is inside the gate. view: (H,).  distance: (N, H)."""
+    """For each of N proposals, the nearest hand of every view that is inside the gate.
+
+    view: (H,).  distance: (N, H).
+    """
     supporters: list[list[int]] = [[] for _ in distance]
     for index in np.unique(view) if len(distance) else ():
         own = np.flatnonzero(view == index)

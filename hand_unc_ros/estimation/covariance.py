@@ -56,6 +56,6 @@ class CovarianceStages:
                 covariance = self.covariance_map.apply_filtered(covariance, views)
         # These errors stay as they are from frame to frame, so that no filter lessens them.
         covariance = covariance + FLOOR ** 2 * np.eye(63)
-        of_cameras = calibration_covariance(triangulation.joints, triangulation.covariance, rig, contributes,
+        of_cameras = calibration_covariance(triangulation.joints, triangulation.propagated, rig, contributes,
                                             variance_px2, joints)
         return Published(joints, velocity, covariance if of_cameras is None else covariance + of_cameras)

@@ -8,6 +8,7 @@ import torch
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.pinhole_crops import hand_box
 from hand_unc_ros.methods.contract import CropBox
 
 # Share of the projected joints that must lie inside an image for a view to be worth a crop.
@@ -23,12 +24,9 @@ def boxes_around(rig: CameraRig, predicted: np.ndarray, crop_box: CropBox = crop
     boxes = np.full((len(rig), 4), np.nan)
     projected, depths = (part.numpy() for part in rig.project(torch.from_numpy(predicted)))
     for row, camera in enumerate(rig.cameras):
-        px, depth = projected[row], depths[row]
+        px = projected[row]
         seen = known & np.isfinite(px).all(axis=1)
         inside = seen & np.all((px > 0) & (px < [camera.width - 1, camera.height - 1]), axis=1)
         if seen[[WRIST, MIDDLE_MCP]].all() and inside.sum() >= MIN_INSIDE * known.sum():
-            local = predicted @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
-            ideal = local[:, :2] / local[:, 2:] @ camera.K[:2, :2].T + camera.K[:2, 2]
-            focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
-            boxes[row] = crop_box(predicted, ideal, focal / depth[MIDDLE_MCP])
+            boxes[row] = hand_box(predicted, camera, depths[row, MIDDLE_MCP], crop_box)
     return boxes

@@ -20,6 +20,7 @@ from hand_unc_ros.estimation.tracks import Track
 from hand_unc_ros.estimation.types import FrameResult, FrameSet, HandEstimate, HandReadings
 from hand_unc_ros.estimation.view_health import Observation, ViewHealth
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.inverted_poses import inversion_hint
 from hand_unc_ros.geometry.rig_cache import RigCache
 from hand_unc_ros.hand.fitting import HandFitter
 from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, Method, NotFused, View, ViewReading
@@ -169,7 +170,10 @@ class HandEstimator:
         fused = self.method.fuse([*track.readings, counted], rig, HandPrior(track.handedness, sighting.predicted))
         if isinstance(fused, NotFused):
             return fused
-        reason = implausibility(fused.triangulation, stack(sighting.readings.values()))
+        views = stack(sighting.readings.values())
+        reason = implausibility(fused.triangulation, views)
+        if reason is not None and (hint := inversion_hint(rig, views.joints_px, views.valid)) is not None:
+            reason = f'{reason}; {hint}'
         own_ms = sum(fused.stage_ms.values())
         stage_ms.update(fused.stage_ms)
         stage_ms['fusion'] += 1e3 * (time.perf_counter() - started) - own_ms

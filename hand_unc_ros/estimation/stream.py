@@ -47,13 +47,13 @@ class Processed(NamedTuple):
 class Stream:
     """Synchroniser, decoder and estimator in a row.
 
-    camera: name → its calibrated camera, None while the calibration is not known.  decode: a camera's message →
+    camera: name → its calibrated camera, None while the calibration is not known.  decode: a message and its camera →
     (H, W, 3) uint8 RGB; raises ImageFormatError.
     `add`, `poll` and what reads `statistics` are to be called one at a time; `process` may run beside them.
     """
 
     def __init__(self, synchroniser: Synchroniser, estimator: Estimator, camera: Callable[[str], Camera | None],
-                 decode: Callable[[Any], np.ndarray]) -> None:
+                 decode: Callable[[Any, Camera], np.ndarray]) -> None:
         self.synchroniser = synchroniser
         self.estimator = estimator
         self._camera = camera
@@ -82,7 +82,7 @@ class Stream:
             if camera is None:
                 continue
             try:
-                image = self._decode(message)
+                image = self._decode(message, camera)
                 check_size(camera, image)
             except ImageFormatError as error:
                 faults[name] = str(error)

@@ -1,9 +1,10 @@
-"""`hand-unc evaluate`: a JumpHand on a set or dataset, with fewer and more of its views, as a table and as JSON."""
+"""`hand-unc evaluate`: a method on a set or dataset, with fewer and more of its views, as a table and as JSON."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from hand_unc_ros.data.batches import NO_AUGMENTATION, collate, crop_sample, hand_box
+from hand_unc_ros.data.batches import NO_AUGMENTATION, collate, crop_sample
 from hand_unc_ros.data.datasets import DATASETS, open_dataset
 from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.shards import open_shards
@@ -21,11 +22,10 @@ from hand_unc_ros.estimation.build import covariance_map_of, files_of
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation import metrics, uncertainty
-from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT
-from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
-from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance, propagated_covariance
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, load_jump_hand
+from hand_unc_ros.hand.pinhole_crops import hand_box
+from hand_unc_ros.methods import DEFAULT, build_predictor
+from hand_unc_ros.methods.predictions import Predictor, PredictorOptions
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
 BATCH = 8
@@ -40,8 +40,8 @@ COLUMNS = {
     'samples': 'samples'}
 
 
-class Answers(NamedTuple):
-    """What a network said of N samples, NumPy, metres and crop pixels.
+class Results(NamedTuple):
+    """Predictions for N samples and the truth, NumPy, metres and crop pixels.
 
     joints, coarse, target: (N, 21, 3).  vertices, surface: (N, 778, 3).  gate: (N, V, 21).  sigma_px, error_px:
     (N, V, 21), NaN where a joint is not annotated or lies outside of its crop.  delivered: (N,) views that show the
@@ -68,8 +68,8 @@ def open_source(data: str, options: Mapping[str, Any] | None = None) -> tuple[Sa
     if colon and name in DATASETS:
         root, _, split = rest.partition(':')
         split = split or 'test'
-        said = ''.join(f', {option} {value}' for option, value in options.items())
-        return open_dataset(name, root, split, **options), f'{name}, split {split}{said}'
+        chosen = ''.join(f', {option} {value}' for option, value in options.items())
+        return open_dataset(name, root, split, **options), f'{name}, split {split}{chosen}'
     if colon and not Path(data).exists():
         raise ConfigError(f"no dataset is called {name!r}; give a folder made by `hand-unc synth`, or "
                           f"dataset:root[:split] with one of {', '.join(DATASETS)}")
@@ -80,15 +80,13 @@ def open_source(data: str, options: Mapping[str, Any] | None = None) -> tuple[Sa
 
 
 def evaluate(
-    network: JumpHand, source: SampleSource, counts: Sequence[int], *, reference: JumpHand | None = None,
-    head: JointCovariance | None = None, calibration: CovarianceMap | None = None,
-    auc_range: metrics.AucRange = metrics.POEM_AUC, device: str = 'auto', precision: str = 'auto',
+    predictor: Predictor, source: SampleSource, counts: Sequence[int], *, reference: Predictor | None = None,
+    calibration: CovarianceMap | None = None, auc_range: metrics.AucRange = metrics.POEM_AUC,
 ) -> list[dict[str, Any]]:
     """A row of numbers for each number of views: the first ones of every sample, in the order of the set.
 
-    reference: the network whose 2D error decides which tenth of the samples is hard; the network itself by default.
-    head: makes the covariance of the joints; without one it is that of the triangulated joints, propagated from the
-    views.  calibration: a map that is applied to it.
+    reference: whose 2D error decides which tenth of the samples is hard; the predictor's own by default.
+    calibration: covariance map that is applied to its covariance.
     A sample with fewer cameras is left out and counted, as is one of which fewer than two of these views delivered an
     image with the hand. Raises ConfigError when nothing is left for one of the numbers, before anything is run.
     """
@@ -103,108 +101,88 @@ def evaluate(
                               f'there are at most {max(map(len, shows), default=0)} cameras')
     rows = []
     for count in counts:
-        answers = look(network, source, usable[count], count, device, precision, head)
-        hardest = answers if reference is None else look(reference, source, usable[count], count, device, precision)
-        rows.append({'views': count, **scores(answers, hardest, auc_range),
-                     **covariance_scores(answers, calibration), 'samples': len(usable[count]),
+        results = predict(predictor, source, usable[count], count)
+        hardest = results if reference is None else predict(reference, source, usable[count], count)
+        rows.append({'views': count, **scores(results, hardest, auc_range),
+                     **covariance_scores(results, calibration), 'samples': len(usable[count]),
                      'fewer_cameras': len(source) - len(chosen[count]),
                      'not_observable': len(chosen[count]) - len(usable[count])})
     return rows
 
 
-def look(network: JumpHand, source: SampleSource, indices: Sequence[int], count: int, device: str = 'auto',
-         precision: str = 'auto', head: JointCovariance | None = None) -> Answers:
-    """Run a network on the first `count` views of the samples with these indices, crops around the true hand."""
-    place = choose_device(device)
-    dtype = choose_precision(precision, place)
-    network = network.to(place).eval()
-    parts: list[Answers] = []
-    for batch in tqdm(_batches(network, source, indices, count), desc=f'{count} views', leave=False,
+def predict(predictor: Predictor, source: SampleSource, indices: Sequence[int], count: int) -> Results:
+    """Run a method on the first `count` views of the samples with these indices, crops around the true hand."""
+    parts: list[Results] = []
+    for batch in tqdm(_batches(predictor.image_size, source, indices, count), desc=f'{count} views', leave=False,
                       total=-(-len(indices) // BATCH)):
-        batch = {name: value.to(place) for name, value in batch.items()}
-        images = batch['images'].permute(0, 1, 4, 2, 3).float() / 255
-        with torch.inference_mode(), torch.autocast(place.type, dtype=dtype, enabled=dtype != torch.float32):
-            seen = network.see(images)
-            # What an outside detector would give, for the gate that asks for it: here the peak of the heatmap.
-            peak = seen.log_heatmap.flatten(3).amax(-1)
-            out = network.join(seen, batch['K'], batch['camera_from_world'], batch['view_mask'], confidence=peak)
-        pixels = network.config.view.image_size / HEATMAP_SIZE
-        error = (cells_to_pixels(out.mean, network.config.view.image_size) - batch['joints_px']).norm(dim=-1)
+        found = predictor.predict(batch)
+        batch = {name: value.to(found.joints.device) for name, value in batch.items()}
+        error = (found.mean_px - batch['joints_px']).norm(dim=-1)
         hidden = ~batch['joint_mask']
-        coarse = torch.where(out.coarse_valid[..., None], out.coarse, torch.nan)
-        # A batch's origin is the true hand: what the network gives where it knows nothing must not count.
-        placed = out.coarse_valid.any(1)[:, None, None]
-        joints = coarse if network.decoder is None else out.joints[-1].where(placed, torch.nan)
-        propagated = propagated_covariance(network, out, coarse, batch['K'], batch['camera_from_world'],
-                                           batch['view_mask']).double().cpu()
-        parts.append(Answers(*(value.float().cpu().numpy() for value in (
-            joints, coarse, batch['joints'], out.vertices[-1].where(placed, torch.nan), batch['vertices'], out.gate,
-            (out.variance.mean(-1).sqrt() * pixels).masked_fill(hidden, torch.nan),
-            error.masked_fill(hidden, torch.nan), batch['view_mask'].sum(1))), _covariance(head, out, propagated)))
-    return Answers(*(np.concatenate(values) for values in zip(*parts)))
+        parts.append(Results(*(value.float().cpu().numpy() for value in (
+            found.joints, found.coarse, batch['joints'], found.vertices, batch['vertices'], found.gate,
+            found.sigma_px.masked_fill(hidden, torch.nan), error.masked_fill(hidden, torch.nan),
+            batch['view_mask'].sum(1))), found.covariance))
+    return Results(*(np.concatenate(values) for values in zip(*parts)))
 
 
-def scores(answers: Answers, reference: Answers, auc_range: metrics.AucRange) -> dict[str, Any]:
+def scores(results: Results, reference: Results, auc_range: metrics.AucRange) -> dict[str, Any]:
     """The numbers of a row, mm where the key says so; view_error_px is a list."""
-    joints = metrics.score_points(answers.joints, answers.target, 'none', auc_range)
-    vertices = metrics.score_points(answers.vertices, answers.surface, 'none', auc_range)
-    errors = metrics.point_errors(answers.joints, answers.target)
+    joints = metrics.score_points(results.joints, results.target, 'none', auc_range)
+    vertices = metrics.score_points(results.vertices, results.surface, 'none', auc_range)
+    errors = metrics.point_errors(results.joints, results.target)
     found = errors[np.isfinite(errors)]
     hard = metrics.hard_subset(_mean_over(reference.error_px), HARD_SHARE)
-    known = np.isfinite(answers.surface).all((1, 2))
-    first, second = (metrics.finite_mean(metrics.f_scores(answers.vertices[known], answers.surface[known], threshold))
+    known = np.isfinite(results.surface).all((1, 2))
+    first, second = (metrics.finite_mean(metrics.f_scores(results.vertices[known], results.surface[known], threshold))
                      for threshold in metrics.F_SCORE_THRESHOLDS)
     return {
         'mpjpe_mm': joints.mean_mm, 'median_mm': 1e3 * float(np.median(found)) if len(found) else np.nan,
-        'pa_mpjpe_mm': metrics.score_points(answers.joints, answers.target, 'procrustes').mean_mm,
-        'rr_mpjpe_mm': metrics.score_points(answers.joints, answers.target, 'root').mean_mm,
-        'st_mpjpe_mm': metrics.score_points(answers.joints, answers.target, 'scale_translation').mean_mm,
+        'pa_mpjpe_mm': metrics.score_points(results.joints, results.target, 'procrustes').mean_mm,
+        'rr_mpjpe_mm': metrics.score_points(results.joints, results.target, 'root').mean_mm,
+        'st_mpjpe_mm': metrics.score_points(results.joints, results.target, 'scale_translation').mean_mm,
         'fingertips_mm': 1e3 * metrics.mean_error(errors[:, list(FINGERTIPS)]),
-        'coarse_mpjpe_mm': metrics.score_points(answers.coarse, answers.target).mean_mm,
+        'coarse_mpjpe_mm': metrics.score_points(results.coarse, results.target).mean_mm,
         'hard_mpjpe_mm': 1e3 * metrics.mean_error(errors[hard]), 'auc_j': joints.auc,
         'mpvpe_mm': vertices.mean_mm,
-        'pa_mpvpe_mm': metrics.score_points(answers.vertices, answers.surface, 'procrustes').mean_mm,
+        'pa_mpvpe_mm': metrics.score_points(results.vertices, results.surface, 'procrustes').mean_mm,
         'auc_v': vertices.auc, 'f5': first, 'f15': second,
-        'error_px': metrics.finite_mean(answers.error_px),
-        'view_error_px': _mean_over(answers.error_px.swapaxes(0, 1)).tolist(),
-        'pearson': metrics.pearson(answers.sigma_px, answers.error_px),
-        'gate_entropy': metrics.finite_mean(metrics.view_weight_entropy(answers.gate)),
-        'ln_views': float(np.log(answers.delivered).mean()),
+        'error_px': metrics.finite_mean(results.error_px),
+        'view_error_px': _mean_over(results.error_px.swapaxes(0, 1)).tolist(),
+        'pearson': metrics.pearson(results.sigma_px, results.error_px),
+        'gate_entropy': metrics.finite_mean(metrics.view_weight_entropy(results.gate)),
+        'ln_views': float(np.log(results.delivered).mean()),
         'missing_points': joints.missing_points}
 
 
-def errors_of(network: JumpHand, head: JointCovariance | None, source: SampleSource,
-              count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def errors_of(predictor: Predictor, source: SampleSource, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Errors (N, 21, 3) metres, covariances (N, 63, 63) before a map, and how many views gave each joint (N, 21), of
     the samples of which at least two of the first `count` views deliver the hand."""
     usable = [index for index in range(len(source)) if sum(_shows_hand(source[index])[:count]) >= 2]
     if not usable:
         size = 3 * JOINT_COUNT
         return np.zeros((0, JOINT_COUNT, 3)), np.zeros((0, size, size)), np.zeros((0, JOINT_COUNT))
-    answers = look(network, source, usable, count, head=head)
-    errors = answers.joints.astype(np.float64) - answers.target
-    return errors, answers.covariance, _views(answers)
+    results = predict(predictor, source, usable, count)
+    return results.joints.astype(np.float64) - results.target, results.covariance, _views(results)
 
 
-def covariance_scores(answers: Answers, calibration: CovarianceMap | None) -> dict[str, Any]:
-    """What `uncertainty.summary` says of the covariance, with the map applied and the floor added as in the live
-    estimator."""
-    covariance = answers.covariance
+def covariance_scores(results: Results, calibration: CovarianceMap | None) -> dict[str, Any]:
+    """The numbers of `uncertainty.summary`, with the map applied and the floor added as in the live estimator."""
+    covariance = results.covariance
     if calibration is not None:
-        covariance = np.stack([calibration.apply(one, many) for one, many in zip(covariance, _views(answers))])
+        covariance = np.stack([calibration.apply(one, many) for one, many in zip(covariance, _views(results))])
     covariance = covariance + FLOOR ** 2 * np.eye(covariance.shape[-1])
-    said = uncertainty.summary(answers.joints.astype(np.float64) - answers.target, covariance)
-    return said | {'coverage95': said['coverage']['95']}
+    summary = uncertainty.summary(results.joints.astype(np.float64) - results.target, covariance)
+    return summary | {'coverage95': summary['coverage']['95']}
 
 
-def protocol(network: JumpHand, data: str, auc_range: metrics.AucRange, reference: str, precision: str,
+def protocol(predictor: Predictor, data: str, auc_range: metrics.AucRange, reference: str, precision: str,
              covariance: str) -> str:
-    """How the numbers are to be read, in words. reference: whose 2D error says what is hard.  covariance: its
-    origin."""
-    config = network.config
+    """How the numbers are to be read, in words. reference: whose 2D error decides which samples are hard.
+    covariance: its origin."""
     return (
-        f'{data}; the first N views of each sample, crops of {config.view.image_size} px around the true hand; '
-        f'gate {config.gate}, triangulation {config.triangulation}, {config.layers} decoder layers, {precision}; '
+        f'{data}; the first N views of each sample, crops of {predictor.image_size} px around the true hand; '
+        f'{predictor.description}, {precision}; '
         'mm without alignment, except PA: Procrustes with scale (FreiHAND), RR: wrists moved together, ST: scale and '
         f'translation (HO3D); means over points of the means over samples; AUC {auc_range}; F-scores of vertices at 5 '
         f'and 15 mm, without alignment; coarse: triangulated joints; hard: the {HARD_SHARE:.0%} with the largest 2D '
@@ -215,31 +193,60 @@ def protocol(network: JumpHand, data: str, auc_range: metrics.AucRange, referenc
         'score in mm')
 
 
-def run(model: Path, data: str, views: Sequence[int], *, gate: str = '', triangulation: str = '',
-        reference: Path | None = None, covariance_head: str = '', calibration: str = '', auc_mm: float = 20.0,
-        device: str = 'auto', precision: str = 'auto', options: Mapping[str, Any] | None = None,
-        output: Path | None = None) -> list[dict]:
-    """Evaluate a stored network and print the table; `output` gets the rows as JSON. covariance_head, calibration: as
-    in EstimatorSettings."""
-    if auc_mm <= 0:
-        raise ConfigError(f'the AUC needs a range above 0 mm, not {auc_mm:g}')
-    if output is not None and not Path(output).absolute().parent.is_dir():
-        raise ConfigError(f'there is no folder {Path(output).parent} to write {Path(output).name} into; make it first')
-    network = load_jump_hand(model)
-    choices = {name: value for name, value in (('gate', gate), ('triangulation', triangulation)) if value}
-    network.with_choices(**choices)
-    settings = EstimatorSettings(weights=str(model), covariance_head=covariance_head, calibration=calibration)
-    head_path, covariance_map = files_of(settings).get('covariance_head'), covariance_map_of(settings)
-    head = None if head_path is None else load_joint_covariance(head_path, model).double()
-    source, words = open_source(data, options)
-    auc_range = metrics.AucRange(auc_mm / 1e3, metrics.POEM_AUC.steps)
-    used = str(choose_precision(precision, choose_device(device))).removeprefix('torch.')
-    rows = evaluate(network, source, views, reference=load_jump_hand(reference) if reference else None, head=head,
-                    calibration=covariance_map, auc_range=auc_range, device=device, precision=precision)
-    origin = ('propagated from the variances of the views' if head_path is None else f'head {head_path.name}') + (
+@dataclass(frozen=True)
+class Request:
+    """What `hand-unc evaluate --model --data` was asked for.
+
+    views: numbers of views.  reference: the weights whose 2D error decides which samples are hard; the model's by
+    default.  gate, triangulation: in place of the model's own.  covariance_head, calibration: as in EstimatorSettings.
+    auc_mm: range of the AUC.  options: of the dataset's reader.  output: JSON file to write.
+    """
+
+    model: Path
+    data: str
+    views: Sequence[int]
+    method: str = DEFAULT
+    gate: str = ''
+    triangulation: str = ''
+    reference: Path | None = None
+    covariance_head: str = ''
+    calibration: str = ''
+    auc_mm: float = 20.0
+    device: str = 'auto'
+    precision: str = 'auto'
+    options: Mapping[str, Any] = field(default_factory=dict)
+    output: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.auc_mm <= 0:
+            raise ConfigError(f'the AUC needs a range above 0 mm, not {self.auc_mm:g}')
+        if self.output is not None and not Path(self.output).absolute().parent.is_dir():
+            raise ConfigError(f'there is no folder {Path(self.output).parent} to write {Path(self.output).name} into; '
+                              'make it first')
+
+
+def run(request: Request) -> list[dict]:
+    """Evaluate stored weights and print the table; `output` gets the rows as JSON."""
+    settings = EstimatorSettings(method=request.method, weights=str(request.model),
+                                 covariance_head=request.covariance_head, calibration=request.calibration)
+    options = PredictorOptions(Path(request.model), files_of(settings).get('covariance_head'), request.gate,
+                               request.triangulation, request.device, request.precision)
+    predictor = build_predictor(request.method, options)
+    covariance_map = covariance_map_of(settings)
+    source, words = open_source(request.data, request.options)
+    auc_range = metrics.AucRange(request.auc_mm / 1e3, metrics.POEM_AUC.steps)
+    used = str(choose_precision(request.precision, choose_device(request.device))).removeprefix('torch.')
+    reference = None
+    if request.reference is not None:
+        reference = build_predictor(request.method, PredictorOptions(Path(request.reference), device=request.device,
+                                                                     precision=request.precision))
+    rows = evaluate(predictor, source, request.views, reference=reference, calibration=covariance_map,
+                    auc_range=auc_range)
+    head = options.covariance_head
+    origin = ('propagated from the variances of the views' if head is None else f'head {head.name}') + (
         ', no map' if covariance_map is None else f', {covariance_map.kind} map')
-    about = protocol(network, words, auc_range, Path(reference or model).name, used, origin)
-    rows = [row | {'model': Path(model).name, 'protocol': about} for row in rows]
+    about = protocol(predictor, words, auc_range, Path(request.reference or request.model).name, used, origin)
+    rows = [row | {'model': Path(request.model).name, 'protocol': about} for row in rows]
     print(table(rows))
     for row in rows:
         if row['fewer_cameras'] or row['not_observable'] or row['missing_points']:
@@ -247,8 +254,8 @@ def run(model: Path, data: str, views: Sequence[int], *, gate: str = '', triangu
                   f"{row['not_observable']} with fewer than two images of the hand, and {row['missing_points']} joints "
                   'that were not placed')
     print(about)
-    if output is not None:
-        Path(output).write_text(json.dumps(_without_nan(rows), indent=2) + '\n')
+    if request.output is not None:
+        Path(request.output).write_text(json.dumps(_without_nan(rows), indent=2) + '\n')
     return rows
 
 
@@ -261,22 +268,9 @@ def table(rows: Sequence[dict]) -> str:
     return '\n'.join('  '.join(cell.rjust(width) for cell, width in zip(line, widths)) for line in lines)
 
 
-def _covariance(head: JointCovariance | None, out: JumpHandOutput, propagated: Tensor) -> np.ndarray:
-    """(B, 63, 63), NaN where a joint was not triangulated."""
-    blocks = propagated.numpy()
-    if head is None:
-        return np.stack([block_diagonal(one) for one in blocks])
-    with torch.inference_mode():
-        covariance = head(out.features.double().cpu(), propagated, out.joints[-1].double().cpu()).numpy().copy()
-    lost = np.repeat(~np.isfinite(blocks).all((2, 3)), 3, axis=1)
-    covariance[lost] = np.nan
-    covariance.swapaxes(1, 2)[lost] = np.nan
-    return covariance
-
-
-def _views(answers: Answers) -> np.ndarray:
+def _views(results: Results) -> np.ndarray:
     """(N, 21), how many views gave each joint."""
-    return np.repeat(answers.delivered.astype(int)[:, None], JOINT_COUNT, axis=1)
+    return np.repeat(results.delivered.astype(int)[:, None], JOINT_COUNT, axis=1)
 
 
 def _number(name: str, value: float) -> str:
@@ -286,7 +280,7 @@ def _number(name: str, value: float) -> str:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON knows no NaN: what cannot be said is null."""
+    """JSON knows no NaN: unknown numbers are null."""
     if isinstance(value, dict):
         return {name: _without_nan(part) for name, part in value.items()}
     if isinstance(value, list):
@@ -300,10 +294,7 @@ def _shows_hand(sample: Sample) -> list[bool]:
             for view in sample.views]
 
 
-def _batches(
-    network: JumpHand, source: SampleSource, indices: Sequence[int], count: int,
-) -> Iterator[dict[str, Tensor]]:
-    size = network.config.view.image_size
+def _batches(size: int, source: SampleSource, indices: Sequence[int], count: int) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(indices), BATCH):
         part = indices[start:start + BATCH]
         yield collate([crop_sample(source[index], size, NO_AUGMENTATION, views=range(count)) for index in part], part)

@@ -28,9 +28,9 @@ from hand_unc_ros.evaluation.benchmark import errors_of
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods import build_predictor
 from hand_unc_ros.methods.contract import View
-from hand_unc_ros.networks.joint_covariance import load_joint_covariance
-from hand_unc_ros.networks.jump_hand import load_jump_hand
+from hand_unc_ros.methods.predictions import PredictorOptions
 from hand_unc_ros.networks.weights import fingerprint
 
 # Scenes of these seeds are for fitting and for testing; training draws from other streams altogether.
@@ -163,9 +163,9 @@ def fit(settings: EstimatorSettings, kind: str, collected: list[Errors], seeds: 
     parts = [part.of_hands() for part in collected]
     head = fingerprint(files['covariance_head']) if 'covariance_head' in files else ''
     if arguments.sets:
-        network = load_jump_hand(files['weights'])
-        judge = load_joint_covariance(files['covariance_head'], files['weights']).double() if head else None
-        parts += [errors_of(network, judge, open_shards(folder), count)
+        predictor = build_predictor(settings.method,
+                                    PredictorOptions(files['weights'], files.get('covariance_head')))
+        parts += [errors_of(predictor, open_shards(folder), count)
                   for folder in arguments.sets for count in arguments.views]
     errors, covariances, views = (np.concatenate(together) for together in zip(*parts))
     fitted = replace(fit_map(kind, errors, joint_blocks(covariances), views), head=head)

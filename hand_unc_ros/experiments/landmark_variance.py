@@ -28,8 +28,8 @@ from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
 from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
-from hand_unc_ros.methods.landmarks.tracker import HandTracker
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_variance import LandmarkVariance, LandmarkVarianceConfig, landmark_features
@@ -107,7 +107,7 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> t
 def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, float], hands: int) -> Pairs:
     """All pairs of views of a recording's hands, between two shares of its sets. hands: most of them in an image."""
     recording = load_bag(bag)
-    tracker = HandTracker(networks, hands)
+    tracker = ImageHandTracker(networks, hands)
     images, sets, views, K, poses = [], [], [], [], []
     for number, frames in enumerate(recording):
         seen = tracker.update({name: View(recording.rig[name], image, frames.stamp_ns)

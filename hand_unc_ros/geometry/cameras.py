@@ -27,10 +27,16 @@ from hand_unc_ros.geometry.distortion import (
     undistort,
     undistort_components,
 )
+from hand_unc_ros.geometry.lens_names import LARGEST_COEFFICIENT
 
 __all__ = ['DISTORTION_MODELS', 'CalibrationUncertainty', 'Camera', 'CameraRig', 'distort', 'undistort']
 
 _ROTATION_TOLERANCE = 1e-5
+# No camera has more pixels along a side, or a focal length outside of these.
+LARGEST_SIDE_PX = 65_535
+_FOCAL_RANGE_PX = (0.1, 1e7)
+# Farther from the origin of the world, metres, float64 no longer resolves a micrometre.
+_FARTHEST_M = 1e9
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,10 +110,13 @@ class Camera:
         raise CalibrationError(f"camera '{self.name}': {message}")
 
     def _as_array(self, field: str) -> np.ndarray:
+        given = getattr(self, field)
         try:
-            array = np.array(getattr(self, field), dtype=np.float64)
-        except (TypeError, ValueError):
+            array = np.array(given, dtype=np.float64)
+        except (TypeError, ValueError, OverflowError):
             self._fail(f'{field} is not an array of numbers; give it as numbers only')
+        if np.asarray(given).dtype == bool:
+            self._fail(f'{field} holds true and false; give it as numbers')
         if not np.isfinite(array).all():
             self._fail(f'{field} has NaN or infinite entries; calibrate the camera again')
         array.setflags(write=False)
@@ -118,6 +127,8 @@ class Camera:
             value = getattr(self, field)
             if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value <= 0:
                 self._fail(f'{field} is {value!r}; give the image size in whole pixels above 0')
+            if value > LARGEST_SIDE_PX:
+                self._fail(f'{field} is {value}; no image has more than {LARGEST_SIDE_PX} pixels along a side')
             object.__setattr__(self, field, int(value))
 
     def _check_intrinsics(self) -> None:
@@ -126,6 +137,12 @@ class Camera:
         if self.K[0, 0] <= 0 or self.K[1, 1] <= 0:
             self._fail(f'K has focal lengths fx={self.K[0, 0]:g}, fy={self.K[1, 1]:g}; both must be above 0 '
                        '(an uncalibrated camera publishes zeros: calibrate it)')
+        low, high = _FOCAL_RANGE_PX
+        if not (low <= self.K[0, 0] <= high and low <= self.K[1, 1] <= high):
+            self._fail(f'K has focal lengths fx={self.K[0, 0]:g}, fy={self.K[1, 1]:g}, outside of {low:g} … {high:g}; '
+                       'give them in pixels')
+        if np.abs(self.K[:2, 1:]).max() > high:
+            self._fail(f'K has a skew or principal point beyond {high:g}; give them in pixels')
         if self.K[1, 0] != 0 or not np.array_equal(self.K[2], (0.0, 0.0, 1.0)):
             self._fail('K must be [[fx, s, cx], [0, fy, cy], [0, 0, 1]] (row-major, not transposed)')
 
@@ -141,6 +158,9 @@ class Camera:
         elif self.D.size != DISTORTION_MODELS[model]:
             self._fail(f"distortion_model '{model}' takes {DISTORTION_MODELS[model]} coefficients in D, "
                        f"got {self.D.size}; for images without distortion use 'none'")
+        if (np.abs(self.D) > LARGEST_COEFFICIENT).any():
+            self._fail(f'D has the coefficient {self.D[np.abs(self.D).argmax()]:g}, which no lens has; calibrate the '
+                       'camera again')
 
     def _check_pose(self) -> None:
         if self.world_from_camera.shape != (4, 4):
@@ -152,6 +172,9 @@ class Camera:
         if np.linalg.det(rotation) < 0:
             self._fail('the rotation of world_from_camera is a reflection (determinant −1); '
                        'check the axis convention, camera frames are x right, y down, z forward')
+        if np.abs(self.world_from_camera[:3, 3]).max() > _FARTHEST_M:
+            self._fail(f'world_from_camera is {np.abs(self.world_from_camera[:3, 3]).max():.2g} m from the origin; '
+                       'give positions in metres')
         if not np.array_equal(self.world_from_camera[3], (0.0, 0.0, 0.0, 1.0)):
             self._fail('the last row of world_from_camera must be 0 0 0 1 (is the matrix transposed?)')
 
@@ -233,7 +256,9 @@ class CameraRig:
         self._limit2 = (limits if len(self._groups) == 1 else limits[self._order]) ** 2
 
     def _group_by_model(self) -> tuple[_Group, ...]:
-        models = [camera.distortion_model if camera.D.any() else 'none' for camera in self.cameras]
+        # An equidistant lens without coefficients is still r = f θ and no pinhole.
+        models = [camera.distortion_model if camera.D.any() or camera.distortion_model == 'equidistant' else 'none'
+                  for camera in self.cameras]
         groups = []
         for model in dict.fromkeys(models):
             rows = [row for row, other in enumerate(models) if other == model]

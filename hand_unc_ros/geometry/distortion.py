@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -87,12 +88,13 @@ def folding_radius(model: str, D: Tensor) -> Tensor:
     """
     if model == 'none':
         return torch.full(D.shape[:-1], _FAR_RADIUS, dtype=torch.float64)
-    rows = D.detach().cpu().double().reshape(-1, D.shape[-1]).numpy()
-    limits = [_folding_radius_one(model, row) for row in rows]
+    rows = D.detach().cpu().double().reshape(-1, D.shape[-1]).tolist()
+    limits = [_folding_radius_one(model, *row) for row in rows]
     return torch.tensor(limits, dtype=torch.float64).reshape(D.shape[:-1])
 
 
-def _folding_radius_one(model: str, D: np.ndarray) -> float:
+@lru_cache(maxsize=1024)
+def _folding_radius_one(model: str, *D: float) -> float:
     if model == 'equidistant':
         # d(theta_d)/d(theta) as a polynomial in theta², highest power first.
         slope = np.array([9 * D[3], 7 * D[2], 5 * D[1], 3 * D[0], 1.0])
@@ -107,9 +109,11 @@ def _folding_radius_one(model: str, D: np.ndarray) -> float:
 
 
 def _smallest_positive_root(polynomial: np.ndarray) -> float:
-    roots = np.roots(polynomial)
-    real = roots.real[(np.abs(roots.imag) < 1e-9 * (1 + np.abs(roots.real))) & (roots.real > 0)]
-    return float(real.min()) if real.size else math.inf
+    """Of a polynomial, highest power first, whose constant term is 1. Its reciprocal polynomial is monic, so that tiny
+    coefficients of high powers, which would make np.roots divide by them, do no harm."""
+    inverse = np.roots(polynomial[::-1])
+    real = inverse.real[(np.abs(inverse.imag) < 1e-9 * np.abs(inverse.real)) & (inverse.real > 0)]
+    return 1 / float(real.max()) if real.size else math.inf
 
 
 def distort_components(x: Tensor, y: Tensor, model: str, k: Sequence[Tensor]) -> _Distorted:

@@ -25,9 +25,10 @@ from hand_unc_ros.errors import HandModelError
 from hand_unc_ros.geometry.alignment import best_rotation
 from hand_unc_ros.hand.joints import FINGERS, JOINT_COUNT, ORDERS, PARENTS
 from hand_unc_ros.hand.limits import ANGLE_LIMITS, ANGLE_PLACES, FlexionAxes
-from hand_unc_ros.hand.model import TIP_VERTICES, VERTEX_COUNT, check_arrays, hand_arrays
+from hand_unc_ros.hand.model import TIP_VERTICES, check_arrays, hand_arrays
 from hand_unc_ros.hand.skinned_points import PlacedPoints, SkinnedPoints
 from hand_unc_ros.hand.skinning import skinning_to_joints, vertex_variance
+from hand_unc_ros.hand.topology import VERTEX_COUNT
 
 # Added to every joint's standard deviation: no model's bones meet in a person's joints.
 MODEL_SIGMA_M = 0.001

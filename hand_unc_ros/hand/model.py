@@ -17,11 +17,10 @@ import torch
 from hand_unc_ros.errors import HandModelError, MissingDependencyError
 from hand_unc_ros.hand.joints import ORDERS
 from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.hand.topology import FACE_COUNT, VERTEX_COUNT
 
 # Names the procedural hand where a model is asked for.
 STANDIN = 'stand-in'
-VERTEX_COUNT = 778
-FACE_COUNT = 1538
 # Vertices taken for the tips thumb, index, middle, ring, little; projects differ by a vertex or two.
 TIP_VERTICES: dict[str, tuple[int, int, int, int, int]] = {
     'smplx': (744, 320, 443, 554, 671),

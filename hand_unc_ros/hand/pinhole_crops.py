@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import cv2
@@ -9,6 +10,7 @@ import numpy as np
 
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
+from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 
 # Beyond this reduction bilinear sampling skips pixels; the image is then averaged down before the crop is cut.
 MAX_REDUCTION = 1.5
@@ -16,8 +18,23 @@ MAX_REDUCTION = 1.5
 MARGIN_PX = 3
 # Lens distortion is smooth: it is computed at this many nodes along each side of a crop and interpolated between.
 NODES = 17
+# Nearer to a camera than this, metres, a palm has no crop.
+MIN_DEPTH = 0.02
 # Outside of any image, also in what is interpolated from it.
 FAR_PX = -1e6
+
+
+def hand_box(joints: np.ndarray, camera: Camera, depth: float | None = None,
+             rule: Callable[[np.ndarray, np.ndarray, float], np.ndarray] = crops.reach_box) -> np.ndarray:
+    """The upright box (4,) in undistorted pixels of everything the hand (21, 3), world, can reach; NaN where its palm
+    is unknown or behind the camera.  depth: of the middle knuckle, metres, where it has been projected already.
+    rule: draws another box, from the same arguments as `crops.reach_box`."""
+    local = joints @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
+    if not np.isfinite(local[[WRIST, MIDDLE_MCP]]).all() or (local[[WRIST, MIDDLE_MCP], 2] < MIN_DEPTH).any():
+        return np.full(4, np.nan)
+    px = local[:, :2] / local[:, 2:] @ camera.K[:2, :2].T + camera.K[:2, 2]
+    focal = (camera.K[0, 0] + camera.K[1, 1]) / 2
+    return rule(joints, px, focal / (local[MIDDLE_MCP, 2] if depth is None else depth))
 
 
 def crop_intrinsics(camera: Camera, box: np.ndarray, size: int) -> np.ndarray:

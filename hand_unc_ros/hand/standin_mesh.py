@@ -13,8 +13,6 @@ import numpy as np
 
 from hand_unc_ros.hand.standin_shape import Skeleton, SkinField, pad_direction
 
-VERTEX_COUNT = 778
-FACE_COUNT = 1538
 BOUNDARY_COUNT = 16
 
 _PALM_FINGERS = ('index', 'middle', 'ring', 'little')

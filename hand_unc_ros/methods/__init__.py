@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,24 +15,36 @@ from hand_unc_ros.errors import ConfigError
 
 if TYPE_CHECKING:
     from hand_unc_ros.methods.contract import Method, MethodOptions
+    from hand_unc_ros.methods.predictions import Predictor, PredictorOptions
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where the parts of a method are.
+    """Where the parts of a method are; the modules are imported when they are used.
 
     live: module with `build(options, cameras) -> Method` and `files(options) -> dict[str, Path]`, the files that decide
-    its numbers; None for a method that is only trained and compared.  training_task: name of the method's task for
-    `hand-unc train`, None where it is not trained here.
+    its numbers; None for a method that is only trained and compared.
+    tasks: module with `TASK: TrainingTask` for each name of a task of `hand-unc train`.
+    evaluation: module with `build_predictor(options: PredictorOptions) -> Predictor` for `hand-unc evaluate --model`.
+    export: module with `run(model, folder, views)` for `hand-unc export`.
     """
 
     live: str | None = None
-    training_task: str | None = None
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    evaluation: str | None = None
+    export: str | None = None
 
 
 METHODS: dict[str, Entry] = {
-    'jump_hand': Entry(live='hand_unc_ros.methods.jump_hand.live', training_task='jump_hand'),
-    'correlated_uncertainty': Entry(training_task='correlated_uncertainty'),
+    'jump_hand': Entry(
+        live='hand_unc_ros.methods.jump_hand.live',
+        tasks={'jump_hand': 'hand_unc_ros.methods.jump_hand.task',
+               'finder': 'hand_unc_ros.methods.jump_hand.finder_task',
+               'covariance': 'hand_unc_ros.methods.jump_hand.covariance_task'},
+        evaluation='hand_unc_ros.methods.jump_hand.evaluation',
+        export='hand_unc_ros.methods.jump_hand.export'),
+    'correlated_uncertainty': Entry(
+        tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
     'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
 }
 DEFAULT = 'jump_hand'
@@ -50,6 +63,23 @@ def build_method(name: str, options: MethodOptions, cameras: tuple[str, ...]) ->
 def method_files(name: str, options: MethodOptions) -> dict[str, Path]:
     """The files that decide the numbers of a method, by the names of their settings; only those that are used."""
     return importlib.import_module(_live(name)).files(options)
+
+
+def build_predictor(name: str, options: PredictorOptions) -> Predictor:
+    """Load a method to be measured on samples. Raises ConfigError for a method that cannot be, and for its files."""
+    return importlib.import_module(_part(name, 'evaluation')).build_predictor(options)
+
+
+def export_onnx(name: str, model: Path, folder: Path, views: Sequence[int]) -> None:
+    """Write the network stored at `model` as ONNX files into `folder`, compared with torch at numbers of views."""
+    importlib.import_module(_part(name, 'export')).run(model, folder, views)
+
+
+def _part(name: str, part: str) -> str:
+    modules = {method: vars(entry)[part] for method, entry in METHODS.items() if vars(entry)[part] is not None}
+    if name not in modules:
+        raise ConfigError(f'method {name!r} has no {part}; choose one of {", ".join(modules)}')
+    return modules[name]
 
 
 def _live(name: str) -> str:

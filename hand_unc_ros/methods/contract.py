@@ -115,7 +115,9 @@ class HandPrior:
 class Triangulation:
     """Joints by the geometry of V views; a method that does not triangulate gives its own joints here.
 
-    joints: (21, 3) metres, world, and covariance: (21, 3, 3) m², propagated from the views; NaN where invalid.
+    joints: (21, 3) metres, world, and covariance: (21, 3, 3) m², from the views' variances and residuals; NaN where
+    invalid.  propagated: (21, 3, 3), what the views' variances alone give.  inflation: (21, 3, 3) T, with covariance =
+    T propagated Tᵀ.  outlying: (V, 21) probability that a view's joint is a gross outlier.
     valid: (21,).  weights: (V, 21), each valid joint's sum to 1 over the views.  used: (V,) bool.
     reprojection_px: (V, 21) residual norms and mahalanobis2: (V, 21) their whitened squares, NaN where unused.
     gate: (V, 21) JUMP-Hand's softmax of the views' variances; zero where unused.
@@ -129,6 +131,9 @@ class Triangulation:
     reprojection_px: np.ndarray
     mahalanobis2: np.ndarray
     gate: np.ndarray
+    propagated: np.ndarray
+    inflation: np.ndarray
+    outlying: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -163,8 +168,8 @@ class Method(Protocol):
 
     name: in the table of methods.  min_views: fewest views that `fuse` makes a hand of.  window: sets that `fuse` looks
     at.  crop_size: side in pixels of the crops that `read` takes, None for whole images.  surface: name of the hand
-    model whose vertices `fuse` gives ('stand-in' or 'mano'), '' without vertices.  crop_box: how the crop of a followed hand is drawn, as the method has learned to
-    see hands.
+    model whose vertices `fuse` gives ('stand-in' or 'mano'), '' without vertices.  crop_box: how the crop of a followed
+    hand is drawn, as the method's networks were trained.
     """
 
     name: str

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,20 +13,16 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import nearest_psd
-from hand_unc_ros.geometry.triangulation import (
-    covariance_from_pixels,
-    gate_weights,
-    inverse_variance_weights,
-    propagate_covariance,
-    refine_reprojection,
-    triangulate_dlt,
-)
+from hand_unc_ros.geometry.residual_covariance import inflate, residual_covariance
+from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights, propagate_covariance
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS as ALL_TRIANGULATIONS
+from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.contract import Fused, Triangulation, ViewReading
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE
 
-# 'refined' is the package's default; the others are JUMP-Hand's comparison (supplement, Table 2).
-TRIANGULATIONS = ('refined', 'inverse_variance', 'ug_dlt', 'vanilla')
+# Those that need nothing learned.
+TRIANGULATIONS = tuple(name for name in ALL_TRIANGULATIONS if name != 'learnable')
 # A view whose median whitened error over the joints exceeds this (in σ, 2D) disagrees with the rest.
 DISAGREEMENT_SIGMA = 6.0
 
@@ -77,7 +74,8 @@ def with_refinement(triangulation: Triangulation, refinement: Refinement | None,
         return Fused(triangulation.joints, covariance, triangulation.gate, triangulation, stage_ms=stage_ms or {})
     joints = np.where(triangulation.valid[:, None], refinement.joints, np.nan)
     if refinement.covariance is not None:
-        covariance = refinement.covariance
+        # The head was trained on propagated covariances, so it gets those; what the residuals say comes on top.
+        covariance = inflate(refinement.covariance, triangulation.inflation)
     return Fused(joints, covariance, refinement.gate, triangulation, refinement.vertices, stage_ms or {})
 
 
@@ -106,7 +104,7 @@ def fuse(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined', m
             remaining.append((_triangulate(views, rig, xy, covariance, without, triangulation), without))
         fewest = fused.valid.sum() / 2
         fused, valid = min(remaining, key=lambda pair: (pair[0].valid.sum() < fewest, _disagreement(pair[0])))
-    return fused
+    return _with_residuals(fused, views, rig)
 
 
 def _disagreement(fused: Triangulation) -> float:
@@ -119,21 +117,9 @@ def _disagreement(fused: Triangulation) -> float:
 def _triangulate(estimate: ViewGaussians, rig: CameraRig, xy: Tensor, covariance: Tensor, valid: Tensor,
                  method: str) -> Triangulation:
     poses = rig.camera_from_world
-    first = triangulate_dlt(xy, poses, None, valid)
-    if method == 'vanilla':
-        weights = valid.double()
-        points = first.points
-    elif method == 'ug_dlt':
-        weights = gate_weights(_variance_cells2(estimate), valid)
-        points = triangulate_dlt(xy, poses, weights, valid).points
-    else:
-        weights = inverse_variance_weights(first.points, covariance, poses, valid)
-        linear = triangulate_dlt(xy, poses, weights, valid)
-        points = torch.where(linear.valid[..., None], linear.points, first.points)
-    if method == 'refined':
-        refined = refine_reprojection(points, xy, covariance, poses, valid)
-        points, spread, weights = refined.points, refined.covariance, refined.weights
-    else:
+    gates = gate_weights(_variance_cells2(estimate), valid) if method == 'ug_dlt' else None
+    points, _, weights, spread = triangulate(method, Observations(xy, covariance, poses, valid), gates)
+    if spread is None:
         spread = propagate_covariance(points, covariance, poses, valid)
     ok = torch.isfinite(points).all(-1) & torch.isfinite(spread).flatten(-2).all(-1)
     projected, _ = rig.project(torch.where(ok[:, None], points, torch.zeros_like(points)))
@@ -149,7 +135,19 @@ def _triangulate(estimate: ViewGaussians, rig: CameraRig, xy: Tensor, covariance
     return Triangulation(torch.where(ok[:, None], points, nan).numpy(), spread, ok.numpy(), weights.numpy(),
                          contributes.any(1).numpy(), residual.norm(dim=-1).numpy(),
                          (residual.square() / torch.from_numpy(estimate.variance_px2)).sum(-1).numpy(),
-                         gate_weights(_variance_cells2(estimate), contributes).numpy())
+                         gate_weights(_variance_cells2(estimate), contributes).numpy(), spread,
+                         np.broadcast_to(np.eye(3), spread.shape), np.zeros(contributes.shape))
+
+
+def _with_residuals(fused: Triangulation, views: ViewGaussians, rig: CameraRig) -> Triangulation:
+    """The same joints with the covariance that their residuals leave (geometry.residual_covariance)."""
+    points = torch.from_numpy(np.ascontiguousarray(fused.joints))
+    residual = views.joints_px - rig.project(points)[0].numpy()
+    # A gross outlier lies anywhere in its crop.
+    gross_px = views.boxes_px[:, 2] / math.sqrt(12.0)
+    found = residual_covariance(fused.propagated, residual, rig.projection_jacobian(points).numpy(),
+                                views.variance_px2, gross_px, np.isfinite(fused.mahalanobis2))
+    return replace(fused, covariance=found.covariance, inflation=found.inflation, outlying=found.outlying)
 
 
 def _variance_cells2(estimate: ViewGaussians) -> Tensor:

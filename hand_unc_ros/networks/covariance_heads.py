@@ -121,24 +121,6 @@ def full_nll(gaussian: JointGaussian, target: Tensor, floor: float = 0.0) -> Ten
     return 0.5 * whitened.square().sum(1) + factor.diagonal(dim1=1, dim2=2).log().sum(1)
 
 
-def sample_mse(gaussian: JointGaussian, target: Tensor, samples: int) -> Tensor:
-    """E‖y − ŷ‖² (B,) over samples through W, Eq. 6. Its expectation is ‖y − μ‖² + tr Σ: alone it only shrinks Σ."""
-    return (gaussian.sample(samples) - target).square().sum(2).mean(0)
-
-
-def paper_loss(gaussian: JointGaussian, target: Tensor, *, samples: int = 25, nll_weight: float = 5e-4,
-               mse_weight: float = 5e-4) -> Tensor:
-    """Eq. 7 (B,): the L1 distance to target (B, 63) as the deterministic term, the likelihood of the kind, and the
-    sampled error for the two kinds that are sampled from."""
-    loss = (gaussian.mean - target).abs().sum(1)
-    if gaussian.precision_factor is not None:
-        return loss + nll_weight * full_nll(gaussian, target)
-    if gaussian.log_variance is None:
-        return loss
-    loss = loss + nll_weight * diagonal_nll(gaussian, target)
-    return loss + mse_weight * sample_mse(gaussian, target, samples) if mse_weight else loss
-
-
 def _bounded(log_variance: Tensor) -> Tensor:
     """Within ±LOG_VARIANCE_LIMIT, with the slope 1 at zero and a gradient everywhere."""
     return LOG_VARIANCE_LIMIT * torch.tanh(log_variance / LOG_VARIANCE_LIMIT)

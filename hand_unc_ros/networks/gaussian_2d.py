@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.networks.backbone import ResNet
 from hand_unc_ros.networks.fpn import FeaturePyramid
+from hand_unc_ros.networks.weights import read_weights, stored_network
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -113,6 +115,18 @@ class Gaussian2DNet(nn.Module):
         square = p.unflatten(2, (HEATMAP_SIZE, HEATMAP_SIZE))
         return torch.stack([(square.sum(dim=2) * self.cells).sum(dim=2),
                             (square.sum(dim=3) * self.cells).sum(dim=2)], dim=2)
+
+
+def read_view_state(path: Path) -> dict[str, Tensor]:
+    """The state of a Gaussian2DNet that is stored alone, or as the part `view` of a whole network. Raises ConfigError
+    for a file without one."""
+    name = stored_network(path)
+    if name and name != Gaussian2DNet.__name__:
+        state = read_weights(path, name)[1]
+        view = {key.removeprefix('view.'): value for key, value in state.items() if key.startswith('view.')}
+        if view:
+            return view
+    return read_weights(path, Gaussian2DNet.__name__)[1]
 
 
 def cells_to_pixels(cells: Tensor, image_size: int) -> Tensor:

@@ -1,10 +1,11 @@
-"""The 63×63 covariance of JUMP-Hand's joints: what the views say of each, times what a head has learned of all."""
+"""The 63×63 covariance of refined joints: what the views give for each, times what a head has learned of all."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -12,16 +13,15 @@ from torch import Tensor, nn
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.triangulation import propagate_covariance
 from hand_unc_ros.hand.joints import JOINT_COUNT
+from hand_unc_ros.hand.palm_frame import palm_frame
 from hand_unc_ros.networks.covariance_heads import CovarianceHead, JointGaussian
-from hand_unc_ros.networks.decoder import palm_frame
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
-from hand_unc_ros.networks.jump_hand import JumpHand, JumpHandOutput, ViewStage
 from hand_unc_ros.networks.view_fusion import normalised
 from hand_unc_ros.networks.weights import fingerprint, read_weights
 
 # Stands in for the propagated σ of a joint that was not triangulated, metres.
 UNKNOWN_SIGMA = 0.05
-# The unit of propagated σ as the head is told them, metres.
+# The unit of propagated σ as the head gets them, metres.
 SIGMA_UNIT = 0.01
 # Smallest variance of a whitened error that the head can claim; keeps Σ of full rank.
 WHITENED_FLOOR = 1e-3
@@ -29,7 +29,7 @@ WHITENED_FLOOR = 1e-3
 
 @dataclass(frozen=True)
 class JointCovarianceConfig:
-    """kind: of the head.  channels: of the decoder's features.  network: fingerprint of the weights of the JumpHand
+    """kind: of the head.  channels: of the features of a joint.  network: fingerprint of the weights of the network
     whose errors it knows, and of no other."""
 
     kind: str
@@ -39,6 +39,15 @@ class JointCovarianceConfig:
     def to_dict(self) -> dict:
         """The configuration as it is stored with the weights."""
         return asdict(self)
+
+
+class CropGaussians(NamedTuple):
+    """2D Gaussians of joints in crops of image_size px: mean (B, V, 21, 2) heatmap cells, variance (B, V, 21, 2)
+    cells²."""
+
+    mean: Tensor
+    variance: Tensor
+    image_size: int
 
 
 class JointCovariance(nn.Module):
@@ -59,8 +68,8 @@ class JointCovariance(nn.Module):
     def forward(self, features: Tensor, propagated: Tensor, joints: Tensor) -> Tensor:
         """The covariance (B, 63, 63) m², world, of refined joints.
 
-        features: (B, 21, C) of JumpHandOutput.  propagated: (B, 21, 3, 3) m², world, NaN where a joint was not
-        triangulated; its rows and columns are then those of a joint known to UNKNOWN_SIGMA.  joints: (B, 21, 3)
+        features: (B, 21, C) of the network that made them.  propagated: (B, 21, 3, 3) m², world, NaN where a joint was
+        not triangulated; its rows and columns are then those of a joint known to UNKNOWN_SIGMA.  joints: (B, 21, 3)
         metres, world, the refined ones.
         """
         factor, gaussian = self.whitened(features, propagated, joints)
@@ -82,21 +91,25 @@ class JointCovariance(nn.Module):
         ridge = 1e-6 * local.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
         factor, _ = torch.linalg.cholesky_ex(local + ridge * eye)
         sigma = factor.diagonal(dim1=-2, dim2=-1)
-        told = torch.cat([self.norm(features), (sigma / SIGMA_UNIT).log(), known[..., None].to(sigma)], -1)
-        return rotation[:, None] @ factor, self.head(told.flatten(1) / math.sqrt(JOINT_COUNT))
+        inputs = torch.cat([self.norm(features), (sigma / SIGMA_UNIT).log(), known[..., None].to(sigma)], -1)
+        return rotation[:, None] @ factor, self.head(inputs.flatten(1) / math.sqrt(JOINT_COUNT))
 
 
-def propagated_covariance(network: JumpHand, seen: ViewStage | JumpHandOutput, coarse: Tensor, K: Tensor,
-                          camera_from_world: Tensor, view_mask: Tensor) -> Tensor:
-    """What the variances of the views say of triangulated joints: (B, 21, 3, 3) m², world, NaN where a joint is not
-    determined.  coarse: (B, 21, 3) metres, NaN where unknown; the rest as in JumpHand.join."""
-    size = network.config.view.image_size
-    _, covariance = normalised(cells_to_pixels(seen.mean, size), seen.variance * (size / HEATMAP_SIZE) ** 2, K)
-    return propagate_covariance(coarse, covariance, camera_from_world, view_mask[..., None].expand(seen.mean.shape[:3]))
+def propagated_covariance(gaussians: CropGaussians, joints: Tensor, K: Tensor, camera_from_world: Tensor,
+                          view_mask: Tensor) -> Tensor:
+    """Covariance of triangulated joints that the variances of the views amount to: (B, 21, 3, 3) m², world, NaN where
+    a joint is not determined.
+
+    joints: (B, 21, 3) metres, world, NaN where unknown.  K: (B, V, 3, 3) of the crops.
+    camera_from_world: (B, V, 3, 4) metres.  view_mask: (B, V) bool.
+    """
+    mean, size = gaussians.mean, gaussians.image_size
+    _, covariance = normalised(cells_to_pixels(mean, size), gaussians.variance * (size / HEATMAP_SIZE) ** 2, K)
+    return propagate_covariance(joints, covariance, camera_from_world, view_mask[..., None].expand(mean.shape[:3]))
 
 
 def load_joint_covariance(path: Path, network: Path) -> JointCovariance:
-    """The head stored at `path`, in eval mode, for the JumpHand whose weights are at `network`.
+    """The head stored at `path`, in eval mode, for the network whose weights are at `network`.
 
     Raises ConfigError naming the file and what is wrong with it.
     """

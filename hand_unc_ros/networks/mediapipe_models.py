@@ -80,8 +80,8 @@ def download(folder: Path) -> Path:
     if not wheels:
         raise MissingDependencyError(
             f'pip could not download {REQUIREMENT} ({reason}). On a machine with a network: `pip download --no-deps'
-            f' --only-binary=:all: {" ".join(PLATFORM)} {REQUIREMENT}`, then here: `hand-unc models get landmarks --wheel'
-            f' FILE`; or copy the folder {landmark_folder()} from a machine that has it')
+            f' --only-binary=:all: {" ".join(PLATFORM)} {REQUIREMENT}`, then here: `hand-unc models get landmarks'
+            f' --wheel FILE`; or copy the folder {landmark_folder()} from a machine that has it')
     return wheels[0]
 
 

@@ -15,7 +15,8 @@ from hand_unc_ros.errors import ConfigError
 
 # Numbers of `BuiltinOperator`.
 OPERATORS = {0: 'ADD', 2: 'CONCATENATION', 3: 'CONV_2D', 4: 'DEPTHWISE_CONV_2D', 6: 'DEQUANTIZE', 9: 'FULLY_CONNECTED',
-             14: 'LOGISTIC', 17: 'MAX_POOL_2D', 22: 'RESHAPE', 23: 'RESIZE_BILINEAR', 34: 'PAD', 40: 'MEAN', 54: 'PRELU'}
+             14: 'LOGISTIC', 17: 'MAX_POOL_2D', 22: 'RESHAPE', 23: 'RESIZE_BILINEAR', 34: 'PAD', 40: 'MEAN',
+             54: 'PRELU'}
 # Numbers of `TensorType`.
 TYPES = {0: np.dtype('<f4'), 1: np.dtype('<f2'), 2: np.dtype('<i4')}
 # Numbers of fields in their tables.

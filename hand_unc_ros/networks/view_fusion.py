@@ -1,4 +1,4 @@
-"""How views are weighted and joined: JUMP-Hand's gates, and its triangulations behind one function."""
+"""How views are weighted and fused for each joint: JUMP-Hand's gates, and its coarse joints."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hand_unc_ros.geometry.triangulation import (
-    covariance_from_pixels,
-    gate_weights,
-    inverse_variance_weights,
-    refine_reprojection,
-    triangulate_dlt,
-)
+from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights
+from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 
 GATES = ('uncertainty', 'average', 'learnable', 'top-k', 'confidence')
-# 'refined' is Gauss-Newton on the reprojection error, robust and weighted by 1/σ²; the others are linear.
-TRIANGULATIONS = ('ug_dlt', 'vanilla', 'learnable', 'inverse_variance', 'refined')
+# Of the refined triangulation: the decoder goes on from there.
+ITERATIONS = 3
 
 
 class Coarse(NamedTuple):
@@ -52,27 +47,14 @@ def gate(kind: str, variance_cells2: Tensor, mask: Tensor, *, logits: Tensor | N
     return torch.where(mask, scores.softmax(dim=1), 0.0)
 
 
-def triangulate(method: str, xy: Tensor, xy_covariance: Tensor, variance_cells2: Tensor, camera_from_world: Tensor,
-                mask: Tensor, learned: Tensor | None = None) -> Coarse:
+def coarse_joints(method: str, observed: Observations, variance_cells2: Tensor,
+                  learned: Tensor | None = None) -> Coarse:
     """The coarse 3D joints, by one of TRIANGULATIONS (supplement, Table 2).
 
-    xy: (B, V, N, 2) normalised.  xy_covariance: (B, V, N, 2, 2).  variance_cells2: (B, V, N, 2), for the gate.
-    camera_from_world: (B, V, 3, 4).  mask: (B, V) bool.  learned: (B, V, N) ≥ 0, rows' weights of learnable DLT.
+    variance_cells2: (B, V, N, 2), for the gate.  learned: (B, V, N) ≥ 0, rows' weights of learnable DLT.
     """
-    valid = mask[..., None].expand(xy.shape[:-1])
-    if method == 'vanilla':
-        found = triangulate_dlt(xy, camera_from_world, None, valid)
-    elif method == 'learnable':
-        found = triangulate_dlt(xy, camera_from_world, learned, valid)
-    elif method == 'ug_dlt':
-        found = triangulate_dlt(xy, camera_from_world, gate_weights(variance_cells2, valid), valid)
-    else:
-        with torch.no_grad():
-            start = triangulate_dlt(xy, camera_from_world, None, valid)
-        weights = inverse_variance_weights(start.points, xy_covariance, camera_from_world, valid)
-        found = triangulate_dlt(xy, camera_from_world, weights, valid)
-        if method == 'refined':
-            found = refine_reprojection(found.points, xy, xy_covariance, camera_from_world, valid, iterations=3)
+    weights = gate_weights(variance_cells2, observed.valid) if method == 'ug_dlt' else learned
+    found = triangulate(method, observed, weights, iterations=ITERATIONS, unweighted_spare=False)
     return Coarse(torch.where(found.valid[..., None], found.points, 0.0), found.valid)
 
 

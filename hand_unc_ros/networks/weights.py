@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
@@ -52,6 +52,28 @@ def read_weights(path: Path, network: str) -> tuple[dict, dict[str, Tensor]]:
         raise ConfigError(f'{path} does not say how its network is built ({error!r}); make it again') from error
     return config, {
         name: value.float() if value.dtype == torch.float16 else value for name, value in state.items()}
+
+
+def load_into(network: nn.Module, state: dict[str, Tensor], path: str) -> None:
+    """Load a state into a network. path: where it comes from, for the ConfigError of one that does not fit."""
+    try:
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        reason = ' '.join(str(error).split())[:300]
+        raise ConfigError(f'{path} does not fit the network that is configured ({reason})') from error
+
+
+def torchvision_state(path: Path) -> dict[str, Tensor]:
+    """Weights as torchvision gives them (.pth) or as safetensors. Nothing in the file is executed."""
+    try:
+        if path.suffix == '.safetensors':
+            return load_file(path)
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f'{path} cannot be read ({error}); give the weights of a torchvision ResNet') from error
+    except Exception as error:
+        # torch.load raises what the unpickler happens to stumble over.
+        raise ConfigError(f'{path} is no file of weights ({str(error).splitlines()[0]})') from error
 
 
 def _opened(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

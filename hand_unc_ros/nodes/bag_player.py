@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from rosbags.interfaces import Connection, QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
+from hand_unc_ros.data.bags.message_definitions import is_installed
 from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INPUT_TYPES, Bag, open_bag
 from hand_unc_ros.errors import ConfigError, RecordingError
 from hand_unc_ros.nodes.process import node_of_its_own
@@ -28,17 +30,19 @@ _POLL_S = 0.02
 # A publisher may know its subscriber before the subscriber knows the publisher; what a best-effort publisher sends
 # in between is lost without a trace, and DDS offers no way to ask.
 _SETTLE_S = 0.5
-_ACKNOWLEDGE_S = 2.0
+_ACKNOWLEDGE_S = 5.0
 
 
 @dataclass
 class Playback:
-    """What was played. skipped: topics whose message type is not installed here."""
+    """What was played. skipped: topics whose message type is not installed here.  lost: a sentence for each topic of
+    which not all messages were played, or may not have arrived."""
 
     published: dict[str, int] = field(default_factory=dict)
     passes: int = 0
     late_s: float = 0.0
     skipped: tuple[str, ...] = ()
+    lost: list[str] = field(default_factory=list)
 
 
 def play(
@@ -63,7 +67,7 @@ def play(
     inputs: only what goes into an estimator (images, CameraInfo, TF), not what one gave when it was recorded.
     wait_for_subscribers_s: before starting, wait up to that long until every image topic has that many subscribers.
     progress: True, False, or None for a bar on a terminal only. Returns at the end of the bag, or never
-    with `loop`; KeyboardInterrupt passes through after the node is taken down.
+    with `loop`; KeyboardInterrupt passes through after the node is taken down. What was lost is said on stderr too.
 
     Raises RecordingError for a bag that cannot be read or played, ConfigError for a bad argument.
     """
@@ -73,12 +77,10 @@ def play(
         raise ConfigError('start must not be negative, and duration must be above 0')
     with open_bag(path) as bag:
         begin_ns = bag.start_ns + round(start_s * 1e9)
-        last_ns = bag.start_ns + bag.duration_ns
-        if begin_ns > last_ns:
+        if begin_ns > bag.start_ns + bag.duration_ns:
             raise ConfigError(
                 f'start {start_s} s is after the end of the bag ({bag.duration_ns / 1e9:.3f} s)')
-        if duration_s is not None:
-            last_ns = min(last_ns, begin_ns + round(duration_s * 1e9))
+        last_ns = None if duration_s is None else begin_ns + round(duration_s * 1e9)
         with node_of_its_own(lambda context: Node('bag_player', context=context,
                                                   start_parameter_services=False)) as node:
             player = _Player(node, bag, rate, clock, dict(remap or {}), inputs)
@@ -91,7 +93,10 @@ def play(
                     player.play_once(begin_ns, last_ns, bar)
                     if not loop:
                         break
+            player.check_complete(whole=start_s == 0 and duration_s is None)
             player.acknowledge()
+    for sentence in player.playback.lost:
+        print(sentence, file=sys.stderr)
     return player.playback
 
 
@@ -104,6 +109,7 @@ class _Player:
         self.playback = Playback()
         self.connections: list[Connection] = []
         self._publishers: dict[int, Publisher] = {}
+        self._played: Counter[int] = Counter()
         unknown = set(remap) - {connection.topic for connection in bag.connections}
         if unknown:
             raise ConfigError(f'remap names {sorted(unknown)[0]!r}, which is not in the bag; its topics are '
@@ -147,19 +153,24 @@ class _Player:
             time.sleep(_POLL_S)
         time.sleep(_SETTLE_S)
 
-    def play_once(self, begin_ns: int, last_ns: int, bar: tqdm) -> None:
-        """One pass over [begin_ns, last_ns]; the next pass follows one frame period after it."""
+    def play_once(self, begin_ns: int, last_ns: int | None, bar: tqdm) -> None:
+        """One pass over [begin_ns, last_ns], None for all there is; the next pass follows one frame period after it."""
         self._publish_latched(begin_ns)
         wall_start_ns = time.monotonic_ns() if self._next_ns is None else self._next_ns
 
         def due_ns(stamp_ns: int) -> int:
             return wall_start_ns + round((stamp_ns - begin_ns) / self._rate)
 
-        for connection, stamp_ns, data in self._bag.messages(self.connections, begin_ns, last_ns + 1):
+        stop_ns = None if last_ns is None else last_ns + 1
+        end_ns = self._bag.start_ns + self._bag.duration_ns
+        end_ns = end_ns if last_ns is None else min(last_ns, end_ns)
+        for connection, stamp_ns, data in self._bag.messages(self.connections, begin_ns, stop_ns):
+            end_ns = max(end_ns, stamp_ns)
             self._wait_until(due_ns(stamp_ns), stamp_ns)
             self._send(connection, data)
+            self._played[connection.id] += 1
             bar.update()
-        self._next_ns = due_ns(last_ns + self._gap_ns)
+        self._next_ns = due_ns(end_ns + self._gap_ns)
         self.playback.passes += 1
 
     def _publish_latched(self, begin_ns: int) -> None:
@@ -191,18 +202,38 @@ class _Player:
         message.clock.sec, message.clock.nanosec = divmod(max(time_ns, 0), 1_000_000_000)
         self._clock.publish(message)
 
+    def check_complete(self, whole: bool) -> None:
+        """Note the topics of which fewer messages were played than the bag's index promises. whole: whether all of the
+        bag was to be played."""
+        for connection in self.connections if whole else ():
+            played, promised = self._played[connection.id], connection.msgcount * self.playback.passes
+            if played != promised:
+                self.playback.lost.append(
+                    f'{connection.topic}: {played} of {promised} messages played; the index of the bag is damaged: '
+                    '`mcap recover` or `ros2 bag reindex` writes it anew')
+
     def acknowledge(self) -> None:
-        """Wait until reliable subscribers have the last messages, which die with their publisher."""
+        """Wait until reliable subscribers have the last messages, which die with their publisher; note those that do
+        not."""
+        end = time.monotonic() + _ACKNOWLEDGE_S
         for publisher in self._publishers.values():
-            publisher.wait_for_all_acked(Duration(seconds=_ACKNOWLEDGE_S))
+            left_s = max(end - time.monotonic(), 0.0)
+            if not publisher.wait_for_all_acked(Duration(seconds=left_s)):
+                self.playback.lost.append(f'{publisher.topic_name}: a subscriber did not take the last messages within '
+                                          f'{_ACKNOWLEDGE_S:g} s; it is busy or stopped')
 
 
 def message_class(name: str) -> Any | None:
-    """The Python class of a message type such as 'sensor_msgs/msg/Image'; None where it is not installed."""
+    """The Python class of a message type such as 'sensor_msgs/msg/Image'; None where it is not installed.
+
+    A bag may name any module: imported is only what is installed as a ROS message.
+    """
+    if not is_installed(name):
+        return None
     package, _, kind = name.partition('/msg/')
     try:
-        return getattr(importlib.import_module(f'{package}.msg'), kind)
-    except (ImportError, AttributeError, ValueError):
+        return getattr(importlib.import_module(f'{package}.msg'), kind, None)
+    except ImportError:
         return None
 
 

@@ -31,16 +31,18 @@ _MANY_DROPS = 0.1
 
 
 class CameraState(NamedTuple):
-    """What else is known of a camera. calibration_fault: why it has no calibration, or None."""
+    """What else is known of a camera. calibration_fault: why it has no calibration, or None.  calibration_doubt: why its
+    intrinsics may be those of another image, though they are used, or None."""
 
     statistics: CameraStatistics
     calibration_fault: str | None = None
+    calibration_doubt: str | None = None
 
 
 def camera_status(name: str, health: CameraHealth, state: CameraState, now_s: float,
                   period_s: float) -> DiagnosticStatus:
     """The camera's diagnostic; drops are judged since the last call."""
-    statistics, calibration_fault = state
+    statistics, calibration_fault = state.statistics, state.calibration_fault
     recent, arrivals = health.recent(statistics.drops)
     arrivals = max(arrivals, 1)
     worst, count = max(((reason, recent[reason]) for reason in _DROP_REMEDIES), key=lambda item: item[1])
@@ -59,6 +61,8 @@ def camera_status(name: str, health: CameraHealth, state: CameraState, now_s: fl
         level, message = DiagnosticStatus.ERROR, f'left out, calibration: {calibration_fault}'
     elif health.image_fault:
         level, message = DiagnosticStatus.ERROR, f'left out, image: {health.image_fault}'
+    elif state.calibration_doubt:
+        level, message = DiagnosticStatus.WARN, state.calibration_doubt
     elif (fault := _view_fault(name, health.view)) is not None:
         level, message = DiagnosticStatus.WARN, fault
     elif count >= _MANY_DROPS * arrivals:
@@ -73,7 +77,7 @@ def camera_status(name: str, health: CameraHealth, state: CameraState, now_s: fl
         'topic': health.topic, 'rate_hz': f'{rate_hz:.2f}', 'age_s': f'{age_s:.3f}',
         'offset_ms': '' if offset is None else f'{offset / 1e6:.3f}',
         'received': health.received, 'used': statistics.used, 'awaited': statistics.awaited,
-        'calibration': calibration_fault or 'ok', 'image': health.image_fault or 'ok',
+        'calibration': calibration_fault or state.calibration_doubt or 'ok', 'image': health.image_fault or 'ok',
         'subscription': (health.subscription_fault if silent else None) or 'ok',
         'reprojection_px': '' if health.reprojection_px is None else f'{health.reprojection_px:.2f}',
         **_view_values(health.view),

@@ -20,7 +20,7 @@ from visualization_msgs.msg import MarkerArray
 
 from hand_unc_ros.data.camera_calibrations import CameraCalibrations
 from hand_unc_ros.data.image_messages import decode_compressed, decode_image
-from hand_unc_ros.data.rigs import load_rig, load_topics
+from hand_unc_ros.data.rigs import load_info_topics, load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError, ConfigError, HandUncError
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.health import CameraHealth
@@ -79,6 +79,7 @@ class MultiviewNode(LifecycleNode):
         self._build_estimator = build_estimator
         self._cameras: tuple[str, ...] = ()
         self._topics: dict[str, str] = {}
+        self._info_topics: dict[str, str] = {}
         self._frames: dict[str, str] = {}
         self._health: dict[str, CameraHealth] = {}
         self._inputs: dict[str, CameraInput] = {}
@@ -147,18 +148,22 @@ class MultiviewNode(LifecycleNode):
         values = self._values
         rig: CameraRig | None = None
         named: dict[str, str] = {}
+        named_infos: dict[str, str] = {}
         if values['rig.file']:
             rig = load_rig(values['rig.file'])
-            named = load_topics(values['rig.file'])
+            named, named_infos = load_topics(values['rig.file']), load_info_topics(values['rig.file'])
         self._cameras = tuple(name for name in values['cameras'] if name) or rig.names
         if values['min_views'] > len(self._cameras):
             raise ConfigError(f'parameter min_views is {values["min_views"]}, and there are only '
                               f'{len(self._cameras)} cameras')
         self._topics = image_topics(self._cameras, values['image_topic'], values['transport'], named)
+        self._info_topics = {name: info_topic(topic, values['camera_info_topic'], name, named_infos)
+                             for name, topic in self._topics.items()}
         pose_used = values['rig.extrinsics'] == 'tf'
         self._calibrations = CameraCalibrations(
             self._cameras, rig if 'file' in (values['rig.intrinsics'], values['rig.extrinsics']) else None,
-            info_used=values['rig.intrinsics'] == 'camera_info', pose_used=pose_used)
+            info_used=values['rig.intrinsics'] == 'camera_info', pose_used=pose_used,
+            image_topics=self._topics, info_topics=self._info_topics)
         self._transforms = TransformSource(self, values['world_frame']) if pose_used else None
         self._frames = {name: name for name in self._cameras}
         self._estimator = self._build_estimator(values, self._cameras)
@@ -196,7 +201,7 @@ class MultiviewNode(LifecycleNode):
         for name, topic in self._topics.items():
             self._inputs[name] = CameraInput(
                 self, name, topic, transport, values['reliable'], self._take_image,
-                info_topic(topic, values['camera_info_topic'], name), self._take_info)
+                self._info_topics[name], self._take_info)
         if self._transforms is not None:
             self._transform_timer = self.create_timer(
                 _TRANSFORM_PERIOD_S, self._look_up_poses, clock=self._steady)
@@ -307,13 +312,19 @@ class MultiviewNode(LifecycleNode):
 
         def read(statistics: Statistics) -> list[DiagnosticStatus]:
             output = OutputState(arriving, len(self._cameras), statistics.sets_unclaimed, statistics.resets)
-            of_cameras = {name: CameraState(statistics.cameras[name], self._calibrations.reason(name))
+            of_cameras = {name: CameraState(statistics.cameras[name], self._calibration_fault(name),
+                                            self._calibrations.doubt(name))
                           for name in self._health}
             return [output_status(worker.output, output, now_s, period_s),
                     *(camera_status(name, health, of_cameras[name], now_s, period_s)
                       for name, health in self._health.items())]
 
         return worker.read_statistics(read)
+
+    def _calibration_fault(self, name: str) -> str | None:
+        if self._calibrations.awaits_info(name):
+            return f'waiting for its CameraInfo: {self._inputs[name].info_fault()}'
+        return self._calibrations.reason(name)
 
 
 def run(argv: Sequence[str], build_estimator: BuildEstimator = build_from_parameters) -> int:

@@ -14,7 +14,7 @@ from rclpy.qos import QoSProfile
 
 from hand_unc_ros.data.camera_calibrations import CameraCalibrations
 from hand_unc_ros.data.image_messages import decode_compressed, decode_image
-from hand_unc_ros.data.rigs import load_rig, load_topics
+from hand_unc_ros.data.rigs import load_info_topics, load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.msg import HandJointsWithCovariance, HandMesh
 from hand_unc_ros.nodes.inputs import CameraInput
@@ -89,19 +89,19 @@ class ViewerNode(Node):
         check_together(values)
         rig = load_rig(values['rig.file']) if values['rig.file'] else None
         self._frames = {name: name for name in cameras or rig.names}
+        named = load_topics(values['rig.file']) if rig is not None else {}
+        self._topics = image_topics(tuple(self._frames), values['image_topic'], values['transport'], named)
         pose_used = values['rig.extrinsics'] == 'tf'
         file_used = 'file' in (values['rig.intrinsics'], values['rig.extrinsics'])
         self._calibrations = CameraCalibrations(
             tuple(self._frames), rig if file_used else None,
-            info_used=values['rig.intrinsics'] == 'camera_info', pose_used=pose_used)
+            info_used=values['rig.intrinsics'] == 'camera_info', pose_used=pose_used, image_topics=self._topics)
         if pose_used:
             self._transforms = TransformSource(self, values['world_frame'])
 
     def _subscribe(self, values: Mapping[str, Any]) -> None:
         self.create_subscription(HandJointsWithCovariance, 'joints_with_covariance', self._take_hand, _NEWEST)
         self.create_subscription(DiagnosticArray, '/diagnostics', self._take_diagnostics, 10)
-        named = load_topics(values['rig.file']) if values['rig.file'] else {}
-        self._topics = image_topics(tuple(self._frames), values['image_topic'], values['transport'], named)
         for name in self._topics:
             self.view.update_camera(name, self._calibrations.camera(name))
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -114,9 +114,10 @@ class ViewerNode(Node):
         if self.view.images_wanted and not self._inputs:
             values = self._values
             info_used = values['rig.intrinsics'] == 'camera_info' or self._transforms is not None
+            named = load_info_topics(values['rig.file']) if values['rig.file'] else {}
             self._inputs = [
                 CameraInput(self, name, topic, values['transport'], values['reliable'], self._take_image,
-                            info_topic(topic, values['camera_info_topic'], name) if info_used else None,
+                            info_topic(topic, values['camera_info_topic'], name, named) if info_used else None,
                             self._take_info)
                 for name, topic in self._topics.items()]
         elif not self.view.images_wanted and self._inputs:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hand_unc_ros.data.rigs import load_rig, load_topics
+from hand_unc_ros.data.rigs import load_info_topics, load_rig, load_topics
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.settings.node_specs import DEFAULT_NAMESPACE
@@ -54,6 +54,7 @@ def select(params: Path | None, rig: Path | None, namespace: str | None, extra: 
     # What the estimator takes where its parameters say so, else what there is, compressed rather than raw.
     transport = values['transport'] if params is not None else 'raw'
     named = load_topics(rig_file) if rig_file else {}
+    named_infos = load_info_topics(rig_file) if rig_file else {}
     chosen = {camera: _absolute(topic, space) for camera, topic in
               image_topics(cameras, values['image_topic'], transport, named).items()}
     # First what comes only once.
@@ -62,7 +63,7 @@ def select(params: Path | None, rig: Path | None, namespace: str | None, extra: 
         if images:
             either = params is None and not topic.endswith(_COMPRESSED)
             topics.append((topic + _COMPRESSED, topic) if either else (topic,))
-        topics.append((_absolute(info_topic(topic, values['camera_info_topic'], camera), space),))
+        topics.append((_absolute(info_topic(topic, values['camera_info_topic'], camera, named_infos), space),))
     topics += [(f'{space.rstrip("/")}/{name}',) for name in OUTPUTS]
     topics += [(_absolute(name, space),) for name in (_DIAGNOSTICS, *extra)]
     return Selection(tuple(dict.fromkeys(topics)), loaded,

@@ -17,8 +17,11 @@ def image_topics(cameras: tuple[str, ...], pattern: str, transport: str,
     return topics
 
 
-def info_topic(image_topic: str, pattern: str, camera: str) -> str:
-    """The CameraInfo topic: the pattern's, or camera_info beside the image, as image_transport has it."""
+def info_topic(image_topic: str, pattern: str, camera: str, named: Mapping[str, str]) -> str:
+    """The CameraInfo topic: the one `named` for the camera, the pattern's, or camera_info beside the image, as
+    image_transport has it."""
+    if camera in named:
+        return named[camera]
     if pattern:
         return pattern.replace('{camera}', camera)
     base = image_topic.removesuffix('/compressed')

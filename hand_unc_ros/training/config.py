@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -13,13 +13,10 @@ from hand_unc_ros.data.batches import POEM_AUGMENTATION, SYNTHETIC_AUGMENTATION,
 from hand_unc_ros.data.datasets import DATASETS
 from hand_unc_ros.data.synthetic.multiview import MultiviewSettings
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE
-from hand_unc_ros.networks.jump_hand import CONFIGS, JumpHandConfig
-from hand_unc_ros.training.jump_hand import LossWeights
 from hand_unc_ros.training.strict import fill, setting
 
 SOURCES = ('synthetic', 'shards', *DATASETS)
-PARTS = ('view', 'confidence', 'lift', 'decoder', 'spread')
+C = TypeVar('C', bound='TrainingConfig')
 
 
 @dataclass(frozen=True)
@@ -103,31 +100,22 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """A run. task: which network; 'covariance' is the head on the JumpHand of `init`, which stays as it is.  stage:
-    'views' trains JUMP-Hand's 2D stage alone.  out: folder of the run. hand_model: a converted MANO, the stand-in by
-    default.  fused_share: see jump_hand_losses. average: decay of the moving average of the weights, which is what is
-    validated and stored; 0 for none. init: weights of the whole network to start from; init_view: of its 2D stage (or
-    of a whole network, of which that is taken); init_backbone: torchvision's of the ResNet.  freeze: parts that stay
-    as they are, with their statistics. log_every, checkpoint_every: steps.  tensorboard: write its events beside the
-    CSV.  licence: of the weights."""
+    """What every run has; a task adds keys of its own in a subclass. task: its name.  out: folder of the run.
+    hand_model: a converted MANO that synthetic images show, the stand-in by default.  average: decay of the moving
+    average of the weights, which is what is validated and stored; 0 for none.  init: weights of the whole network to
+    start from.  log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.  licence: of the
+    weights."""
 
-    task: str = setting('jump_hand', choices=('jump_hand', 'finder', 'covariance'))
-    stage: str = setting('all', choices=('all', 'views'))
+    task: str = ''
     out: str = ''
     seed: int = setting(1, least=0)
     steps: int = setting(10_000, least=1)
-    network: JumpHandConfig = CONFIGS['lite']
     hand_model: str = ''
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
-    losses: LossWeights = LossWeights()
-    fused_share: float = setting(1.0, above=0, most=1)
     optimiser: OptimiserConfig = OptimiserConfig()
     average: float = setting(0.999, least=0, most=0.999999)
     init: str = ''
-    init_view: str = ''
-    init_backbone: str = ''
-    freeze: tuple[str, ...] = setting((), choices=PARTS)
     log_every: int = setting(50, least=1)
     checkpoint_every: int = setting(500, least=1)
     tensorboard: bool = False
@@ -137,31 +125,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.out:
             raise ConfigError('out is missing: the folder for log, checkpoint and weights')
-        if self.task != 'jump_hand' and (self.stage != 'all' or self.freeze or self.init_view or self.init_backbone):
-            raise ConfigError('stage, freeze, init_view and init_backbone are of the task jump_hand')
-        if self.task == 'covariance' and not self.init:
-            raise ConfigError('the task covariance needs init, the weights of the JumpHand whose errors it is about')
-        if self.task == 'finder' and {self.data.source, self.validation.source} != {'synthetic'}:
-            raise ConfigError('the finder is trained on synthetic frames alone; leave the sources out')
-        size = self.network.view.image_size
-        if size < 4 * HEATMAP_SIZE or size % HEATMAP_SIZE:
-            raise ConfigError(f'network.view.image_size is {size}; it must be {4 * HEATMAP_SIZE} or a larger multiple'
-                              f' of {HEATMAP_SIZE}')
-        if (self.network.surface == 'mano') != bool(self.hand_model):
-            raise ConfigError(f"network.surface is '{self.network.surface}' and hand_model is '{self.hand_model}'; a"
-                              ' MANO surface needs the converted model, and the stand-in needs none')
-        if self.data.source in DATASETS and self.losses.vertices and self.network.surface != 'mano':
-            raise ConfigError(f"{self.data.source}'s vertices are MANO's; set network.surface to mano and hand_model to"
-                              ' your converted MANO, or losses.vertices to 0')
-        if self.network.gate == 'confidence':
-            raise ConfigError("the gate 'confidence' weighs views by another detector's scores, which no dataset"
-                              ' brings; train with another gate and choose this one when the network is used')
-        if self.init and (self.init_view or self.init_backbone) or self.init_view and self.init_backbone:
-            raise ConfigError('give only one of init, init_view and init_backbone; each replaces what the next loads')
         if self.data.source == self.validation.source == 'synthetic' and self.seed == self.validation.seed:
             raise ConfigError(f'validation.seed is that of the training data, {self.seed}; nothing would be held out')
-        if any(weight < 0 for weight in self.losses.to_dict().values()) or not any(self.losses.to_dict().values()):
-            raise ConfigError('losses must not be negative, and one at least must be above 0')
 
     @property
     def folder(self) -> Path:
@@ -172,39 +137,26 @@ class TrainingConfig:
         return _plain(asdict(self))
 
 
-def load_config(path: Path, changes: Sequence[str] = ()) -> TrainingConfig:
-    """The configuration in a YAML file, with 'key.of.it=value' changes. Raises ConfigError naming file and key."""
+def read_values(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """The nested mapping in a YAML file, with 'key.of.it=value' changes. Raises ConfigError naming what is wrong."""
     try:
         values = yaml.safe_load(Path(path).read_text())
     except OSError as error:
-        raise ConfigError(f'{path} cannot be read ({error.strerror}); give a YAML file such as config/train/'
-                          'jump_hand_lite.yaml') from error
+        raise ConfigError(f'{path} cannot be read ({error.strerror}); give a YAML file such as those in config/train/'
+                          ) from error
     except yaml.YAMLError as error:
         raise ConfigError(f'{path} is no valid YAML: {" ".join(str(error).split())}') from error
     values = {} if values is None else values
     for change in changes:
         _set(values, change)
-    try:
-        return parse_config(values)
-    except ConfigError as error:
-        raise ConfigError(f'{path}: {error}') from error
-
-
-def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
-    """The configuration in a nested mapping. `network` starts from one of the sizes, `size`."""
     if not isinstance(values, Mapping):
-        raise ConfigError(f'a training configuration is a mapping of names to values, not {values!r}')
-    values = dict(values)
-    network = values.pop('network', None) or {}
-    if isinstance(network, Mapping):
-        network = dict(network)
-        size = network.pop('size', 'lite')
-        if size not in CONFIGS:
-            raise ConfigError(f'network.size is {size!r}; choose one of {", ".join(CONFIGS)}')
-        network = fill(CONFIGS[size], network, 'network')
-        network = _plain(network.to_dict())
-    # A base has to exist before its folder is known.
-    return fill(TrainingConfig(out='.'), {'out': '', **values, 'network': network})
+        raise ConfigError(f'{path}: a training configuration is a mapping of names to values, not {values!r}')
+    return dict(values)
+
+
+def parse(defaults: C, values: Mapping[str, Any]) -> C:
+    """A task's configuration: `defaults`, of its class, with `values` in place. `out` has no default."""
+    return fill(defaults, {'out': '', **values})
 
 
 def _set(values: Any, change: str) -> None:

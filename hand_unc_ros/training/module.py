@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,26 +11,20 @@ import torch
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import TrainingError
-from hand_unc_ros.training.config import OptimiserConfig
+from hand_unc_ros.training.config import TrainingConfig
 from hand_unc_ros.training.schedule import learning_rate
-
-Losses = Callable[[nn.Module, dict[str, Tensor]], dict[str, Tensor]]
+from hand_unc_ros.training.task import TrainingSetup
 
 
 class TrainingModule(pl.LightningModule):
-    """A network, its moving average, and how both change.
+    """A network, its moving average, and how both change. terms, norm: of the last step, for the log."""
 
-    losses: named terms of a batch, already weighted; their sum is minimised.  name: of the sample with an index, for
-    messages.  frozen: names of submodules that stay as they are.  terms, norm: of the last step, for the log.
-    """
-
-    def __init__(self, network: nn.Module, losses: Losses, name: Callable[[int], str], optimiser: OptimiserConfig,
-                 seed: int, steps: int, average: float, frozen: tuple[str, ...] = ()) -> None:
+    def __init__(self, setup: TrainingSetup, config: TrainingConfig) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)
+        self.network = setup.network.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network).requires_grad_(False)
-        self.losses, self.name = losses, name
-        self.settings, self.seed, self.steps, self.decay, self.frozen = optimiser, seed, steps, average, frozen
+        self.losses, self.name, self.frozen = setup.losses, setup.stream.name, setup.frozen
+        self.settings, self.seed, self.steps, self.decay = config.optimiser, config.seed, config.steps, config.average
         self.terms: dict[str, Tensor] = {}
         self.norm = torch.zeros(())
         self._batch: dict[str, Tensor] = {}
@@ -42,9 +35,8 @@ class TrainingModule(pl.LightningModule):
         """Neither the average nor what is frozen ever gathers statistics."""
         super().train(mode)
         self.average.eval()
-        for name in self.frozen:
-            part = getattr(self.network, name)
-            if isinstance(part, nn.Module):
+        for name, part in self.network.named_children():
+            if name in self.frozen:
                 part.eval()
         return self
 

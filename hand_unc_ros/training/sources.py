@@ -23,23 +23,24 @@ from hand_unc_ros.training.streams import BatchStream, SourceStream, Subsets, Sy
 HELD_OUT_BATCH = 16
 
 
-def training_stream(config: TrainingConfig) -> BatchStream:
-    """The stream of JUMP-Hand's training. Raises DatasetError or ConfigError for a source that cannot be opened."""
+def training_stream(config: TrainingConfig, image_size: int) -> BatchStream:
+    """Batches of crops of image_size px of several views, without end. Raises DatasetError or ConfigError for a source
+    that cannot be opened."""
     data = config.data
     subsets = Subsets(data.fewest_views)
     if data.source == 'synthetic':
         return SyntheticStream(load_hand_model(config.hand_model or None), config.seed, data.crops,
-                               _settings(data, config), data.varied, subsets)
-    return SourceStream(_opened(data), config.seed, data.samples, config.network.view.image_size, data.varied, subsets)
+                               _settings(data, image_size), data.varied, subsets)
+    return SourceStream(_opened(data), config.seed, data.samples, image_size, data.varied, subsets)
 
 
-def held_out(config: TrainingConfig) -> list[dict[str, Tensor]]:
-    """The batches that a run is validated on, the same in every run that is configured alike."""
+def held_out(config: TrainingConfig, image_size: int) -> list[dict[str, Tensor]]:
+    """The batches of crops that a run is validated on, the same in every run that is configured alike."""
     chosen = config.validation
-    size, seed = config.network.view.image_size, chosen.seed
+    seed = chosen.seed
     get: Callable[[int], Sample]
     if chosen.source == 'synthetic':
-        samples = MultiviewSamples(load_hand_model(config.hand_model or None), seed, _settings(chosen, config))
+        samples = MultiviewSamples(load_hand_model(config.hand_model or None), seed, _settings(chosen, image_size))
         numbers = np.arange(chosen.samples)
 
         def get(number: int) -> Sample:
@@ -49,7 +50,8 @@ def held_out(config: TrainingConfig) -> list[dict[str, Tensor]]:
         numbers = np.unique(np.linspace(0, len(source) - 1, chosen.samples).round().astype(int))
         get = source.__getitem__
     # Synthetic cameras stand upright and centred on the hand, which those of a live system do not.
-    crops = ((int(number), crop_sample(sample, size, chosen.varied, (seed, int(number)), _first(sample, chosen.views)))
+    crops = ((int(number), crop_sample(sample, image_size, chosen.varied, (seed, int(number)),
+                                       _first(sample, chosen.views)))
              for number, sample in ((number, get(int(number))) for number in numbers))
     batches = []
     while part := list(islice(crops, HELD_OUT_BATCH)):
@@ -61,9 +63,8 @@ def _first(sample: Sample, views: int) -> range:
     return range(min(views, len(sample.views)))
 
 
-def _settings(data: SamplesConfig, config: TrainingConfig) -> MultiviewSettings:
-    return replace(MultiviewSettings(), image_size=config.network.view.image_size, objects=data.objects,
-                   absent=data.absent)
+def _settings(data: SamplesConfig, image_size: int) -> MultiviewSettings:
+    return replace(MultiviewSettings(), image_size=image_size, objects=data.objects, absent=data.absent)
 
 
 def _opened(data: SamplesConfig) -> SampleSource:

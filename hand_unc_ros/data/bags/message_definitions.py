@@ -11,6 +11,8 @@ from hand_unc_ros.errors import RecordingError
 
 _PRIMITIVES = {'bool', 'byte', 'char', 'float32', 'float64', 'string', 'wstring',
                *(f'{sign}int{bits}' for sign in ('', 'u') for bits in (8, 16, 32, 64))}
+# Names of ROS packages and messages: nothing in a bag makes a path or a module of anything else.
+_KIND = re.compile(r'[a-z][a-z0-9_]*/msg/[A-Z][A-Za-z0-9]*')
 _FIELD = re.compile(r'^\s*([A-Za-z][\w/]*)(?:<=\d+)?(?:\[[^\]]*\])?\s+[A-Za-z]')
 
 
@@ -44,12 +46,27 @@ def _parts(holder: str, text: str) -> list[str]:
     return full
 
 
+def is_installed(kind: str) -> bool:
+    """Whether a message type is installed here, by its .msg file."""
+    return _file(kind) is not None
+
+
 def _text(kind: str) -> str:
+    path = _file(kind)
+    if path is None:
+        package, _, name = kind.partition('/msg/')
+        raise RecordingError(f'the definition of {kind} is not installed here (share/{package}/msg/{name}.msg in '
+                             f'{", ".join(_prefixes())}); install its package, or source the workspace that has it')
+    return path.read_text(encoding='utf-8')
+
+
+def _file(kind: str) -> Path | None:
+    if not _KIND.fullmatch(kind):
+        return None
     package, _, name = kind.partition('/msg/')
-    prefixes = [*filter(None, os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)), sys.prefix]
-    for prefix in prefixes:
-        path = Path(prefix, 'share', package, 'msg', f'{name}.msg')
-        if path.is_file():
-            return path.read_text(encoding='utf-8')
-    raise RecordingError(f'the definition of {kind} is not installed here (share/{package}/msg/{name}.msg in '
-                         f'{", ".join(prefixes)}); install its package, or source the workspace that has it')
+    paths = (Path(prefix, 'share', package, 'msg', f'{name}.msg') for prefix in _prefixes())
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _prefixes() -> list[str]:
+    return [*filter(None, os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)), sys.prefix]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,7 +15,9 @@ from rosbags.rosbag2 import Reader
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
-from hand_unc_ros.data.bags.unfinished import UnfinishedReader
+from hand_unc_ros.data.bags.files import BagFiles
+from hand_unc_ros.data.bags.metadata import NAME as METADATA
+from hand_unc_ros.data.bags.metadata import Metadata, read_metadata
 from hand_unc_ros.errors import RecordingError
 
 INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
@@ -71,7 +73,7 @@ def _refuse_hopeless(path: Path) -> None:
         if path.suffix not in _STORAGE_SUFFIXES:
             raise RecordingError(f'{path} is not a ROS 2 bag; give a bag folder, or a .mcap or .db3 file')
         return
-    if not (path / 'metadata.yaml').is_file() and not storage_files(path):
+    if not (path / METADATA).is_file() and not storage_files(path):
         raise RecordingError(f'{path} is not a ROS 2 bag: it has neither metadata.yaml nor a .mcap or .db3 file; '
                              'give the folder that holds them')
 
@@ -81,22 +83,51 @@ def storage_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else [file for file in path.iterdir() if file.suffix in _STORAGE_SUFFIXES]
 
 
-def _open_reader(path: Path) -> Reader | UnfinishedReader:
-    """The reader for a bag that was ended properly, or for one that was not, which is told on stderr."""
-    # A file in a folder with metadata.yaml was complete once: if it is cut now, it was not copied whole.
-    if not path.is_dir() or (path / 'metadata.yaml').is_file():
+def _open_files(path: Path) -> tuple[BagFiles | Reader, Metadata | None]:
+    """The reader of a bag's files, and its metadata where they are of use. What differs from a bag that was ended
+    properly is said on stderr."""
+    if path.is_file():
+        return _recovered(path, [path]), None
+    metadata, files = read_metadata(path), storage_files(path)
+    if metadata is None:
+        return _recovered(path, files), None
+    if metadata.fault:
+        print(f'bag {path}: metadata.yaml cannot be used ({metadata.fault}); it is read from its files, and '
+              '`ros2 bag reindex` writes it anew', file=sys.stderr)
+        return _recovered(path, files), None
+    if metadata.compression == 'file':
         reader = Reader(path)
-        try:
-            reader.open()
-            return reader
-        except Exception:
-            if path.suffix != '.mcap' or path.is_dir():
-                raise
-    unfinished = UnfinishedReader(storage_files(path))
-    lost = '; '.join(unfinished.losses) or 'metadata.yaml is missing, the files are whole'
-    print(f'bag {path} was not ended properly, or not copied whole: {unfinished.message_count} messages recovered; '
-          f'{lost}', file=sys.stderr)
-    return unfinished
+        reader.open()
+        return reader, metadata
+    named = [path / name for name in metadata.files]
+    missing = [file.name for file in named if not file.is_file()]
+    if missing:
+        if len(files) < len(named):
+            raise RecordingError(f'bag {path}: metadata.yaml names {", ".join(missing)}, which is not there; copy the '
+                                 'whole bag again, or delete metadata.yaml to read what is left')
+        print(f'bag {path}: metadata.yaml names {", ".join(missing)}, which is not there; read instead: '
+              f'{", ".join(sorted(file.name for file in files))}', file=sys.stderr)
+        named = files
+    elif strays := sorted({file.name for file in files} - set(metadata.files)):
+        print(f'bag {path}: {", ".join(strays)} is left out, as metadata.yaml does not name it', file=sys.stderr)
+    reader = BagFiles(named, metadata.compression == 'message')
+    if reader.losses:
+        # Complete once, or there would be no metadata: it was not copied whole.
+        reader.close()
+        raise RecordingError('; '.join(reader.losses))
+    if metadata.count not in (None, reader.message_count):
+        print(f'bag {path}: metadata.yaml speaks of {metadata.count} messages, the files hold {reader.message_count}; '
+              'all of them are read', file=sys.stderr)
+    return reader, metadata
+
+
+def _recovered(path: Path, files: Sequence[Path]) -> BagFiles:
+    reader = BagFiles(files)
+    losses = '; '.join(reader.losses)
+    if losses or not (path.is_file() or (path / METADATA).is_file()):
+        print(f'bag {path} was not ended properly, or not copied whole: {reader.message_count} messages recovered; '
+              f'{losses or "metadata.yaml is missing, the files are whole"}', file=sys.stderr)
+    return reader
 
 
 @contextmanager
@@ -107,10 +138,10 @@ def _reading(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except RecordingError:
-        raise
     except Exception as error:
         reason = str(error) or type(error).__name__
+        if isinstance(error, RecordingError) and str(path) in reason:
+            raise
         raise RecordingError(
             f'bag {path} cannot be read: {reason}. The file is truncated, damaged or of a foreign format: '
             'copy it again from where it was recorded, or try `mcap recover` on the .mcap file') from error
@@ -119,14 +150,15 @@ def _reading(path: Path) -> Iterator[None]:
 class Bag:
     """An open bag. Use `open_bag`."""
 
-    def __init__(self, path: Path, reader: Reader | UnfinishedReader) -> None:
+    def __init__(self, path: Path, reader: BagFiles | Reader, metadata: Metadata | None) -> None:
         self.path = path
         self._reader = reader
+        self._metadata = metadata
 
     @property
     def finished(self) -> bool:
         """Whether the recording was ended properly."""
-        return isinstance(self._reader, Reader)
+        return self._metadata is not None or (self.path.is_file() and not self._reader.losses)
 
     @property
     def connections(self) -> list[Connection]:
@@ -141,14 +173,12 @@ class Bag:
     @property
     def duration_ns(self) -> int:
         """From the first to the last message."""
-        # rosbags counts to one nanosecond after the last message.
-        return max(self._reader.duration - 1, 0)
+        return max(self._reader.end_time - 1 - self._reader.start_time, 0)
 
     @property
     def custom_data(self) -> dict[str, str]:
         """What the recorder wrote beside the messages, from metadata.yaml."""
-        metadata = self._reader.storage.metadata if self.finished else None
-        return dict(getattr(metadata, 'custom', None) or {})
+        return dict(self._metadata.custom) if self._metadata is not None else {}
 
     def messages(self, connections: list[Connection] | None = None, start_ns: int | None = None,
                  stop_ns: int | None = None) -> Iterator[tuple[Connection, int, bytes]]:
@@ -167,8 +197,9 @@ class Bag:
 def open_bag(path: str | Path) -> Iterator[Bag]:
     """Open a bag folder or a single storage file.
 
-    A recording that was killed (a folder without metadata.yaml, or a single .mcap file that is cut) is read as far as
-    it goes; stderr says so, and how many messages that gives.
+    Span, counts and topics are those of the files, whatever metadata.yaml says. A recording that was killed (a folder
+    without metadata.yaml, or a single .mcap file that is cut) is read as far as it goes; stderr says so, and how many
+    messages that gives.
 
     Raises RecordingError, naming the file and the remedy, when it is missing, truncated after it was
     complete, empty, of a foreign format, or holds no messages.
@@ -176,11 +207,11 @@ def open_bag(path: str | Path) -> Iterator[Bag]:
     path = Path(path)
     _refuse_hopeless(path)
     with _reading(path):
-        reader = _open_reader(path)
+        reader, metadata = _open_files(path)
     try:
         if reader.message_count == 0:
             raise RecordingError(f'bag {path} holds no messages; record it again with the cameras running')
-        yield Bag(path, reader)
+        yield Bag(path, reader, metadata)
     finally:
         reader.close()
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import heapq
-import re
 import struct
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
 from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.records import Channel, Chunk, Header, Message, Schema
@@ -27,13 +26,20 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import Reader
 
+from hand_unc_ros.data.bags.mcap_files import check_chunk, decompress
+from hand_unc_ros.data.bags.metadata import load_plain_yaml
 from hand_unc_ros.errors import RecordingError
 
 _MAGIC = b'\x89MCAP0\r\n'
 _RECORD_HEAD = struct.Struct('<BQ')
+# The others, attachments among them, may be of any size.
+_HELD = {Opcode.HEADER, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE, Opcode.CHUNK}
 _FORMATS = {'ros2msg': MessageDefinitionFormat.MSG, 'ros2idl': MessageDefinitionFormat.IDL}
+
+
+class ForeignFormat(RecordingError):
+    """A file that is no MCAP file of ROS 2."""
 
 
 class _Block(NamedTuple):
@@ -72,14 +78,13 @@ class UnindexedFile:
                             for number, channel in self._channels.items()]
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _scan(self) -> None:
         size = self.path.stat().st_size
         magic = self._file.read(len(_MAGIC))
         if not _MAGIC.startswith(magic):
-            raise RecordingError(f'{self.path} is of a foreign format: it does not begin as an MCAP file does')
+            raise ForeignFormat(f'{self.path} is of a foreign format: it does not begin as an MCAP file does')
         while (offset := self._file.tell()) < size:
             head = self._file.read(_RECORD_HEAD.size)
             opcode, length = _RECORD_HEAD.unpack(head) if len(head) == _RECORD_HEAD.size else (0, size)
@@ -87,10 +92,17 @@ class UnindexedFile:
                 self.loss = f'{self.path.name} is cut after {offset} of {size} bytes, in the middle of a record'
                 return
             if opcode == Opcode.DATA_END:
+                self._file.seek(max(size - len(_MAGIC), 0))
+                if self._file.read() != _MAGIC:
+                    self.loss = f'{self.path.name} is cut in its index, behind all messages'
                 return
             try:
-                self._take(opcode, offset, self._file.read(length))
-            except RecordingError:
+                if opcode in _HELD:
+                    check_chunk(length)
+                    self._take(opcode, offset, self._file.read(length))
+                else:
+                    self._file.seek(length, 1)
+            except ForeignFormat:
                 raise
             except Exception as error:
                 # A damaged record can make its parser fail with any kind of exception.
@@ -103,8 +115,8 @@ class UnindexedFile:
         if opcode == Opcode.HEADER:
             profile = Header.read(ReadDataStream(BytesIO(body))).profile
             if profile != 'ros2':
-                raise RecordingError(f'{self.path} is of a foreign format: an MCAP file of {profile or "no profile"}, '
-                                     'not of ROS 2')
+                raise ForeignFormat(f'{self.path} is of a foreign format: an MCAP file of {profile or "no profile"}, '
+                                    'not of ROS 2')
             return
         times = []
         for record in _records(opcode, body):
@@ -152,7 +164,9 @@ class UnindexedFile:
 def _records(opcode: int, body: bytes) -> list[Schema | Channel | Message]:
     stream = ReadDataStream(BytesIO(body))
     if opcode == Opcode.CHUNK:
-        return breakup_chunk(Chunk.read(stream), validate_crc=True)
+        chunk = Chunk.read(stream)
+        records = decompress(chunk.data, chunk.compression, chunk.uncompressed_size)
+        return breakup_chunk(replace(chunk, compression='', data=records), validate_crc=True)
     if opcode == Opcode.SCHEMA:
         return [Schema.read(stream)]
     if opcode == Opcode.CHANNEL:
@@ -171,79 +185,20 @@ def _connection(channel: Channel, schema: Schema | None, count: int) -> Connecti
 
 
 def _qos(text: str) -> list[Qos]:
-    """Profiles as rosbag2 writes them: numbers up to metadata version 8, words later."""
+    """Profiles as rosbag2 writes them: numbers up to metadata version 8, words later. Empty where the text is no such
+    thing: the messages are as good without."""
     def member(kind: type, value: int | str) -> object:
         try:
             return kind(value) if isinstance(value, int) else kind[value.upper()]
         except (KeyError, ValueError):
             return kind.UNKNOWN
 
-    return [Qos(member(QosHistory, profile['history']), profile['depth'],
-                member(QosReliability, profile['reliability']), member(QosDurability, profile['durability']),
-                QosTime(**profile['deadline']), QosTime(**profile['lifespan']),
-                member(QosLiveliness, profile['liveliness']), QosTime(**profile['liveliness_lease_duration']),
-                profile['avoid_ros_namespace_conventions'])
-            for profile in yaml.safe_load(text) or ()] if text else []
-
-
-class UnfinishedReader:
-    """The files of a recording that was not ended properly, with the interface of rosbags' Reader.
-
-    Files that were finished before are read by their index. losses: a sentence for each that was not.
-    Raises RecordingError where a file is of a foreign format.
-    """
-
-    def __init__(self, files: Sequence[Path]) -> None:
-        self._parts: list[Reader | UnindexedFile] = []
-        try:
-            for path in sorted(files, key=_split_order):
-                self._parts.append(_open_part(path))
-        except BaseException:
-            self.close()
-            raise
-        self.losses = [part.loss for part in self._parts if isinstance(part, UnindexedFile) and part.loss]
-        held = [part for part in self._parts if part.message_count]
-        self.message_count = sum(part.message_count for part in held)
-        self.start_time = min((part.start_time for part in held), default=0)
-        self.duration = max((part.end_time for part in held), default=0) - self.start_time
-        merged: dict[tuple[str, str], Connection] = {}
-        for part in self._parts:
-            for connection in part.connections:
-                key = (connection.topic, connection.msgtype)
-                first = merged.get(key, connection._replace(id=len(merged) + 1, msgcount=0))
-                merged[key] = first._replace(msgcount=first.msgcount + connection.msgcount)
-        self.connections = list(merged.values())
-
-    def messages(self, connections: Sequence[Connection], start_ns: int | None = None,
-                 stop_ns: int | None = None) -> Iterator[tuple[Connection, int, bytes]]:
-        """(connection, log time ns, CDR bytes), file after file; no connections: all."""
-        chosen = {(connection.topic, connection.msgtype): connection
-                  for connection in connections or self.connections}
-        for part in self._parts:
-            of_part = [of for of in part.connections if (of.topic, of.msgtype) in chosen]
-            if of_part:
-                for of, log_ns, data in part.messages(of_part, start_ns, stop_ns):
-                    yield chosen[of.topic, of.msgtype], log_ns, data
-
-    def close(self) -> None:
-        """Close all files."""
-        for part in self._parts:
-            part.close()
-
-
-def _split_order(path: Path) -> tuple[str, int]:
-    """rosbag2 numbers its files without leading zeros."""
-    match = re.fullmatch(r'(.*?)_?(\d+)', path.stem)
-    return (match.group(1), int(match.group(2))) if match else (path.stem, -1)
-
-
-def _open_part(path: Path) -> Reader | UnindexedFile:
     try:
-        reader = Reader(path)
-        reader.open()
-        return reader
-    except Exception:
-        # Whatever the parser says about a file that ends too soon.
-        if path.suffix != '.mcap':
-            raise
-        return UnindexedFile(path)
+        return [Qos(member(QosHistory, profile['history']), int(profile['depth']),
+                    member(QosReliability, profile['reliability']), member(QosDurability, profile['durability']),
+                    QosTime(**profile['deadline']), QosTime(**profile['lifespan']),
+                    member(QosLiveliness, profile['liveliness']), QosTime(**profile['liveliness_lease_duration']),
+                    bool(profile['avoid_ros_namespace_conventions']))
+                for profile in load_plain_yaml(text) or ()]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []

@@ -28,6 +28,7 @@ from hand_unc_ros.evaluation.recordings.replay import (
     find_calibration,
     find_images,
 )
+from hand_unc_ros.evaluation.recordings.singular import Singular, find_singular
 from hand_unc_ros.evaluation.recordings.truth import MATCHING, Truth, load_truth
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
@@ -72,12 +73,14 @@ def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: s
     seen = told.rig is not None and np.isfinite(told.joints_px).any()
     agreement = alone.agreement(told, settings.estimator.triangulation) if seen else None
     errors = None if true is None else _errors(told, true)
+    singular = find_singular(told.covariances, errors)
     summary = {
         'bag': path.name, 'source': f'recorded on {topic}' if topic else 'the pipeline on the images of the bag',
         'sets': told.sets, 'hands': len(told.stamps_ns), 'no_hand': dict(told.reasons.most_common()),
         'duration_s': float(np.ptp(told.stamps_ns) / 1e9), 'period_s': told.period_s,
         'views': len(told.cameras), 'covariance_calibrated': told.calibrated,
-        'sigma_mm': _sigma_mm(told), **_against_truth(told, true, errors),
+        'sigma_mm': _sigma_mm(told), **_against_truth(told, true, errors, singular),
+        'singular': singular.summary(np.isfinite(told.joints).all(-1)),
         'reprojection': _reprojection(agreement), 'leave_one_view_out': _leave_one_out(left_out, factors, bool(topic)),
         'bones': alone.bones(told.joints, told.covariances), 'jitter': alone.jitter(told),
         'cameras': _cameras(told, agreement, left_out, factors),
@@ -153,14 +156,21 @@ def _errors(told: Estimates, true: Truth) -> np.ndarray:
     return errors
 
 
-def _against_truth(told: Estimates, true: Truth | None, errors: np.ndarray | None) -> dict[str, Any]:
+def _against_truth(told: Estimates, true: Truth | None, errors: np.ndarray | None,
+                   singular: Singular) -> dict[str, Any]:
     if errors is None:
         return {**dict.fromkeys(OF_TRUTH), 'truth': None}
     target = told.joints - errors
     matched = np.isfinite(target).all(-1).any(-1)
     blocks = joint_blocks(told.covariances)
-    known = np.isfinite(errors).all(-1) & np.isfinite(blocks).all((-2, -1))
+    known = np.isfinite(errors).all(-1) & np.isfinite(blocks).all((-2, -1)) & ~singular.singular
     numbers = uncertainty.summary(errors, told.covariances)
+    outside = int(singular.contradicted.sum())
+    if outside:
+        # An error where none is claimed lies outside every ellipsoid.
+        share = known.sum() / (known.sum() + outside)
+        numbers['coverage'] = {level: share * (0.0 if np.isnan(inside) else inside)
+                               for level, inside in numbers['coverage'].items()}
     length = 1e3 * np.linalg.norm(errors, axis=-1)
     return {
         **{name: numbers.get(name) for name in OF_TRUTH},
@@ -170,7 +180,7 @@ def _against_truth(told: Estimates, true: Truth | None, errors: np.ndarray | Non
             'pa_mpjpe_mm': metrics.score_points(told.joints, target, 'procrustes').mean_mm,
             'rr_mpjpe_mm': metrics.score_points(told.joints, target, 'root').mean_mm,
             'fingertips_mm': metrics.finite_mean(length[:, list(FINGERTIPS)]),
-            'factor': fit_factor(errors[known], blocks[known]),
+            'factor': fit_factor(errors[known], blocks[known]) if known.any() else None,
             'joints': _by_joint(uncertainty.per_joint(errors, told.covariances)),
             'bias_mm': (1e3 * np.nanmean(errors.reshape(-1, 3), axis=0)).tolist()}}
 

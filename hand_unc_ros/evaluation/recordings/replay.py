@@ -15,27 +15,26 @@ from typing import Any
 
 import numpy as np
 from rosbags.interfaces import Connection
-from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import IMAGE_TYPES, INFO_TYPE, TF_TYPE, Bag
+from hand_unc_ros.data.bags.stored_images import decode_stored_image
+from hand_unc_ros.data.calibrated_image import check_rectified, is_rectified
 from hand_unc_ros.data.camera_messages import rig_from_messages
-from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_rig, load_topics
-from hand_unc_ros.errors import ConfigError, ImageFormatError, RecordingError
+from hand_unc_ros.errors import ConfigError, RecordingError
+from hand_unc_ros.estimation.no_hand_remedy import Traffic, no_hand_remedy
 from hand_unc_ros.estimation.stream import Estimator, Processed, Stream
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import FrameResult
-from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.methods.geometric_fusion import ViewGaussians
 from hand_unc_ros.settings.recordings import BagSettings
 
 # A recording is no live system: its clocks may be decades apart, and stamps are not held against the log's times.
 _NO_FUTURE_S = 4e9
 _COMPRESSED = '/compressed'
-# What a damaged image message makes its readers raise.
-_UNREADABLE = (SerdeError, ValueError, IndexError, struct.error)
 # A delay beyond this is no delay: stamp and log were made by different clocks.
 LONGEST_DELAY_S = 60.0
 
@@ -141,7 +140,9 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
         raise RecordingError(f'bag {bag.path} does not say how its cameras are calibrated: it has no rig.yaml beside '
                              f'it and no {lacks} in it; give the calibration with --rig FILE')
     named = {topic.rsplit('/', 1)[0].strip('/'): info for topic, info in sorted(infos.items())}
-    return Calibrated(rig_from_messages(named, transforms, settings.world_frame),
+    topics = {camera: _image_topic(bag, camera, {}, settings) for camera in named}
+    rectified = [camera for camera, topic in topics.items() if topic is not None and is_rectified(topic)]
+    return Calibrated(rig_from_messages(named, transforms, settings.world_frame, rectified),
                       'CameraInfo and /tf_static in the bag')
 
 
@@ -150,28 +151,38 @@ def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict
 
     Raises RecordingError where fewer than two have one, or where it is not clear which one it is.
     """
-    types = {connection.topic: connection.msgtype for connection in bag.connections
-             if connection.msgtype in IMAGE_TYPES}
     found = {}
     for camera in settings.cameras or calibrated.rig.names:
-        named = [topic for topic in (calibrated.topics.get(camera), settings.image_topic.replace('{camera}', camera))
-                 if topic]
-        exact = [topic + end for topic in named for end in ('', _COMPRESSED) if topic + end in types]
-        # A camera in some namespace: its whole name as a part of the topic's path.
-        likely = sorted(topic for topic in types if f'/{camera}/' in topic)
-        bases = {topic.removesuffix(_COMPRESSED) for topic in likely}
-        if not exact and len(bases) > 1:
-            raise RecordingError(f'bag {bag.path} has several image topics for camera {camera!r}: {", ".join(likely)}; '
-                                 "say which in the rig file (`topic:`) or as image_topic in --params")
-        if exact or likely:
-            found[camera] = (exact or likely)[0]
+        topic = _image_topic(bag, camera, calibrated.topics, settings)
+        if topic is not None:
+            found[camera] = topic
     if len(found) < 2:
         raise RecordingError(
             f'bag {bag.path} has images of {len(found)} of the cameras '
             f'{", ".join(settings.cameras or calibrated.rig.names)}, two are needed; its image topics are '
-            f'{", ".join(sorted(types)) or "none"}. Name the cameras of the rig file as the topics do, or give '
-            'each its `topic:` there')
+            f'{", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the topics do, or '
+            'give each its `topic:` there')
+    check_rectified(calibrated.rig, found)
     return found
+
+
+def _image_types(bag: Bag) -> dict[str, str]:
+    return {connection.topic: connection.msgtype for connection in bag.connections
+            if connection.msgtype in IMAGE_TYPES}
+
+
+def _image_topic(bag: Bag, camera: str, named: Mapping[str, str], settings: BagSettings) -> str | None:
+    """The topic of a camera's images, None where the bag has none; RecordingError where it is not clear which."""
+    types = _image_types(bag)
+    patterns = [topic for topic in (named.get(camera), settings.image_topic.replace('{camera}', camera)) if topic]
+    exact = [topic + end for topic in patterns for end in ('', _COMPRESSED) if topic + end in types]
+    # A camera in some namespace: its whole name as a part of the topic's path.
+    likely = sorted(topic for topic in types if f'/{camera}/' in topic)
+    bases = {topic.removesuffix(_COMPRESSED) for topic in likely}
+    if not exact and len(bases) > 1:
+        raise RecordingError(f'bag {bag.path} has several image topics for camera {camera!r}: {", ".join(likely)}; '
+                             "say which in the rig file (`topic:`) or as image_topic in --params")
+    return (exact or likely or [None])[0]
 
 
 def camera_traffic(stamps_ns: Sequence[int], log_ns: Sequence[int]) -> CameraTraffic:
@@ -218,15 +229,19 @@ class Replay:
         self._connections = [connection for connection in bag.connections if connection.topic in self._camera_of]
         times = stamps_by_topic(bag, self._connections)
         self.traffic = {camera: camera_traffic(*times[topic]) for camera, topic in topics.items()}
+        self._delays_s = {camera: float(np.median(np.subtract(times[topic][1], times[topic][0]))) / 1e9
+                          for camera, topic in topics.items() if times[topic][0]}
+        self._handedness = settings.estimator.handedness
         self._total = sum(traffic.received for traffic in self.traffic.values())
         if not self._total:
             raise RecordingError(f'bag {bag.path} has no image on {", ".join(self._camera_of)}')
         steps = [traffic.span_s / (traffic.received - 1 + traffic.missing) for traffic in self.traffic.values()
                  if traffic.received > 1]
         self.period_s = settings.period_s or (float(np.median(steps)) if steps else 0.0) or 1.0
+        self._tolerance_s = settings.tolerance_s or self.period_s / 2
         self.synchroniser = Synchroniser(
             tuple(topics), period_s=self.period_s, deadline_s=settings.deadline_s or self.period_s,
-            tolerance_s=settings.tolerance_s or self.period_s / 2, min_views=settings.estimator.min_views,
+            tolerance_s=self._tolerance_s, min_views=settings.estimator.min_views,
             future_s=_NO_FUTURE_S)
         self._stream = Stream(self.synchroniser, estimator, lambda camera: self.rig[camera], self._decode)
         self._store = get_typestore(Stores.ROS2_HUMBLE)
@@ -253,6 +268,12 @@ class Replay:
             self.traffic[camera].used = statistics.used - bad
             self.traffic[camera].drops = drops
 
+    def remedy(self, reasons: Mapping[str, int]) -> str:
+        """What to do where no set gave a hand, for `reasons`; all sets must have been given."""
+        traffic = {camera: Traffic(self.traffic[camera].received, self.traffic[camera].drops or {}, delay_s)
+                   for camera, delay_s in self._delays_s.items()}
+        return no_hand_remedy(traffic, reasons, self._tolerance_s, self._handedness)
+
     def _matched(self) -> Iterator[MatchedSet]:
         now_ns = 1
         messages = self.bag.messages(self._connections)
@@ -268,14 +289,9 @@ class Replay:
         while (due_ns := self.synchroniser.next_deadline_ns) is not None:
             yield from self.synchroniser.poll(max(due_ns, now_ns))
 
-    def _decode(self, stored: tuple[str, bytes]) -> np.ndarray:
+    def _decode(self, stored: tuple[str, bytes], camera: Camera) -> np.ndarray:
         """Pixels of a stored message. Raises ImageFormatError for one that cannot be read."""
-        kind, data = stored
-        try:
-            message = self._store.deserialize_cdr(data, kind)
-            return decode_compressed(message) if 'Compressed' in kind else decode_image(message)
-        except _UNREADABLE as error:
-            raise ImageFormatError(str(error)) from error
+        return decode_stored_image(self._store, *stored, camera)
 
 
 class Collector:
@@ -316,8 +332,7 @@ class Collector:
                               for camera, traffic in replay.traffic.items())
             faults = ''.join(f'; {camera}: {fault}' for camera, fault in replay.faults.items())
             raise RecordingError(f'no hand was found in bag {replay.bag.path}: {self.sets} sets ({why}); images '
-                                 f'dropped before: {drops}{faults}. Check the camera calibration, the handedness '
-                                 'and the method')
+                                 f'dropped before: {drops}{faults}. Likely cause: {replay.remedy(self.reasons)}')
         stamps, tracks, *arrays = (np.array(part) for part in zip(*self.hands))
         return Estimates(self.cameras, replay.rig, stamps, tracks, *arrays, sets=self.sets, reasons=self.reasons,
                          calibrated=self.calibrated, frame_id=settings.world_frame, traffic=replay.traffic,

@@ -13,6 +13,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.evaluation.recordings import plots
 from hand_unc_ros.evaluation.recordings.evaluate import Evaluation, evaluate_bag
 from hand_unc_ros.evaluation.recordings.replay import BagSettings
+from hand_unc_ros.evaluation.recordings.singular import sentences as singular_sentences
 
 # A factor on σ between these needs no words.
 FITS = (0.9, 1.1)
@@ -77,13 +78,20 @@ def _found(summary: dict[str, Any]) -> str:
 def _covariance(summary: dict[str, Any]) -> list[str]:
     calibrated = 'calibrated' if summary['covariance_calibrated'] else 'not calibrated'
     truth, left_out, reprojection = summary['truth'], summary['leave_one_view_out'], summary['reprojection']
-    if truth is not None and truth['factor'] is not None:
+    sentences = singular_sentences(summary['singular'])
+    if truth is not None and truth['factor'] is None:
+        return [*sentences, f'No factor can be had from the truth: no covariance ({calibrated}) is regular where it is '
+                'known.']
+    if truth is not None:
         inside = summary['coverage']['95']
-        return [f'The covariance ({calibrated}) is {_size(truth["factor"])}: {100 * inside:.0f} % of the joints lie '
-                f'inside their 95 % ellipsoids; NEES is {summary["nees_per_dof"]:.2f} per degree of freedom, 1 is '
-                'right.']
-    sentences = []
+        which = 'The other covariances' if sentences else 'The covariance'
+        verb = 'are' if sentences else 'is'
+        return [*sentences, f'{which} ({calibrated}) {verb} {_size(truth["factor"])}: {100 * inside:.0f} % of the '
+                f'joints lie inside their 95 % ellipsoids; NEES is {summary["nees_per_dof"]:.2f} per degree of '
+                'freedom, 1 is right.']
     if left_out is not None:
+        # Of a recording, the variances of the views are judged, whatever covariance was published.
+        calibrated = 'as the views claim it' if sentences else calibrated
         sentences.append(
             f'No truth was given. Against views left out in turn, the covariance ({calibrated}) is '
             f'{_size(left_out["factor"])}: {100 * left_out["coverage"]["95"]:.0f} % of their 2D joints lie inside the '

@@ -139,7 +139,8 @@ def jitter(estimates: Estimates) -> dict[str, Any]:
             return None
         sigma = 1e3 * float(np.sqrt(np.median(tremble2[chosen])))
         predicted = 1e3 * float(np.sqrt(np.median(variance[chosen])))
-        return {'sigma_mm': sigma, 'predicted_mm': predicted, 'ratio': sigma / predicted, 'moments': int(chosen.sum())}
+        return {'sigma_mm': sigma, 'predicted_mm': predicted, 'ratio': sigma / predicted if predicted else float('nan'),
+                'moments': int(chosen.sum())}
 
     resting = known & (speed < REST_SPEED)
     per_joint = []

@@ -31,10 +31,10 @@ from hand_unc_ros.methods.contract import (
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, stack, with_refinement
 from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
+from hand_unc_ros.methods.jump_hand.network import JumpHandOutput, ViewStage, load_jump_hand
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder, decode
 from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance
-from hand_unc_ros.networks.jump_hand import JumpHandOutput, ViewStage, load_jump_hand
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 from hand_unc_ros.networks.weights import read_weights
 from hand_unc_ros.resources import resource
@@ -113,9 +113,9 @@ class JumpHandLive:
         self.finder = load_finder(files['finder_weights'])
         for network in (self.network, self.finder):
             network.to(self.device, memory_format=torch.channels_last).eval()
-        self._encode = self.network.see
+        self._encode = self.network.encode
         if acceleration != 'none':
-            self._encode = torch.compile(self.network.see,
+            self._encode = torch.compile(self.network.encode,
                                          mode='reduce-overhead' if acceleration == 'cuda_graph' else 'default')
         self._rigs = RigCache()
         log.info('JumpHand %s on %s in %s, acceleration %s', Path(weights).stem, self.device, self.dtype, acceleration)
@@ -226,13 +226,13 @@ class JumpHandLive:
                   for value in (K, pose, (joints - origin) * flip)]
         with torch.inference_mode(), self._autocast():
             stage = _joined([readings[row].features for row in rows])
-            out = self.network.join(stage, *inputs[:2], torch.from_numpy(mask)[None].to(self.device), start=inputs[2])
+            out = self.network.fuse(stage, *inputs[:2], torch.from_numpy(mask)[None].to(self.device), start=inputs[2])
         gate = np.zeros((len(readings), out.gate.shape[2]))
         gate[rows] = out.gate[0].double().cpu().numpy()
         result = torch.cat([out.joints[-1, 0], out.vertices[-1, 0]]).double().cpu().numpy()
         if not np.isfinite(result).all():
             return None
-        learned = self._covariance(out, start.covariance * np.outer(flip, flip), np.tile(flip, len(joints)))
+        learned = self._covariance(out, start.propagated * np.outer(flip, flip), np.tile(flip, len(joints)))
         result = result * flip + origin
         return Refinement(result[:len(joints)], result[len(joints):], gate, learned)
 
@@ -289,7 +289,7 @@ class JumpHandLive:
         images = np.stack([cut_crop(seen[row], box, self.options.handedness, self.crop_size).image
                            for row, box in zip(np.repeat(rows, len(QUARTERS)), turned)])
         with torch.inference_mode(), self._autocast():
-            stage = self.network.see(self._images(images)[None])
+            stage = self.network.encode(self._images(images)[None])
         unsure = stage.variance.log().mean(dim=(0, 2, 3)).reshape(len(rows), -1).cpu().numpy()
         boxes = boxes.copy()
         boxes[rows] = turned.reshape(len(rows), -1, 4)[np.arange(len(rows)), unsure.argmin(axis=1)]

@@ -31,9 +31,9 @@ from hand_unc_ros.methods.contract import (
 )
 from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
 from hand_unc_ros.methods.landmarks.noise_model import known_landmarks, landmark_variance
 from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, CropLandmarks, LandmarkNetworks
-from hand_unc_ros.methods.landmarks.tracker import HandTracker
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.placement import choose_device, choose_precision
@@ -89,7 +89,7 @@ class Landmarks:
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
         """Up to two hands in each view, of either side: palms, confirmed and turned by a first reading."""
-        found = HandTracker(self.networks, HANDS).update(views)
+        found = ImageHandTracker(self.networks, HANDS).update(views)
         detections = []
         for hands in found.values():
             detections.append([
@@ -117,7 +117,7 @@ class Landmarks:
         return readings
 
     def _in_images(self, crops: Sequence[Crop], out: CropLandmarks) -> tuple[np.ndarray, np.ndarray]:
-        """Public joints (N, 21, 2) and their variances (N, 21, 2), in px and px² of the distorted images."""
+        """Public joints (N, 21, 2), px of the distorted images, and their variances (N, 21, 2) px²."""
         K = np.stack([crop.K for crop in crops])
         inverse = np.linalg.inv(K[:, :2, :2])
         inverse[[crop.mirrored for crop in crops], 0] *= -1.0

@@ -58,7 +58,7 @@ def decode_palms(scores: np.ndarray, values: np.ndarray, affine: np.ndarray,
     value = values[rows].astype(np.float64)
     middle, half = centre + value[:, :2], value[:, 2:4] / 2
     points = centre[:, None] + value[:, 4:].reshape(-1, PALM_KEYPOINTS, 2)
-    # Corners and keypoints together, (N, 9, 2): both are averaged. Frames have their origin at a corner, we at a centre.
+    # Corners and keypoints together, (N, 9, 2): both are averaged. The detector's origin is a corner, ours a centre.
     everything = np.concatenate([(middle - half)[:, None], (middle + half)[:, None], points], 1) - 0.5
     palms, probability = [], probability[rows]
     while len(everything):

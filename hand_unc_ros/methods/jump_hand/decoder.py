@@ -1,0 +1,194 @@
+"""JUMP-Hand's refinement decoder: joints and vertices as queries that look into every view."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hand_unc_ros.hand.joints import JOINT_COUNT
+from hand_unc_ros.hand.palm_frame import HAND_UNIT, HandFrame
+from hand_unc_ros.networks.deformable import GatedViewAttention
+from hand_unc_ros.networks.view_fusion import inverse_2x2
+
+FREQUENCIES = 5
+# Nearer than this to a camera, metres, a query is treated as if it were this far: its reference stays finite.
+NEAREST = 0.05
+RESIDUAL_LIMIT_CELLS = 8.0
+
+
+class ViewGeometry(NamedTuple):
+    """The crop cameras as the hand's frame sees them.
+
+    projection: (B, V, 3, 4), homogeneous crop pixels of points in hand units.  cameras: (B, V, CAMERA_SIZE).
+    lift: (B, V, 2, 3), the step in hand units of one pixel to the right and down, at unit depth in metres.
+    image_size: side of the crops in pixels.
+    """
+
+    projection: Tensor
+    cameras: Tensor
+    lift: Tensor
+    image_size: int
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Crop pixels (B, V, N, 2) and depth (B, V, N) in metres, at least NEAREST, of points (B, N, 3)."""
+        homogeneous = points[:, None] @ self.projection[..., :3].mT + self.projection[:, :, None, :, 3]
+        depth = homogeneous[..., 2:].clamp_min(NEAREST)
+        return homogeneous[..., :2] / depth, depth[..., 0]
+
+
+def view_geometry(frame: HandFrame, K: Tensor, camera_from_world: Tensor, image_size: int) -> ViewGeometry:
+    """K: (B, V, 3, 3) of the crops.  camera_from_world: (B, V, 3, 4)."""
+    turn = camera_from_world[..., :3] @ frame.rotation[:, None]
+    shift = (camera_from_world[..., :3] @ frame.origin[:, None, :, None]) + camera_from_world[..., 3:]
+    projection = K @ torch.cat([turn * HAND_UNIT, shift], -1)
+    towards = F.normalize(shift[..., 0], dim=-1)
+    # The crop may be rolled: right and down are those of the crop.
+    axes = inverse_2x2(K[..., :2, :2]).mT
+    unit = F.normalize(axes, dim=-1) @ turn[..., :2, :]
+    ray = (towards[..., None, :] @ turn)
+    return ViewGeometry(projection, torch.cat([unit, ray], -2).flatten(-2), axes @ turn[..., :2, :] / HAND_UNIT,
+                        image_size)
+
+
+class DecoderSizes(NamedTuple):
+    """width, heads, points, levels, ffn, layers: as in JumpHandConfig.  feature_channels: of the per-view stage."""
+
+    width: int
+    feature_channels: int
+    heads: int
+    levels: int
+    points: int
+    ffn: int
+    layers: int
+
+
+class ViewQueries(NamedTuple):
+    """What the cross-attention takes beside the queries, see GatedViewAttention."""
+
+    references: Tensor
+    evidence: Tensor
+    cameras: Tensor
+    levels: list[Tensor]
+    gates: Tensor
+
+
+class Layer(nn.Module):
+    """Self-attention, uncertainty-gated cross-attention, feed-forward and a coordinate update, each with pre-norm."""
+
+    def __init__(self, sizes: DecoderSizes) -> None:
+        super().__init__()
+        width, feature_channels, heads, levels, points, ffn, _ = sizes
+        self.heads = heads
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.merge = nn.Linear(width, width)
+        self.views = GatedViewAttention(width, feature_channels, heads, levels, points)
+        self.ffn = nn.Sequential(nn.Linear(width, ffn), nn.GELU(), nn.Linear(ffn, width))
+        self.update = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
+        nn.init.zeros_(self.update[-1].weight)
+        nn.init.zeros_(self.update[-1].bias)
+
+    def forward(self, x: Tensor, position: Tensor, views: ViewQueries) -> tuple[Tensor, Tensor]:
+        """x, position: (B, Q, C), the queries and where they are. Returns the queries, and their steps (B, Q, 3)."""
+        normed = self.norms[0](x)
+        query, key, _ = self.qkv(normed + position).chunk(3, -1)
+        value = self.qkv(normed).chunk(3, -1)[2]
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
+        x = x + self.merge(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        x = x + self.views(self.norms[1](x) + position, *views)
+        x = x + self.ffn(self.norms[2](x))
+        return x, self.update(self.norms[3](x)).float()
+
+
+class CoarseHand(NamedTuple):
+    """joints: (B, 21, 3), valid: (B, 21) and vertices: (B, M, 3), the coarse stage in hand units."""
+
+    joints: Tensor
+    valid: Tensor
+    vertices: Tensor
+
+
+class ViewEvidence(NamedTuple):
+    """mean_px, variance_cells2: (B, V, 21, 2) in the crops.  pooled: (B, V, 21, C).  levels: (B, V, C, s, s) each."""
+
+    mean_px: Tensor
+    variance_cells2: Tensor
+    pooled: Tensor
+    levels: list[Tensor]
+
+
+class Gates(NamedTuple):
+    """Weights of the views: joints (B, V, 21), vertices (B, V, M)."""
+
+    joints: Tensor
+    vertices: Tensor
+
+
+class Decoded(NamedTuple):
+    """joints: (L, B, 21, 3) and vertices: (L, B, M, 3) after each layer, hand units.  features: (B, 21, C)."""
+
+    joints: list[Tensor]
+    vertices: list[Tensor]
+    features: Tensor
+
+
+class Decoder(nn.Module):
+    """`layers` refinements of 21 joints and `vertex_count` vertices.
+
+    to_vertices: (vertex_count, 21), skinning weights that carry what is known of joints to vertices.
+    """
+
+    def __init__(self, sizes: DecoderSizes, to_vertices: Tensor) -> None:
+        super().__init__()
+        self.levels, width = sizes.levels, sizes.width
+        self.register_buffer('to_queries', torch.cat([torch.eye(JOINT_COUNT), to_vertices]))
+        self.token = nn.Parameter(0.02 * torch.randn(len(self.to_queries), width))
+        self.pooled = nn.Linear(sizes.feature_channels, width)
+        # Of each joint: log of the information that all views give, and whether it could be triangulated.
+        self.known = nn.Linear(2, width)
+        self.place = nn.Linear(3 + 6 * FREQUENCIES, width)
+        self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.layers))
+
+    def forward(self, start: CoarseHand, geometry: ViewGeometry, views: ViewEvidence, all_gates: Gates) -> Decoded:
+        """Refine a coarse hand by what the views hold."""
+        mean_px, variance_cells2, pooled, levels = views
+        gates, query_gates = all_gates.joints, torch.cat(all_gates, 2)
+        seen = gates[..., None] > 0
+        information = torch.where(seen, 1 / variance_cells2, 0.0).sum(1).mean(-1).clamp_min(1e-4).log()
+        state = torch.stack([information, start.valid.to(information.dtype)], -1)
+        tokens = torch.where(seen, gates[..., None] * self.pooled(pooled), 0.0).sum(1) + self.known(state)
+        x = self.token + self.to_queries @ tokens
+        points = torch.cat([start.joints, start.vertices], 1)
+        per_joint, per_vertex, levels = [], [], levels[:self.levels]
+        for layer in self.layers:
+            points = points.detach()
+            references, evidence = self._evidence(points, geometry, mean_px, variance_cells2)
+            queries = ViewQueries(references, evidence, geometry.cameras, levels, query_gates)
+            x, step = layer(x, self.place(_waves(points)), queries)
+            points = points + step
+            per_joint.append(points[:, :JOINT_COUNT])
+            per_vertex.append(points[:, JOINT_COUNT:])
+        return Decoded(per_joint, per_vertex, x[:, :JOINT_COUNT])
+
+    def _evidence(self, points: Tensor, geometry: ViewGeometry, mean_px: Tensor,
+                  variance_cells2: Tensor) -> tuple[Tensor, Tensor]:
+        """References (B, V, Q, 2) of all queries, and how far each view's 2D joints are from them."""
+        with torch.autocast(points.device.type, enabled=False):
+            px, depth = geometry.project(points)
+            cell = geometry.image_size / 32
+            limit = RESIDUAL_LIMIT_CELLS * cell
+            residual = (mean_px - px[:, :, :JOINT_COUNT]).clamp(-limit, limit)
+            lifted = residual @ geometry.lift * depth[:, :, :JOINT_COUNT, None]
+            evidence = torch.cat([residual / cell, lifted, variance_cells2.log()], -1)
+            return (2 * px + 1) / geometry.image_size - 1, self.to_queries @ evidence
+
+
+def _waves(points: Tensor) -> Tensor:
+    """Coordinates (..., 3) with their sines and cosines at FREQUENCIES octaves, (..., 3 + 6 FREQUENCIES)."""
+    octaves = 2.0 ** torch.arange(FREQUENCIES, device=points.device) * (math.pi / 2)
+    angles = (points[..., None] * octaves).flatten(-2)
+    return torch.cat([points, angles.sin(), angles.cos()], -1)

@@ -1,0 +1,110 @@
+"""JUMP-Hand's loss terms on one batch."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hand_unc_ros.hand.palm_frame import HAND_UNIT
+from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
+from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
+from hand_unc_ros.networks.gaussian_2d_losses import gaussian_nll, heatmap_cross_entropy, mean_l1
+from hand_unc_ros.networks.images import image_tensor
+
+# A coarse joint farther off than this, in hand units, no longer pulls: with two views along one line it may be
+# anywhere.
+COARSE_LIMIT = 1.0
+REPROJECTION_LIMIT_CELLS = 16.0
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """nll, joints and vertices (the L3D), reprojection (L2D) and coarse (LDLT) are the paper's, 0.1, 1, 1, 10 there,
+    with 3D in units of 0.1 m and 2D in heatmap cells.  l1 and heatmap pull the 2D means and heatmaps directly, presence
+    teaches whether a crop shows a hand."""
+
+    nll: float = 0.1
+    joints: float = 1.0
+    vertices: float = 1.0
+    reprojection: float = 1.0
+    coarse: float = 10.0
+    l1: float = 0.0
+    heatmap: float = 0.0
+    presence: float = 0.3
+
+    def to_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def jump_hand_losses(network: JumpHand, batch: dict[str, Tensor], weights: LossWeights,
+                     fused_share: float = 1.0) -> dict[str, Tensor]:
+    """The weighted loss terms of a batch (see data.batches.collate); their sum is what is minimised. Each is a mean
+    over the samples that have what it needs, so a dataset without vertices trains as well.
+
+    fused_share: share of the samples, the first ones, that go on to the fused stage. With a small per-view network that
+    stage costs as much again, and it learns from fewer samples than the images need.
+    """
+    stage = network.encode(image_tensor(batch['images']))
+    count = max(1, round(fused_share * len(batch['joints'])))
+    part = {name: value[:count] for name, value in batch.items()}
+    out = network.fuse(stage.first(count), part['K'], part['camera_from_world'], part['view_mask'])
+    with torch.autocast(out.joints.device.type, enabled=False):
+        terms = view_terms(stage, batch, network.config.view.image_size)
+        terms |= fused_terms(out, part, network.config.view.image_size)
+    return {name: weight * terms[name] for name, weight in weights.to_dict().items() if weight}
+
+
+def view_losses(network: JumpHand, batch: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:
+    """The weighted terms of the per-view stage alone."""
+    stage = network.encode(image_tensor(batch['images']))
+    with torch.autocast(stage.mean.device.type, enabled=False):
+        terms = view_terms(stage, batch, network.config.view.image_size)
+    return {name: getattr(weights, name) * term for name, term in terms.items() if getattr(weights, name)}
+
+
+def view_terms(stage: ViewStage, batch: dict[str, Tensor], image_size: int) -> dict[str, Tensor]:
+    """The terms of the per-view stage."""
+    mask = batch['joint_mask'].flatten(0, 1)
+    target = pixels_to_cells(batch['joints_px'], image_size).flatten(0, 1)
+    mean, variance = stage.mean.flatten(0, 1), stage.variance.flatten(0, 1)
+    presence = F.binary_cross_entropy_with_logits(stage.presence, batch['present'].float(), reduction='none')
+    return {'nll': gaussian_nll(mean, variance, target, mask), 'l1': mean_l1(mean, target, mask),
+            'heatmap': heatmap_cross_entropy(stage.log_heatmap.flatten(0, 1), target, mask),
+            'presence': _mean(presence, batch['view_mask'])}
+
+
+def fused_terms(out: JumpHandOutput, batch: dict[str, Tensor], image_size: int) -> dict[str, Tensor]:
+    """The terms of the fused stage."""
+    known = torch.isfinite(batch['joints']).all(-1)
+    joints = torch.where(known[..., None], batch['joints'], 0.0)
+    surface = torch.isfinite(batch['vertices']).all(-1)
+    vertices = torch.where(surface[..., None], batch['vertices'], 0.0)
+    coarse = ((out.coarse - joints).abs() / HAND_UNIT).clamp_max(COARSE_LIMIT).mean(-1)
+    projected = pixels_to_cells(_project(out.joints[-1], batch['K'], batch['camera_from_world']), image_size)
+    reprojection = (projected - pixels_to_cells(batch['joints_px'], image_size)).abs()
+    reprojection = reprojection.clamp_max(REPROJECTION_LIMIT_CELLS)
+    # Every layer's, without the coarse stage's; that one's where there is no other.
+    refined = slice(min(1, len(out.joints) - 1), None)
+    mesh = (out.vertices - vertices).abs() / HAND_UNIT
+    # The coarse mesh is learned as well, from joints that were all triangulated.
+    mesh = torch.cat([mesh[:1].clamp_max(COARSE_LIMIT), mesh[1:]]).mean(-1)
+    lifted = out.coarse_valid.all(-1, keepdim=True) & surface
+    return {'joints': _mean((out.joints[refined] - joints).abs().mean(-1) / HAND_UNIT, known),
+            'vertices': _mean(mesh, torch.stack([lifted, *[surface] * (len(mesh) - 1)])),
+            'reprojection': _mean(reprojection.sum(-1), batch['joint_mask']),
+            'coarse': _mean(coarse, known & out.coarse_valid)}
+
+
+def _project(points: Tensor, K: Tensor, camera_from_world: Tensor) -> Tensor:
+    """Crop pixels (B, V, N, 2) of points (B, N, 3); finite wherever they are."""
+    local = points[:, None] @ camera_from_world[..., :3].mT + camera_from_world[:, :, None, :, 3]
+    local = torch.cat([local[..., :2] / local[..., 2:].clamp_min(0.05), torch.ones_like(local[..., :1])], -1)
+    return (local @ K.mT)[..., :2]
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    mask = mask.expand(values.shape)
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp_min(1)

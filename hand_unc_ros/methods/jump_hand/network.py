@@ -1,0 +1,287 @@
+"""JUMP-Hand: Gaussians per view and joint, gated view experts, triangulation, refinement to joints and mesh."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS, Observations
+from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
+from hand_unc_ros.hand.palm_frame import palm_frame
+from hand_unc_ros.hand.skinning import skinning_to_joints
+from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.hand.topology import VERTEX_COUNT
+from hand_unc_ros.methods.jump_hand.decoder import (
+    CoarseHand,
+    Decoded,
+    Decoder,
+    DecoderSizes,
+    Gates,
+    ViewEvidence,
+    ViewGeometry,
+    view_geometry,
+)
+from hand_unc_ros.networks import gaussian_2d
+from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2DConfig, Gaussian2DNet, cells_to_pixels
+from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, gate, normalised
+from hand_unc_ros.networks.weights import read_weights, save_network
+
+
+@dataclass(frozen=True)
+class JumpHandConfig:
+    """Sizes and choices. view: the 2D stage.  width, heads, points, levels, ffn, layers: of the decoder.
+    vertex_queries: how many of the 778 vertices are queries; the rest follow them by a learned linear map.
+    gate: one of GATES.  top_k: views that the top-k gate keeps.  triangulation: one of TRIANGULATIONS.
+    surface: name of the hand model whose vertices it predicts, 'stand-in' or 'mano'."""
+
+    view: Gaussian2DConfig = field(default_factory=Gaussian2DConfig)
+    width: int = 256
+    heads: int = 8
+    points: int = 4
+    levels: int = 3
+    ffn: int = 1024
+    layers: int = 6
+    vertex_queries: int = VERTEX_COUNT
+    gate: str = 'uncertainty'
+    top_k: int = 2
+    triangulation: str = 'ug_dlt'
+    surface: str = 'stand-in'
+
+    def __post_init__(self) -> None:
+        for name, known in (('gate', GATES), ('triangulation', TRIANGULATIONS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(f'{name} {getattr(self, name)!r} is unknown; choose one of {", ".join(known)}')
+        if self.width % self.heads:
+            raise ConfigError(f'width {self.width} is not a multiple of heads {self.heads}')
+        if not 0 < self.vertex_queries <= VERTEX_COUNT:
+            raise ConfigError(f'vertex_queries is {self.vertex_queries}; it must be in 1 … {VERTEX_COUNT}')
+        if not 0 < self.levels <= self.view.level_count:
+            raise ConfigError(f'levels is {self.levels}; crops of {self.view.image_size} px give features at'
+                              f' 1 … {self.view.level_count}')
+        if self.top_k < 1:
+            raise ConfigError(f'top_k is {self.top_k}; the gate must keep at least 1 view')
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict) -> JumpHandConfig:
+        """Inverse of `to_dict`, also after JSON. Raises ConfigError for unknown keys."""
+        view = dict(values.get('view', {}))
+        if 'blocks' in view:
+            view['blocks'] = tuple(view['blocks'])
+        try:
+            return JumpHandConfig(**{**values, 'view': Gaussian2DConfig(**view)})
+        except TypeError as error:
+            raise ConfigError(f'the configuration of the network does not fit this version ({error})') from error
+
+
+CONFIGS = {
+    'full': JumpHandConfig(),
+    'lite': JumpHandConfig(view=gaussian_2d.CONFIGS['lite'], width=64, heads=4, points=2, ffn=128, layers=4,
+                           vertex_queries=64, triangulation='refined'),
+}
+
+
+class ViewStage(NamedTuple):
+    """Output of the per-view network for each crop, (B, V, …); see Gaussian2D.
+
+    mean, variance: (B, V, 21, 2) cells and cells².  log_heatmap: (B, V, 21, 32, 32).  presence: (B, V) logits.
+    pooled: (B, V, 21, C).  levels: (B, V, C, s, s) each, fine to coarse.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    log_heatmap: Tensor
+    presence: Tensor
+    pooled: Tensor
+    levels: list[Tensor]
+
+    def first(self, count: int) -> ViewStage:
+        """That of the first `count` samples."""
+        return ViewStage(*(part[:count] for part in self[:5]), [level[:count] for level in self.levels])
+
+
+class JumpHandOutput(NamedTuple):
+    """mean, variance, log_heatmap, presence: as in ViewStage.  gate: (B, V, 21), sums to 1 over views.
+    coarse: (B, 21, 3) metres, world, the triangulated joints, zeros where coarse_valid (B, 21) is False.
+    joints: (L + 1, B, 21, 3) and vertices: (L + 1, B, 778, 3) metres, world: the coarse stage, then every decoder
+    layer; the last is the result.  features: (B, 21, C) of the joint queries (of the pooled 2D stage without a
+    decoder)."""
+
+    mean: Tensor
+    variance: Tensor
+    log_heatmap: Tensor
+    presence: Tensor
+    gate: Tensor
+    coarse: Tensor
+    coarse_valid: Tensor
+    joints: Tensor
+    vertices: Tensor
+    features: Tensor
+
+
+class JumpHand(nn.Module):
+    """The whole network. Views may come in any order and number; a masked view is as if it had never been there.
+
+    arrays: of the hand model whose vertices are predicted (hand.model.read_arrays), for the initial surface only; the
+    stand-in by default. Weights that are loaded afterwards bring their own.
+    """
+
+    def __init__(self, config: JumpHandConfig, arrays: dict[str, np.ndarray] | None = None) -> None:
+        super().__init__()
+        self.config = config
+        arrays = build_standin('right') if arrays is None else arrays
+        skinning = torch.from_numpy(skinning_to_joints(arrays['weights'])).float()
+        picked = torch.from_numpy(spread_out(arrays['v_template'], config.vertex_queries))
+        self.view = Gaussian2DNet(config.view)
+        channels = config.view.fpn_channels
+        self.confidence = nn.Linear(channels, 1)
+        self.register_buffer('skinning', skinning)
+        self.register_buffer('picked', picked)
+        self.lift = nn.Linear(JOINT_COUNT, VERTEX_COUNT, bias=False)
+        with torch.no_grad():
+            self.lift.weight.copy_(skinning)
+        self.decoder = None
+        if config.layers:
+            sizes = DecoderSizes(config.width, channels, config.heads, config.levels, config.points, config.ffn,
+                                 config.layers)
+            self.decoder = Decoder(sizes, skinning[picked])
+            self.spread = nn.Parameter(nearest_mean(arrays['v_template'], picked.numpy(), skinning.numpy()),
+                                       requires_grad=config.vertex_queries < VERTEX_COUNT)
+
+    @property
+    def feature_channels(self) -> int:
+        """C of JumpHandOutput.features."""
+        return self.config.width if self.config.layers else self.config.view.fpn_channels
+
+    def forward(self, images: Tensor, K: Tensor, camera_from_world: Tensor, view_mask: Tensor,
+                confidence: Tensor | None = None) -> JumpHandOutput:
+        """images: (B, V, 3, S, S) RGB in [0, 1].  K: (B, V, 3, 3) of the crops, pixel centres at integers.
+        camera_from_world: (B, V, 3, 4) metres.  view_mask: (B, V) bool.  confidence: (B, V, 21), for that gate."""
+        return self.fuse(self.encode(images), K, camera_from_world, view_mask, confidence)
+
+    def encode(self, images: Tensor) -> ViewStage:
+        """The per-view stage of images (B, V, 3, S, S), batched over all views."""
+        out = self.view(images.flatten(0, 1))
+        views = images.shape[:2]
+        return ViewStage(*(part.unflatten(0, views) for part in out[:5]),
+                         [level.unflatten(0, views) for level in out.levels])
+
+    def fuse(self, stage: ViewStage, K: Tensor, camera_from_world: Tensor, view_mask: Tensor,
+             confidence: Tensor | None = None, start: Tensor | None = None) -> JumpHandOutput:
+        """The fused stage. start: (B, 21, 3) metres, world, NaN where unknown, joints to refine in place of the
+        network's own triangulation."""
+        config = self.config
+        with torch.autocast(K.device.type, enabled=False):
+            mean_px = cells_to_pixels(stage.mean, config.view.image_size)
+            cell = config.view.image_size / HEATMAP_SIZE
+            xy, covariance = normalised(mean_px, stage.variance * cell ** 2, K)
+            scores = self.confidence(stage.pooled.float())[..., 0]
+            gates = gate(config.gate, stage.variance, view_mask, logits=scores, confidence=confidence,
+                         top_k=config.top_k)
+            if start is None:
+                observed = Observations(xy, covariance, camera_from_world, view_mask[..., None].expand(xy.shape[:-1]))
+                coarse, valid = coarse_joints(config.triangulation, observed, stage.variance, scores.sigmoid())
+            else:
+                valid = torch.isfinite(start).all(-1)
+                coarse = torch.where(valid[..., None], start, 0.0)
+            present = view_mask[..., None, None]
+            features = torch.where(present, stage.pooled, 0.0).sum(1) / present.sum(1).clamp_min(1)
+            joints, vertices = [coarse], []
+            # An unknown joint starts in the middle of the known ones; the decoder gets `valid`.
+            count = valid.sum(1).clamp_min(1)[:, None, None]
+            filled = torch.where(valid[..., None], coarse, coarse.sum(1, keepdim=True) / count)
+            # Relative to a joint, so that the surface moves with the hand whatever has been learned.
+            root = filled[:, MIDDLE_MCP, None]
+            vertices.append(root + self.lift.weight @ (filled - root))
+        if self.decoder is not None:
+            with torch.autocast(K.device.type, enabled=False):
+                frame = palm_frame(filled.detach())
+                geometry = view_geometry(frame, K, camera_from_world, config.view.image_size)
+                own = frame.from_world(filled)
+                spread = self.skinning[self.picked] @ stage.variance
+                vertex_gates = self._vertex_gates(gates, spread, view_mask)
+            start = CoarseHand(own, valid, self.lift.weight[self.picked] @ own)
+            decoded = self._decode(start, geometry, mean_px, stage, Gates(gates, vertex_gates))
+            with torch.autocast(K.device.type, enabled=False):
+                joints += [frame.to_world(points) for points in decoded.joints]
+                vertices += [frame.to_world(self.spread @ points) for points in decoded.vertices]
+            features = decoded.features
+        return JumpHandOutput(stage.mean, stage.variance, stage.log_heatmap, stage.presence, gates, coarse, valid,
+                              torch.stack(joints), torch.stack(vertices), features)
+
+    def _decode(self, start: CoarseHand, geometry: ViewGeometry, mean_px: Tensor, stage: ViewStage,
+                gates: Gates) -> Decoded:
+        pooled, levels = stage.pooled, stage.levels
+        device = mean_px.device.type
+        # The decoder's matrices are small: on a CPU reduced precision makes it several times slower.
+        reduced = device != 'cpu' and torch.is_autocast_enabled(device)
+        if not reduced:
+            pooled, levels = pooled.float(), [level.float() for level in levels]
+        with torch.autocast(device, enabled=reduced):
+            return self.decoder(start, geometry, ViewEvidence(mean_px, stage.variance, pooled, levels), gates)
+
+    def _vertex_gates(self, gates: Tensor, spread: Tensor, view_mask: Tensor) -> Tensor:
+        """(B, V, M): the softmax of the vertices' own variances where the gate is of variances, else the joints' gates
+        carried over by skinning.  spread: (B, V, M, 2) cells²."""
+        if self.config.gate in ('uncertainty', 'top-k'):
+            return gate(self.config.gate, spread, view_mask, top_k=self.config.top_k)
+        return (self.decoder.to_queries[JOINT_COUNT:] @ gates[..., None])[..., 0]
+
+    def with_choices(self, **choices) -> JumpHand:
+        """Change gate, top_k or triangulation of a trained network in place; raises ConfigError for unknown values."""
+        self.config = replace(self.config, **choices)
+        return self
+
+
+def save_jump_hand(path: Path, network: JumpHand) -> None:
+    """Store weights and configuration as safetensors."""
+    save_network(path, network, network.config.to_dict())
+
+
+def load_jump_hand(path: Path) -> JumpHand:
+    """The network stored at `path`, in eval mode. Raises ConfigError naming the file and what is wrong with it."""
+    config, state = read_weights(path, 'JumpHand')
+    try:
+        network = JumpHand(JumpHandConfig.from_dict(config))
+        network.load_state_dict(state)
+    except ConfigError as error:
+        raise ConfigError(f'{path}: {error}') from error
+    except RuntimeError as error:
+        raise ConfigError(f'{path} does not fit the JumpHand of this version ({str(error).splitlines()[0]});'
+                          ' train it anew or take the shipped one') from error
+    return network.eval()
+
+
+def spread_out(template: np.ndarray, count: int) -> np.ndarray:
+    """Indices (count,) of vertices far from each other, by farthest-point sampling of (778, 3) from the first."""
+    template = np.asarray(template, np.float64)
+    if count == len(template):
+        return np.arange(count)
+    picked = [0]
+    distance = np.full(len(template), np.inf)
+    for _ in range(count - 1):
+        distance = np.minimum(distance, np.linalg.norm(template - template[picked[-1]], axis=1))
+        picked.append(int(distance.argmax()))
+    return np.sort(np.array(picked))
+
+
+def nearest_mean(template: np.ndarray, picked: np.ndarray, skinning: np.ndarray, neighbours: int = 3) -> Tensor:
+    """Weights (778, M) that make each vertex the inverse-distance mean of its nearest picked ones on the same bones."""
+    template = np.asarray(template, np.float64)
+    if len(picked) == len(template):
+        return torch.eye(len(template))
+    # A decimetre for vertices that share no bone keeps neighbouring fingers apart.
+    apart = 0.1 * np.abs(skinning[:, None] - skinning[None, picked]).sum(-1) / 2
+    distance = np.linalg.norm(template[:, None] - template[None, picked], axis=-1) + apart
+    weights = 1 / (distance + 1e-6) ** 2
+    kept = np.sort(weights, axis=1)[:, -min(neighbours, len(picked))][:, None]
+    weights = np.where(weights >= kept, weights, 0.0)
+    return torch.from_numpy(weights / weights.sum(1, keepdims=True)).float()

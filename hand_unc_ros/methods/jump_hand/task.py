@@ -1,0 +1,124 @@
+"""Training of JUMP-Hand, whole or its 2D stage alone: configuration, start, losses and data of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hand_unc_ros.data.datasets import DATASETS
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.model import read_arrays
+from hand_unc_ros.methods.jump_hand.losses import LossWeights, jump_hand_losses, view_losses
+from hand_unc_ros.methods.jump_hand.network import CONFIGS, JumpHand, JumpHandConfig
+from hand_unc_ros.methods.jump_hand.validation import validate, validate_views
+from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, read_view_state
+from hand_unc_ros.networks.weights import load_into, read_weights, torchvision_state
+from hand_unc_ros.training.config import C, TrainingConfig, parse
+from hand_unc_ros.training.sources import held_out, training_stream
+from hand_unc_ros.training.strict import setting
+from hand_unc_ros.training.task import TrainingSetup, TrainingTask
+
+PARTS = ('view', 'confidence', 'lift', 'decoder', 'spread')
+
+
+@dataclass(frozen=True)
+class JumpHandTraining(TrainingConfig):
+    """stage: 'views' trains the 2D stage alone.  fused_share: see jump_hand_losses.  init_view: weights of the 2D stage
+    (or of a whole network, of which that is taken); init_backbone: torchvision's of the ResNet.  freeze: parts that
+    stay as they are, with their statistics."""
+
+    stage: str = setting('all', choices=('all', 'views'))
+    network: JumpHandConfig = CONFIGS['lite']
+    losses: LossWeights = LossWeights()
+    fused_share: float = setting(1.0, above=0, most=1)
+    init_view: str = ''
+    init_backbone: str = ''
+    freeze: tuple[str, ...] = setting((), choices=PARTS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_network(self.network, self.hand_model)
+        if self.data.source in DATASETS and self.losses.vertices and self.network.surface != 'mano':
+            raise ConfigError(f"{self.data.source}'s vertices are MANO's; set network.surface to mano and hand_model to"
+                              ' your converted MANO, or losses.vertices to 0')
+        if self.network.gate == 'confidence':
+            raise ConfigError("the gate 'confidence' weighs views by another detector's scores, which no dataset"
+                              ' brings; train with another gate and choose this one when the network is used')
+        if self.init and (self.init_view or self.init_backbone) or self.init_view and self.init_backbone:
+            raise ConfigError('give only one of init, init_view and init_backbone; each replaces what the next loads')
+        if any(weight < 0 for weight in self.losses.to_dict().values()) or not any(self.losses.to_dict().values()):
+            raise ConfigError('losses must not be negative, and one at least must be above 0')
+
+
+def check_network(network: JumpHandConfig, hand_model: str) -> None:
+    """Raises ConfigError for a network that cannot be trained as it is configured."""
+    size = network.view.image_size
+    if size < 4 * HEATMAP_SIZE or size % HEATMAP_SIZE:
+        raise ConfigError(f'network.view.image_size is {size}; it must be {4 * HEATMAP_SIZE} or a larger multiple'
+                          f' of {HEATMAP_SIZE}')
+    if (network.surface == 'mano') != bool(hand_model):
+        raise ConfigError(f"network.surface is '{network.surface}' and hand_model is '{hand_model}'; a"
+                          ' MANO surface needs the converted model, and the stand-in needs none')
+
+
+def parse_sized(defaults: C, values: Mapping[str, Any]) -> C:
+    """As `training.config.parse`, for a configuration whose `network` starts from one of the sizes, `network.size`."""
+    network = values.get('network') or {}
+    size = 'lite'
+    if isinstance(network, Mapping):
+        network = dict(network)
+        size = network.pop('size', size)
+    if size not in CONFIGS:
+        raise ConfigError(f'network.size is {size!r}; choose one of {", ".join(CONFIGS)}')
+    return parse(replace(defaults, network=CONFIGS[size]), {**values, 'network': network})
+
+
+def build_network(config: JumpHandTraining) -> JumpHand:
+    """JUMP-Hand as a run begins with it: loaded, and only what moves left free. Raises ConfigError naming the weights
+    that do not fit."""
+    arrays = read_arrays(Path(config.hand_model)) if config.hand_model else None
+    network = JumpHand(config.network, arrays)
+    if config.init:
+        load_into(network, read_weights(Path(config.init), 'JumpHand')[1], config.init)
+    if config.init_view:
+        load_into(network.view, read_view_state(Path(config.init_view)), config.init_view)
+    if config.init_backbone:
+        state = torchvision_state(Path(config.init_backbone))
+        load_into(network.view.backbone, {name: value for name, value in state.items() if not name.startswith('fc.')},
+                  config.init_backbone)
+    for name, parameter in network.named_parameters():
+        if not _moves(name, config):
+            parameter.requires_grad_(False)
+    return network
+
+
+def set_up(config: JumpHandTraining) -> TrainingSetup:
+    """Raises ConfigError and DatasetError for what a run cannot begin with."""
+    size = config.network.view.image_size
+    stream, held = training_stream(config, size), partial(held_out, config, size)
+    network = build_network(config)
+    losses = config.losses
+    # Without one of these a part of the network has no gradient.
+    unused = min(losses.nll, losses.joints, losses.vertices, losses.reprojection) <= 0
+    if config.stage == 'views':
+        rest = tuple(name for name, _ in network.named_children() if name != 'view')
+        return TrainingSetup(network, partial(view_losses, weights=losses), validate_views, stream, held, 'gaussian_2d',
+                             network.view.config.to_dict(), part='view', frozen=rest, unused_parameters=unused)
+    return TrainingSetup(network, partial(jump_hand_losses, weights=losses, fused_share=config.fused_share), validate,
+                         stream, held, 'jump_hand', network.config.to_dict(), frozen=config.freeze,
+                         unused_parameters=unused)
+
+
+def _moves(name: str, config: JumpHandTraining) -> bool:
+    """Whether a parameter of JumpHand can get a gradient and is not frozen."""
+    part = name.partition('.')[0]
+    learned = 'learnable' in (config.network.gate, config.network.triangulation)
+    if part in config.freeze or config.stage == 'views' and part != 'view' or part == 'confidence' and not learned:
+        return False
+    return not (name.startswith('view.presence.') and not config.losses.presence)
+
+
+TASK = TrainingTask(partial(parse_sized, JumpHandTraining(task='jump_hand', out='.')), set_up)
