@@ -27,7 +27,7 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
     # MANO's triangles come with MANO alone.
     model = settings.hand_model or (STANDIN if method.surface == STANDIN else '')
     covariance_map = covariance_map_of(settings)
-    surfaces = {settings.handedness: load_hand_fitter(model, settings.handedness)} if model else {}
+    surfaces = {side: load_hand_fitter(model, side) for side in settings.hands} if model else {}
     if not surfaces:
         log.info('no hand model is given: joints only, no mesh')
     return HandEstimator(method, settings, covariance_map, surfaces)

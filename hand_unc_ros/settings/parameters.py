@@ -125,8 +125,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         low=0, high=256),
     Parameter(
         'handedness', 'right',
-        'Which hand is looked for.',
-        choices=('right', 'left')),
+        'Which hand is looked for; both: one of each, as messages of their own (needs the method landmarks).',
+        choices=('right', 'left', 'both')),
     Parameter(
         'hand_model', '',
         'Hand model that is fitted to the joints; its surface and parameters are published as mesh: an .npz made by '

@@ -31,7 +31,7 @@ from hand_unc_ros.methods.contract import (
 )
 from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
-from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker, SeenHand
 from hand_unc_ros.methods.landmarks.noise_model import known_landmarks, landmark_variance
 from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, CropLandmarks, LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
@@ -91,10 +91,11 @@ class Landmarks:
         """Up to two hands in each view, of either side: palms, confirmed and turned by a first reading."""
         found = ImageHandTracker(self.networks, HANDS).update(views)
         detections = []
-        for hands in found.values():
+        for name, hands in found.items():
             detections.append([
                 Detection(box_of_landmarks(hand.ideal_px), HANDEDNESS[int(hand.right < 0.5)],
-                          hand.presence * max(hand.right, 1 - hand.right)) for hand in hands])
+                          hand.presence * max(hand.right, 1 - hand.right), _first_reading(views[name], hand))
+                for hand in hands])
         return detections
 
     def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
@@ -113,7 +114,8 @@ class Landmarks:
                 joints, variance = np.full_like(joints, np.nan), np.full_like(variance, np.nan)
             readings.append(ViewReading(
                 crop.camera.name, crop.view.stamp_ns, joints, variance, np.isfinite(joints).all(axis=-1),
-                float(presence), crop.handedness, crop.box_px, crop.K, crop.camera_from_world))
+                float(presence), crop.handedness, crop.box_px, crop.K, crop.camera_from_world,
+                right=float(side if crop.handedness == 'right' else 1 - side)))
         return readings
 
     def _in_images(self, crops: Sequence[Crop], out: CropLandmarks) -> tuple[np.ndarray, np.ndarray]:
@@ -147,3 +149,11 @@ class Landmarks:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def _first_reading(view: View, hand: SeenHand) -> ViewReading:
+    """Of a hand that was found in a whole image, with the variances of the noise model."""
+    camera = view.camera
+    joints, variance = known_landmarks(hand.joints_px, landmark_variance(hand.joints_px), camera.width, camera.height)
+    return ViewReading(camera.name, view.stamp_ns, joints, variance, np.isfinite(joints).all(axis=-1), hand.presence,
+                       HANDEDNESS[int(hand.right < 0.5)], hand.box_px, right=hand.right)
