@@ -14,7 +14,8 @@ HANDEDNESS_CHOICES = (*HANDEDNESS, 'both')
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """method: a live one of the table of methods.  weights, finder_weights: paths; empty takes what the package ships.
+    """method: a live one of the table of methods, or 'auto': landmarks, but jump_hand where weights are given or the
+    networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, calibration (the covariance map): paths, 'none' to go without; empty takes those that lie beside
     the weights.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a converted
@@ -26,7 +27,7 @@ class EstimatorSettings:
     less.
     """
 
-    method: str = methods.DEFAULT
+    method: str = methods.AUTOMATIC
     weights: str = ''
     finder_weights: str = ''
     covariance_head: str = ''
@@ -45,7 +46,7 @@ class EstimatorSettings:
     down_weight: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, known in (('method', self.method, methods.live_methods()),
+        for name, value, known in (('method', self.method, methods.live_choices()),
                                    ('handedness', self.handedness, HANDEDNESS_CHOICES),
                                    ('triangulation', self.triangulation, TRIANGULATIONS)):
             if value not in known:

@@ -8,6 +8,7 @@ Zhang et al., "MediaPipe Hands: On-device Real-time Hand Tracking", 2020.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,6 +40,8 @@ from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 from hand_unc_ros.resources import resource
 
+log = logging.getLogger(__name__)
+
 # A hand that the network takes for the other one with more than 99.5 % is the other one.
 MIN_HANDEDNESS = 0.005
 # Hands that are looked for in each image: both of a person.
@@ -48,11 +51,14 @@ VARIANCE_HEAD = 'models/landmark_variance.safetensors'
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
-    """The landmark network, the palm detector and, unless it is 'none', the variance head as `covariance_head`.
+    """The landmark network, the palm detector and, where there is one, the variance head as `covariance_head`: the one
+    that is named, else the shipped one, which goes with MediaPipe's weights and with no others.
     Raises ConfigError where the networks are neither named nor in the user's model folder."""
     named = {'weights': options.weights, 'finder_weights': options.finder_weights}
-    head = {} if options.covariance_head == 'none' else {
-        'covariance_head': Path(options.covariance_head or resource(VARIANCE_HEAD))}
+    shipped = None if options.weights else shipped_head()
+    head = {'covariance_head': Path(options.covariance_head or shipped)} if options.covariance_head or shipped else {}
+    if options.covariance_head == 'none':
+        head = {}
     if all(named.values()):
         return {name: Path(path) for name, path in named.items()} | head
     stored = landmark_models()
@@ -62,9 +68,21 @@ def files(options: MethodOptions) -> dict[str, Path]:
     return {name: Path(path or default) for (name, path), default in zip(named.items(), stored)} | head
 
 
+def shipped_head() -> Path | None:
+    """The variance head of the package, None in an installation without it."""
+    try:
+        return resource(VARIANCE_HEAD)
+    except ConfigError:
+        return None
+
+
 def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
     """Load the networks. Any camera will do. Raises ConfigError with the remedy."""
-    return Landmarks(files(options), options)
+    found = files(options)
+    if 'covariance_head' not in found:
+        log.warning('without a variance head, the variances of landmarks are those of a noise model: the same for every'
+                    ' image%s', '' if options.covariance_head == 'none' else f'; {VARIANCE_HEAD} is missing')
+    return Landmarks(found, options)
 
 
 class Landmarks:
