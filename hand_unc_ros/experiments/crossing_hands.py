@@ -160,7 +160,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    rig = ring_of_cameras(args.cameras, seed=args.seed, distortion=())
+    rig = ring_of_cameras(args.cameras, seed=args.seed)
     print(json.dumps({key: round(value, 4) for key, value in run(rig, args.minutes, args.rate, args.seed).items()}))
 
 
