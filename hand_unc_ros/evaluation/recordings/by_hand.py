@@ -20,8 +20,10 @@ class SidedChecks(NamedTuple):
     triangulated: LeftOut
 
 
-def by_hand(told: Estimates, agreement: alone.Agreement | None, checks: SidedChecks | None) -> dict[str, Any] | None:
-    """Side → its numbers; None where the sides of hands are not known."""
+def by_hand(told: Estimates, agreement: alone.Agreement | None, checks: SidedChecks | None,
+            factors: np.ndarray | None) -> dict[str, Any] | None:
+    """Side → its numbers; None where the sides of hands are not known. factors: (R, 21), of the covariance map on what
+    is published."""
     if told.sides is None:
         return None
     table = {}
@@ -34,13 +36,13 @@ def by_hand(told: Estimates, agreement: alone.Agreement | None, checks: SidedChe
                 'triangulated': alone.pixels(agreement.triangulated_px[mine]),
                 'published': alone.pixels(agreement.published_px[mine])},
             'leave_one_view_out': None if checks is None else {
-                name: _left_out(left_out, checks.sides == side)
-                for name, left_out in (('triangulated', checks.triangulated), ('published', checks.published))},
+                'triangulated': _left_out(checks.triangulated, checks.sides == side, 1.0),
+                'published': _left_out(checks.published, checks.sides == side, factors)},
             'bones_variation': alone.bones(told.joints[mine], told.covariances[mine])['variation']}
     return table
 
 
-def _left_out(left_out: LeftOut, chosen: np.ndarray) -> dict[str, Any] | None:
-    distance2 = left_out.distance2()[chosen]
+def _left_out(left_out: LeftOut, chosen: np.ndarray, factors: np.ndarray | float) -> dict[str, Any] | None:
+    distance2 = left_out.distance2(factors)[chosen]
     summary = alone.spread_summary(distance2, 2)
     return None if summary is None else {**summary, **alone.pixels(np.linalg.norm(left_out.error_px[chosen], axis=-1))}

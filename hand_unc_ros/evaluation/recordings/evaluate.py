@@ -63,7 +63,8 @@ def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: s
     """Everything that can be had from a bag.
 
     estimates: the topic of recorded estimates; empty for the ones that the bag holds, or, where it holds none, and for
-    'none', the pipeline on its images.  truth: a topic or a file.  draw: keep pictures of hands.  Raises HandUncError with the remedy.
+    'none', the pipeline on its images.  truth: a topic or a file.  draw: keep pictures of hands.
+    Raises HandUncError with the remedy.
     """
     with open_bag(path) as bag:
         true = load_truth(truth, bag) if truth else None
@@ -89,7 +90,7 @@ def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: s
         'singular': singular.summary(np.isfinite(told.joints).all(-1)),
         'reprojection': _reprojection(agreement), 'leave_one_view_out': _leave_one_out(left_out, factors, bool(topic)),
         'bones': alone.bones(told.joints, told.covariances), 'jitter': alone.jitter(told),
-        'by_hand': by_hand(told, agreement, checks), 'cameras': _cameras(told, agreement, left_out, factors),
+        'by_hand': by_hand(told, agreement, checks, factors), 'cameras': _cameras(told, agreement, left_out, factors),
         'latency_ms': None if told.latency_ms is None else alone.percentiles(told.latency_ms),
         'protocol': _protocol(told, topic, true), **_identity(path, settings, told, files, topic, truth),
         'timing': None if told.processing_ms is None else {'processing_ms': alone.percentiles(told.processing_ms)}}
