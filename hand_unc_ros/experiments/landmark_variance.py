@@ -1,9 +1,9 @@
 """Trains the variance head of the method landmarks: `python -m hand_unc_ros.experiments.landmark_variance --help`.
 
-First on synthetic crops, whose landmarks are known. Then without labels on recordings of calibrated cameras: of two views
-of one hand, the distance of their landmarks across the epipolar lines is known, and by the two claimed variances it has a
-variance of its own. Its likelihood is that of Student's t, since detectors err grossly now and then. The trunk's
-landmarks stay as they are.
+First on synthetic crops, whose landmarks are known. Then without labels on recordings of calibrated cameras: of two
+views of one hand, the distance of their landmarks across the epipolar lines is known, and by the two claimed variances
+it has a variance of its own. Its likelihood is that of Student's t, since detectors err grossly now and then. The
+trunk's landmarks stay as they are.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from torch import Tensor
 from hand_unc_ros.api import load_bag
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, develop
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
-from hand_unc_ros.hand import crops
+from hand_unc_ros.estimation.build import build_estimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.types import FrameSet
+from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.joints import from_public
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
-from hand_unc_ros.methods.contract import View
+from hand_unc_ros.methods.contract import Crop, View
+from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
-from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
 from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
@@ -100,48 +103,47 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> t
             box[2:] = box[2] * np.exp(rng.normal(0, 0.1)), box[3] + rng.normal(0, 0.12)
             crop = cut_pinhole(view.read(), view.camera, crop_intrinsics(view.camera, box, HAND_SIZE), HAND_SIZE)
             images.append(develop(crop, SYNTHETIC_AUGMENTATION, rng))
-            truth.append(from_public(crops.transform(crops.crop_from_image(box, HAND_SIZE), view.joints_px), 'mediapipe'))
+            joints = boxes.transform(boxes.crop_from_image(box, HAND_SIZE), view.joints_px)
+            truth.append(from_public(joints, 'mediapipe'))
     return read(networks, images), torch.from_numpy(np.stack(truth)).float()
 
 
 def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, float], hands: int) -> Pairs:
-    """All pairs of views of a recording's hands, between two shares of its sets. hands: most of them in an image."""
+    """All pairs of views of a recording's hands, between two shares of its sets, in the crops of the live pipeline.
+    hands: 1 for the right one, 2 for both."""
     recording = load_bag(bag)
-    tracker = ImageHandTracker(networks, hands)
-    images, sets, views, K, poses = [], [], [], [], []
-    for number, frames in enumerate(recording):
-        seen = tracker.update({name: View(recording.rig[name], image, frames.stamp_ns)
-                               for name, image in frames.images.items()})
-        for name, of_view in seen.items():
-            camera = recording.rig[name]
-            for hand in of_view:
-                K.append(crop_intrinsics(camera, hand.box_px, HAND_SIZE))
-                images.append(cut_pinhole(frames.images[name], camera, K[-1], HAND_SIZE))
-                poses.append(camera.camera_from_world[:3])
-                sets.append(number)
-                views.append(recording.rig.names.index(name))
-    readings = read(networks, images)
-    wanted = [row for row, number in enumerate(sets)
-              if share[0] * (sets[-1] + 1) <= number < share[1] * (sets[-1] + 1)]
-    rows = torch.tensor(list(same_hands(readings, sets, views, wanted, hands)))
-    residual, first, second = epipolar(readings.landmarks, torch.from_numpy(np.stack(K)), torch.from_numpy(np.stack(poses)),
-                                       rows)
+    settings = EstimatorSettings(method='landmarks', covariance_head='none', handedness='both' if hands > 1 else 'right',
+                                 device='cpu', precision='float32', threads=1, view_health=False)
+    estimator = build_estimator(settings, recording.rig.names)
+    crops: list[Crop] = []
+    owners: list[tuple[int, int]] = []
+    sets = 0
+    for frames in recording:
+        views = {name: View(recording.rig[name], image, frames.stamp_ns) for name, image in frames.images.items()}
+        result = estimator.process(FrameSet(frames.stamp_ns, views, recording.rig.names))
+        for hand in result.hands:
+            for name, reading in result.readings_of(hand).views.items():
+                if reading.valid.any():
+                    crops.append(cut_crop(views[name], reading.box_px, hand.handedness, HAND_SIZE))
+                    owners.append((sets, hand.track_id))
+        sets += 1
+    readings = read(networks, [crop.image for crop in crops])
+    wanted = [row for row, (number, _) in enumerate(owners) if share[0] * sets <= number < share[1] * sets]
+    rows = torch.tensor(list(same_hands(readings, owners, wanted)))
+    residual, first, second = epipolar(readings.landmarks, torch.from_numpy(np.stack([crop.K for crop in crops])),
+                                       torch.from_numpy(np.stack([crop.camera_from_world for crop in crops])), rows)
     return Pairs(readings, rows, residual, first, second)
 
 
-def same_hands(readings: Readings, sets: Sequence[int], views: Sequence[int], wanted: Sequence[int],
-               hands: int) -> Iterator[tuple[int, int]]:
-    """Rows of readings that show the same hand in two views of a set, by the side that the trunk takes it for."""
-    best: dict[tuple[int, bool], dict[int, int]] = {}
+def same_hands(readings: Readings, owners: Sequence[tuple[int, int]],
+               wanted: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rows of readings that show the same hand in two views of a set. owners: set and track of each."""
+    of_hands: dict[tuple[int, int], list[int]] = {}
     for row in wanted:
-        if readings.presence[row] < LEAST_PRESENCE:
-            continue
-        of_views = best.setdefault((sets[row], bool(readings.right[row] > 0.5) if hands > 1 else True), {})
-        other = of_views.get(views[row])
-        if other is None or readings.presence[row] > readings.presence[other]:
-            of_views[views[row]] = row
-    for of_views in best.values():
-        yield from combinations(sorted(of_views.values()), 2)
+        if readings.presence[row] >= LEAST_PRESENCE:
+            of_hands.setdefault(owners[row], []).append(row)
+    for rows in of_hands.values():
+        yield from combinations(rows, 2)
 
 
 def epipolar(landmarks: Tensor, K: Tensor, camera_from_world: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -152,7 +154,8 @@ def epipolar(landmarks: Tensor, K: Tensor, camera_from_world: Tensor, rows: Tens
     a, b = rows.T
     rotation = camera_from_world[b, :, :3] @ camera_from_world[a, :, :3].mT
     step = camera_from_world[b, :, 3] - (rotation @ camera_from_world[a, :, 3:])[..., 0]
-    cross = torch.linalg.cross(step[:, None].expand(-1, 3, -1), torch.eye(3, dtype=step.dtype).expand(len(step), 3, 3)).mT
+    axes = torch.eye(3, dtype=step.dtype).expand(len(step), 3, 3)
+    cross = torch.linalg.cross(step[:, None].expand(-1, 3, -1), axes).mT
     essential = cross @ rotation
     of_a, of_b = rays[b] @ essential, rays[a] @ essential.mT
     residual = (rays[b] * of_b).sum(-1)
@@ -202,8 +205,8 @@ def train(synthetic: tuple[Readings, Tensor], recordings: Sequence[Pairs], seed:
 
 @torch.no_grad()
 def scores(head: LandmarkVariance, pairs: Pairs) -> dict[str, float]:
-    """How well claimed variances fit a recording: normalised squared residual, share inside 95 % bounds, rank correlation
-    of σ and residual over all and within landmarks, median residual in px of the crops."""
+    """How well claimed variances fit a recording: normalised squared residual, share inside 95 % bounds, rank
+    correlation of σ and residual over all and within landmarks, median residual in px of the crops."""
     from scipy.stats import spearmanr
     everything = torch.arange(len(pairs.rows))
     log_sigma = [head(pairs.readings.features[rows], pairs.readings.pooled[rows]) for rows in pairs.rows.T]

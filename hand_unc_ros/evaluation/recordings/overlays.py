@@ -74,7 +74,7 @@ def draw(image: np.ndarray, joints_px: np.ndarray, spread_px2: np.ndarray, read_
     covariances (21, 2, 2) px², and the read joints (21, 2) as crosses; NaN is left out."""
     known = np.isfinite(joints_px).all(-1)
     both = np.concatenate([joints_px[known], read_px[np.isfinite(read_px).all(-1)]])
-    low, high = both.min(0), both.max(0)
+    low, high = (both.min(0), both.max(0)) if len(both) else (np.zeros(2), np.array(image.shape[1::-1], float))
     side = max(MARGIN * float((high - low).max()), 40.0)
     scale, corner = SIDE_PX / side, (low + high) / 2 - side / 2
     affine = np.array([[scale, 0, -scale * corner[0]], [0, scale, -scale * corner[1]]])
