@@ -28,7 +28,7 @@ from hand_unc_ros.evaluation.benchmark import errors_of
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.methods import build_predictor
+from hand_unc_ros.methods import DEFAULT, build_predictor
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.predictions import PredictorOptions
 from hand_unc_ros.networks.weights import fingerprint
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument('--calibration', default='', help="map to apply when testing, or 'none'")
     arguments = parser.parse_args()
     settings = EstimatorSettings(
-        weights=arguments.weights, finder_weights=arguments.finder, covariance_head=arguments.covariance_head,
+        method=DEFAULT, weights=arguments.weights, finder_weights=arguments.finder, covariance_head=arguments.covariance_head,
         calibration='none' if arguments.fit else arguments.calibration, triangulation=arguments.triangulation,
         filter=arguments.filter)
     seeds = (FIT_SEEDS if arguments.fit else TEST_SEEDS)[:arguments.scenes]

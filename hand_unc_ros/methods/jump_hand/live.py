@@ -94,6 +94,9 @@ class JumpHandLive:
 
     def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions()) -> None:
         weights, acceleration = files['weights'], options.acceleration
+        if options.handedness not in HANDEDNESS:
+            raise ConfigError(f'the method jump_hand follows one hand, and handedness is {options.handedness!r}; choose'
+                              ' right or left, or take the method landmarks')
         if acceleration not in ACCELERATIONS:
             raise ConfigError(f'acceleration {acceleration!r} is unknown; choose one of {", ".join(ACCELERATIONS)}')
         self.device = choose_device(options.device)
