@@ -21,8 +21,8 @@ class EstimatorSettings:
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a converted
     MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
     triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
-    triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration:
-    'none', 'compile', 'cuda_graph'.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
+    triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration: as the
+    parameter of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
     the cameras still are where their calibration says.  down_weight: let a camera that is found to have moved count
     less.
     """
@@ -34,7 +34,7 @@ class EstimatorSettings:
     calibration: str = ''
     device: str = 'auto'
     precision: str = 'auto'
-    acceleration: str = 'none'
+    acceleration: str = 'auto'
     threads: int = 0
     handedness: str = 'right'
     hand_model: str = ''

@@ -223,7 +223,7 @@ class MethodOptions:
     covariance_head: str = ''
     device: str = 'auto'
     precision: str = 'auto'
-    acceleration: str = 'none'
+    acceleration: str = 'auto'
     handedness: str = 'right'
     triangulation: str = 'refined'
     refinement: bool = True

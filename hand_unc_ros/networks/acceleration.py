@@ -83,10 +83,17 @@ def openvino_run(function: Callable[[Tensor], Any], example: Tensor, dtype: torc
     """A method of a module compiled by OpenVINO for any N, in as many threads as torch has. It returns what `function`
     does, as float32 tensors."""
     import openvino
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with torch.inference_mode():
         like = function(example)
-        model = openvino.convert_model(_Flat(function), example_input=example, input=[(-1, *example.shape[1:])])
+        # What openvino.convert_model does, which also sends statistics of its use over the network.
+        frontend = FrontEndManager().load_by_framework('pytorch')
+        # The decoder must outlive the conversion, which does not hold it.
+        decoder = TorchScriptPythonDecoder(_Flat(function), example_input=(example,))
+        model = frontend.convert(frontend.load(decoder))
+    model.reshape(openvino.PartialShape([-1, *example.shape[1:]]))
     compiled = openvino.Core().compile_model(model, 'CPU', {
         'INFERENCE_PRECISION_HINT': 'bf16' if dtype == torch.bfloat16 else 'f32', 'PERFORMANCE_HINT': 'LATENCY',
         'INFERENCE_NUM_THREADS': torch.get_num_threads()})

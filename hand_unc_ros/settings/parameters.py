@@ -115,10 +115,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         'fast and float32 elsewhere.',
         choices=('auto', 'float32', 'float16', 'bfloat16')),
     Parameter(
-        'acceleration', 'none',
-        'How the network is run: as it is, by torch.compile (a minute at the start), or by torch.compile with'
-        ' CUDA graphs.',
-        choices=('none', 'compile', 'cuda_graph')),
+        'acceleration', 'auto',
+        'How the networks are run. auto: landmarks on a CPU by PyTorch or OpenVINO, whichever is measured faster with'
+        ' the same answer at the start; else as they are. none: as they are. openvino: landmarks on a CPU.'
+        ' compile, cuda_graph: jump_hand by torch.compile (a minute at the start), with CUDA graphs.',
+        choices=('auto', 'none', 'openvino', 'compile', 'cuda_graph')),
     Parameter(
         'threads', 0,
         'Threads of PyTorch on the CPU. 0: half of the cores, which leaves the others to cameras, middleware and'

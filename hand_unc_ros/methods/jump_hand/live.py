@@ -51,7 +51,7 @@ QUARTERS = np.array([0.0, 0.5, 1.0, -0.5]) * np.pi
 # A joint this far outside of its image, in pixels, was guessed, not seen.
 BORDER_PX = 2.0
 # 'compile' is torch.compile; 'cuda_graph' the same with CUDA graphs, which takes the launches out of small networks.
-ACCELERATIONS = ('none', 'compile', 'cuda_graph')
+ACCELERATIONS = ('auto', 'none', 'compile', 'cuda_graph')
 
 
 class ViewFeatures(NamedTuple):
@@ -117,7 +117,7 @@ class JumpHandLive:
         for network in (self.network, self.finder):
             network.to(self.device, memory_format=torch.channels_last).eval()
         self._encode = self.network.encode
-        if acceleration != 'none':
+        if acceleration in ('compile', 'cuda_graph'):
             self._encode = torch.compile(self.network.encode,
                                          mode='reduce-overhead' if acceleration == 'cuda_graph' else 'default')
         self._rigs = RigCache()

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 
 # A hand that the network takes for the other one with more than 99.5 % is the other one.
 MIN_HANDEDNESS = 0.005
+ACCELERATIONS = ('auto', 'none', 'openvino')
 # Hands that are looked for in each image: both of a person.
 HANDS = 2
 # The variance head that comes with the package.
@@ -77,12 +78,17 @@ def shipped_head() -> Path | None:
 
 
 def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
-    """Load the networks. Any camera will do. Raises ConfigError with the remedy."""
+    """Load the networks, on the runtime that is fastest for a crop of each camera. Raises ConfigError with the remedy."""
     found = files(options)
     if 'covariance_head' not in found:
         log.warning('without a variance head, the variances of landmarks are those of a noise model: the same for every'
                     ' image%s', '' if options.covariance_head == 'none' else f'; {VARIANCE_HEAD} is missing')
-    return Landmarks(found, options)
+    if options.acceleration not in ACCELERATIONS:
+        raise ConfigError(f'the method landmarks has no acceleration {options.acceleration!r}; choose one of'
+                          f' {", ".join(ACCELERATIONS)}')
+    method = Landmarks(found, options)
+    method.networks.accelerate(options.acceleration, max(1, len(cameras)))
+    return method
 
 
 class Landmarks:
