@@ -89,7 +89,7 @@ def test_one_hand_of_the_wanted_side_is_taken_as_it_was():
 def test_hands_apart_keep_their_readings():
     tracks = [tracked(side, START_NS - PERIOD_NS) for side in ('right', 'left')]
     mine = [readings(track.handedness, right) for track, right in zip(tracks, (0.95, 0.05))]
-    owned = owned_readings(mine, tracks, RIG, START_NS)
+    owned = owned_readings(mine, tracks, (), RIG, START_NS)
     assert owned is None or owned == [frozenset(RIG.names)] * 2
 
 
@@ -98,7 +98,13 @@ def test_crops_of_one_hand_that_show_the_other_are_not_fused():
     right, left = (readings(track.handedness, share, seed) for track, share, seed in zip(tracks, (0.95, 0.05), (1, 2)))
     again = readings('right', 0.95, 3)
     left |= {name: again[name] for name in RIG.names[:2]}
-    assert owned_readings([right, left], tracks, RIG, START_NS) == [frozenset(RIG.names), frozenset(RIG.names[2:])]
+    assert owned_readings([right, left], tracks, (), RIG, START_NS) == [frozenset(RIG.names), frozenset(RIG.names[2:])]
+
+
+def test_a_crop_that_shows_a_hand_lost_a_moment_ago_is_not_fused_for_another():
+    track, lost = (tracked(side, START_NS - PERIOD_NS) for side in ('left', 'right'))
+    assert owned_readings([readings('right')], [track], [lost], RIG, START_NS) == [frozenset()]
+    assert owned_readings([readings('left', 0.05)], [track], [lost], RIG, START_NS) == [frozenset(RIG.names)]
 
 
 def test_hands_that_cross_keep_their_tracks():

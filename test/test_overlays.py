@@ -27,8 +27,8 @@ def test_joints_and_ellipses_are_drawn_where_they_are():
     spread = np.tile(np.diag([40.0, 4.0]), (21, 1, 1))
     drawn = decoded(draw(np.zeros((480, 640, 3), np.uint8), joints, spread, joints + 3.0))
     assert drawn.shape == (SIDE_PX, SIDE_PX, 3)
-    green, red = drawn[..., 1] - drawn[..., 0] > 60, drawn[..., 0] - drawn[..., 1] > 90
-    assert green.sum() > 1000 and red.sum() > 100
+    green, red = drawn[..., 1] - drawn[..., 0] > 60, drawn[..., 0] - drawn[..., 1] > 40
+    assert green.sum() > 1000 and red.sum() > 50
     assert (decoded(plain)[..., 1] - decoded(plain)[..., 0] > 60).sum() == 0
     # 95 % of a Gaussian of σ = √40 px along x: wider than high.
     rows, columns = np.nonzero(green)
