@@ -235,7 +235,7 @@ def test_guesses_beyond_the_border_are_no_joints() -> None:
     points = np.random.default_rng(0).uniform(20, 80, (JOINT_COUNT, 2))
     points[4] = (-30.0, 50.0)
     points[8] = (-1.0, 50.0)
-    joints, variance = known_landmarks(points, 100, 100)
+    joints, variance = known_landmarks(points, landmark_variance(points), 100, 100)
     assert np.isnan(joints[4]).all() and np.isnan(variance[4]).all()
     assert np.isfinite(np.delete(joints, 4, 0)).all(), 'a joint within a standard deviation of the border may be seen'
 
