@@ -227,6 +227,7 @@ def _recording(text: str) -> tuple[Path, tuple[float, float], int]:
 
 
 def main() -> None:
+    """The command: fit a head, judge it and store it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--synthetic', type=int, default=700, metavar='N', help='samples of four views (default 700)')
     parser.add_argument('--fit', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]',
