@@ -2,7 +2,7 @@
 
 One process, synthetic scenes rendered beforehand, the hand being followed. `bare` is JumpHand.forward on the same
 number of crops that lie ready as a tensor; `live` is everything from images to a published estimate's numbers, of a rig
-that says how well it is calibrated; `plain` is the same without covariance head, map, calibration uncertainty and the
+that says how well it is calibrated; `plain` is the same without covariance head, map, camera uncertainty and the
 watch over the cameras. Runs of all three alternate, so that what else the machine does meets them alike. Peak memory
 is that of the process, in a process of its own for each number of views.
 """
@@ -49,7 +49,8 @@ def measure(views: int, repeats: int, options: dict) -> dict:
             into.append(FrameSet(stamp, views_of, rig.names))
     settings = EstimatorSettings(method='jump_hand', **options)
     estimator = build_estimator(settings, rig.names)
-    plain = build_estimator(replace(settings, covariance_head='none', calibration='none', view_health=False), rig.names)
+    plain = build_estimator(replace(settings, covariance_head='none', covariance_map='none', view_health=False),
+                            rig.names)
     network, device = estimator.method.network, estimator.method.device
     size = network.config.view.image_size
     K = torch.diag(torch.tensor([200.0, 200.0, 1.0])).expand(1, views, 3, 3)

@@ -265,7 +265,7 @@ class RecordedSet(NamedTuple):
 class Recording:
     """A recorded bag; `load_bag` opens it. Each iteration reads it from the start and gives its RecordedSets.
 
-    rig: the calibrated cameras, in the order of the rig file; None where a bag without images has no calibration.
+    rig: the calibrated cameras, in the order of the rig file; None where a bag without images has none.
     cameras: those that have images in the bag.
     hands: all recorded estimates by capture time, 33 kB each.
     """

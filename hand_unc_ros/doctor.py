@@ -1,4 +1,4 @@
-"""`hand-unc doctor`: what is present here, what it is for, and what to do about what is missing."""
+"""`hand-unc doctor`: the parts that are present here, their purposes, and remedies for missing ones."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ class HandUncError(Exception):
 
 
 def exit_status(error: BaseException | None) -> int:
-    """What a program ends with: 0 done, 1 something failed, 2 a mistake that is explained, 130 Ctrl-C."""
+    """The exit status of a program: 0 done, 1 something failed, 2 a mistake that is explained, 130 Ctrl-C."""
     if error is None:
         return 0
     if isinstance(error, KeyboardInterrupt):

@@ -25,8 +25,8 @@ from launch import Action, LaunchContext, LaunchDescription
 
 ARGUMENTS = {
     'namespace': ('hand', 'Namespace of the node and of what it publishes'),
-    'params_file': (str(resource('config/multiview.yaml')), 'ROS parameters: cameras, calibration, options'),
-    'rig': ('', 'Calibration file, in place of the one that params_file names'),
+    'params_file': (str(resource('config/multiview.yaml')), 'ROS parameters: cameras, rig file, options'),
+    'rig': ('', 'Rig file, in place of the one that params_file names'),
     'transport': ('', 'raw or compressed images, in place of what params_file says'),
     'use_sim_time': ('false', 'Take the time from /clock, as for a bag played with --clock'),
     'autostart': ('true', 'Configure and activate the node; false leaves that to `ros2 lifecycle set`'),

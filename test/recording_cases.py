@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from repository import ROOT
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from scipy.spatial.transform import Rotation
@@ -22,7 +22,7 @@ from hand_unc_ros.methods.geometric_fusion import fuse
 
 torch.set_num_threads(1)
 
-MESSAGES = Path(__file__).resolve().parents[1] / 'msg'
+MESSAGES = ROOT / 'msg'
 COMPRESSED, INFO = 'sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/CameraInfo'
 # What a recorder needs from the camera to the disk, ns.
 DELAY_NS = 4_000_000

@@ -18,13 +18,13 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from repository import TESTS
 from visualization_msgs.msg import MarkerArray
 
 from hand_unc_ros.msg import HandJointsWithCovariance, ViewEstimate
 from hand_unc_ros.processes.shared_memory import remove_dead_segments
 from hand_unc_ros.processes.supervise import end_processes
 
-HERE = Path(__file__).parent
 # For what takes milliseconds on an idle machine; a process start takes seconds on a busy one.
 PATIENCE_S = 30.0
 LEAVING_S = 1.0
@@ -176,14 +176,14 @@ class System:
         save_rig(self.rig, self.rig_file)
         for camera in self.rig.cameras:
             np.save(folder / f'{camera.name}.npy', draw(camera))
-        self.node = [HERE / 'dot_multiview.py']
+        self.node = [TESTS / 'dot_multiview.py']
         self.processes: list[Process] = []
         self.cameras: dict[str, Process] = {}
         self.listener = Listener()
 
     def start_cameras(self, *names: str) -> None:
         for name in names or self.rig.names:
-            self.cameras[name] = self._start([HERE / 'dot_camera.py', name, self._folder / f'{name}.npy',
+            self.cameras[name] = self._start([TESTS / 'dot_camera.py', name, self._folder / f'{name}.npy',
                                               self.rig_file, self.rate_hz], f'{name}.log')
 
     def start_node(self, **parameters: Any) -> Process:

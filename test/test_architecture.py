@@ -1,4 +1,4 @@
-"""The rooms of the package import downwards only, methods know no other method, and ROS is in nodes/ alone."""
+"""The rooms of the package import downwards only, methods know no other method, ROS is in nodes/ alone; docstrings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import ast
 from pathlib import Path
 
 import pytest
-
-PACKAGE = Path(__file__).resolve().parents[1] / 'hand_unc_ros'
+from repository import PACKAGE, TESTS
 
 # What each room may import besides itself and the standard errors. `cli`, `doctor` and `api` are the roof. `methods`
 # stands for what its methods share: nobody but experiments/ imports one of them by name.
@@ -49,8 +48,31 @@ def imported(path: Path) -> set[str]:
     return names
 
 
+def undocumented(body: list[ast.stmt], prefix: str = '') -> list[str]:
+    """Public functions, methods and properties without a docstring; those inside of functions are nobody's to call."""
+    found = []
+    for node in body:
+        if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
+            found += undocumented(node.body, f'{prefix}{node.name}.')
+        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.name.startswith('_'):
+            found += [] if ast.get_docstring(node) else [f'{prefix}{node.name}']
+        elif isinstance(node, (ast.If, ast.Try)):
+            found += undocumented(node.body, prefix)
+    return found
+
+
+def test_tests_lie_in_the_rooms_of_the_package() -> None:
+    rooms = {path.parent.relative_to(TESTS) for path in TESTS.rglob('test_*.py')}
+    assert [str(room) for room in sorted(rooms) if not (PACKAGE / room / '__init__.py').is_file()] == []
+
+
 FILES = sorted(PACKAGE.rglob('*.py'))
 IDS = [str(path.relative_to(PACKAGE)) for path in FILES]
+
+
+@pytest.mark.parametrize('path', FILES, ids=IDS)
+def test_public_functions_have_docstrings(path: Path) -> None:
+    assert undocumented(ast.parse(path.read_text()).body) == []
 
 
 @pytest.mark.parametrize('path', FILES, ids=IDS)

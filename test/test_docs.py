@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 from hand_unc_ros import api
 
-ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'scripts'))
 
 import write_docs  # noqa: E402

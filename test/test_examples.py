@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from repository import ROOT
 from scipy.spatial.transform import Rotation
 from scipy.stats import ncx2
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
 from hand_unc_ros.hand.joints import FINGERTIPS
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'examples'))
+sys.path.insert(0, str(ROOT / 'examples'))
 
 from grasp_gate import GraspGate, aperture, probability_aperture_within, probability_within, relative  # noqa: E402
 from retargeting import RobotHand, VectorFilter, human_vectors, palm_frame, vector_covariance  # noqa: E402

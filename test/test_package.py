@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 import yaml
+from repository import ROOT
 
 import hand_unc_ros
 from hand_unc_ros import cli, doctor
@@ -19,7 +20,6 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.joints import JOINT_COUNT, JOINT_NAMES
 from hand_unc_ros.resources import resource
 
-ROOT = Path(__file__).resolve().parents[1]
 MESSAGES = sorted(path.stem for path in (ROOT / 'msg').glob('*.msg'))
 
 

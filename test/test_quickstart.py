@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from repository import ROOT
 
 from hand_unc_ros.geometry.gaussians import is_psd
 
-NOTEBOOK = Path(__file__).resolve().parents[1] / 'examples' / 'quickstart.ipynb'
+NOTEBOOK = ROOT / 'examples' / 'quickstart.ipynb'
 LARGEST_BYTES = 100_000
 OUTPUTS = {'stream': {'name', 'text'}, 'display_data': {'data', 'metadata'}}
 

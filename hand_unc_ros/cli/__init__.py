@@ -51,6 +51,7 @@ COMMANDS = (
 
 
 def build_parser() -> argparse.ArgumentParser:
+    """The parser of `hand-unc` with all of its commands."""
     parser = argparse.ArgumentParser(prog='hand-unc', description='Live multi-view hands with covariance.')
     parser.add_argument('--version', action='version', version=f'hand_unc_ros {__version__}')
     top = parser.add_subparsers(metavar='COMMAND', required=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 
 def positive(text: str) -> float:
+    """A finite number above 0."""
     try:
         value = float(text)
     except ValueError:
@@ -17,6 +18,7 @@ def positive(text: str) -> float:
 
 
 def counts(text: str) -> list[int]:
+    """Whole numbers, separated by commas."""
     parts = text.split(',')
     if not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(f'{text!r} is no list of whole numbers such as 2,4,8')
@@ -24,6 +26,7 @@ def counts(text: str) -> list[int]:
 
 
 def option(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value read as YAML."""
     import yaml
     name, _, value = text.partition('=')
     try:
@@ -36,6 +39,7 @@ def option(text: str) -> tuple[str, Any]:
 
 
 def camera_frames(text: str) -> tuple[str, int]:
+    """CAMERA=FRAMES, a whole number that may be negative."""
     camera, _, frames = text.rpartition('=')
     if not camera or not frames.lstrip('+-').isdecimal():
         raise argparse.ArgumentTypeError(f'{text!r} is not of the form cam1=-2')
@@ -43,6 +47,7 @@ def camera_frames(text: str) -> tuple[str, int]:
 
 
 def topic_pair(text: str) -> tuple[str, str]:
+    """FROM:=TO, two topics."""
     source, _, target = text.partition(':=')
     if not source or not target:
         raise argparse.ArgumentTypeError(f'{text!r} is not of the form /cam0/image_raw:=/left/image_raw')

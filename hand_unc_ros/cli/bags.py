@@ -10,9 +10,10 @@ from hand_unc_ros.cli.argument_types import camera_frames, positive, topic_pair
 
 
 def add_from_videos_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc bag from-videos`."""
     parser.add_argument('videos', nargs='+', metavar='VIDEO',
                         help="one per camera, in the rig's order, or CAMERA=VIDEO in any order")
-    parser.add_argument('--rig', type=Path, required=True, help='calibration (YAML, Kalibr camchain, TOML)')
+    parser.add_argument('--rig', type=Path, required=True, help='camera calibrations (YAML, Kalibr camchain, TOML)')
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='bag to write')
     parser.add_argument('--fps', type=positive, help="frame rate (default: the videos' own)")
     parser.add_argument('--timestamps', type=Path, metavar='FILE',
@@ -30,6 +31,7 @@ def add_from_videos_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def from_videos(args: argparse.Namespace) -> None:
+    """`hand-unc bag from-videos`."""
     from hand_unc_ros.data.bags.from_videos import DEFAULT_START_TIME_S, from_videos
     from hand_unc_ros.data.rigs import load_rig
     # The offsets that --sync finds are logged.
@@ -48,6 +50,7 @@ def _videos_by_camera(texts: list[str]) -> dict[str, Path] | list[Path]:
 
 
 def add_play_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc bag play`."""
     parser.add_argument('bag', type=Path, metavar='DIR')
     parser.add_argument('-r', '--rate', type=positive, default=1.0, help='speed (default 1)')
     parser.add_argument('-l', '--loop', action='store_true', help='start again at the end, until Ctrl-C')
@@ -64,6 +67,7 @@ def add_play_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def play(args: argparse.Namespace) -> int:
+    """`hand-unc bag play`; status 1 where messages were lost."""
     from hand_unc_ros.nodes.bag_player import play
     playback = play(args.bag, rate=args.rate, loop=args.loop, clock=args.clock, remap=dict(args.remap),
                     start_s=args.start, duration_s=args.duration, inputs=args.inputs,
@@ -72,9 +76,10 @@ def play(args: argparse.Namespace) -> int:
 
 
 def add_record_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc bag record`."""
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='DIR', help='bag to write')
     parser.add_argument('--params', type=Path, metavar='FILE', help="the estimator's ROS parameters: cameras, topics")
-    parser.add_argument('--rig', type=Path, metavar='FILE', help='calibration whose cameras are recorded')
+    parser.add_argument('--rig', type=Path, metavar='FILE', help='camera calibrations of those that are recorded')
     parser.add_argument('--namespace', help="of the estimator (default: that of --params, or hand)")
     parser.add_argument('--topic', action='append', default=[], metavar='NAME',
                         help='record that topic as well; may be repeated')
@@ -85,14 +90,17 @@ def add_record_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def record(args: argparse.Namespace) -> int:
+    """`hand-unc bag record`."""
     from hand_unc_ros.nodes.bag_recorder import record_command
     return record_command(args)
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc bag info`."""
     parser.add_argument('bag', type=Path, metavar='DIR')
 
 
 def info(args: argparse.Namespace) -> None:
+    """`hand-unc bag info`."""
     from hand_unc_ros.data.bags.reader import describe_bag, format_summary
     print(format_summary(describe_bag(args.bag)))

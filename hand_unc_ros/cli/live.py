@@ -9,15 +9,18 @@ from hand_unc_ros.cli.argument_types import positive
 
 
 def add_doctor_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc doctor`."""
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
 
 
 def doctor(args: argparse.Namespace) -> int:
+    """`hand-unc doctor`; status 1 where something essential is missing."""
     from hand_unc_ros.doctor import run_doctor
     return run_doctor(as_json=args.json)
 
 
 def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc demo`."""
     parser.add_argument('--headless', action='store_true', help='without the browser view')
     parser.add_argument('--duration', type=positive, metavar='S', help='stop after S seconds')
     parser.add_argument('--report', type=Path, metavar='FILE', help='write measurements as JSON at the end')
@@ -30,22 +33,26 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def demo(args: argparse.Namespace) -> int | None:
+    """`hand-unc demo`."""
     from hand_unc_ros.nodes.demo import run_demo
     return run_demo(args)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc run`."""
     parser.add_argument('--params', type=Path, required=True, metavar='FILE', help='ROS parameters (YAML)')
     parser.add_argument('--respawn', action='store_true', help='start a node again when it dies')
 
 
 def run(args: argparse.Namespace) -> int | None:
+    """`hand-unc run`."""
     from hand_unc_ros.processes.supervise import supervise
     from hand_unc_ros.settings.node_specs import nodes_of
     return supervise(nodes_of(args.params), args.params.resolve(), args.respawn)
 
 
 def add_view_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc view`."""
     parser.add_argument('--namespace', default='hand', help='of the estimator to show (default hand)')
     parser.add_argument('--params', type=Path, metavar='FILE', help='ROS parameters with cameras and rig')
     parser.add_argument('--host', default='127.0.0.1', help='address to listen on (default 127.0.0.1)')
@@ -53,6 +60,7 @@ def add_view_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def view(args: argparse.Namespace) -> int:
+    """`hand-unc view`."""
     from hand_unc_ros.nodes.viewer import run
     params = ['--params-file', str(args.params)] if args.params else []
     namespace = f'__ns:=/{args.namespace.strip("/")}'

@@ -15,22 +15,26 @@ SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc mano convert`."""
     parser.add_argument('pickle', type=Path, metavar='MANO_RIGHT.pkl', help='as MANO is distributed')
     parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='default: beside it, as .npz')
 
 
 def convert(args: argparse.Namespace) -> None:
+    """`hand-unc mano convert`."""
     from hand_unc_ros.hand.mano_conversion import convert_mano
     print(convert_mano(args.pickle, args.output or args.pickle.with_suffix('.npz')))
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc train`."""
     parser.add_argument('config', type=Path, metavar='CONFIG', help='YAML, such as those in config/train/')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='changes',
                         help='change one value of the configuration, e.g. optimiser.lr=3e-4; may be repeated')
 
 
 def train(args: argparse.Namespace) -> None:
+    """`hand-unc train`."""
     from hand_unc_ros.methods.tasks import load_config, training_task
     config = load_config(args.config, args.changes)
     from hand_unc_ros.training.run import train
@@ -38,6 +42,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc evaluate`."""
     sets = parser.add_argument_group('a network on a set of samples')
     sets.add_argument('--model', type=Path, metavar='FILE', help='weights (.safetensors)')
     sets.add_argument('--data', metavar='D',
@@ -52,8 +57,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
                       help='the model whose 2D error says which tenth of the samples is hard (default: --model)')
     sets.add_argument('--covariance-head', default='', metavar='FILE',
                       help='none: go without (default: what lies beside the weights)')
-    sets.add_argument('--calibration', default='', metavar='FILE',
-                      help='covariance map; none: go without (default: what lies beside the weights)')
+    sets.add_argument('--covariance-map', default='', metavar='FILE',
+                      help='none: go without (default: what lies beside the weights)')
     sets.add_argument('--auc-mm', type=positive, default=20.0, metavar='MM', help='range of the AUC (default 20)')
     bags = parser.add_argument_group('the whole pipeline on a recording')
     _bag_arguments(bags)
@@ -75,7 +80,7 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
                              'or a .npz or .csv file')
     parser.add_argument('--params', type=Path, metavar='FILE', help="the estimator's ROS parameters (YAML)")
     parser.add_argument('--rig', type=Path, metavar='FILE',
-                        help="calibration (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
+                        help="rig file (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
                              'CameraInfo and /tf_static)')
     parser.add_argument('--weights', metavar='FILE', help='of the network (default: those of the package)')
     parser.add_argument('--handedness', choices=('right', 'left', 'both'),
@@ -90,6 +95,7 @@ def _bag_settings(args: argparse.Namespace) -> Any:
 
 
 def evaluate(args: argparse.Namespace) -> None:
+    """`hand-unc evaluate`."""
     _check_what_to_evaluate(args)
     if args.bag is not None:
         settings = _bag_settings(args)
@@ -103,7 +109,7 @@ def evaluate(args: argparse.Namespace) -> None:
     from hand_unc_ros.methods import DEFAULT
     run(Request(args.model, args.data, args.views, method=args.method or DEFAULT, gate=args.gate,
                 triangulation=args.triangulation, reference=args.reference, covariance_head=args.covariance_head,
-                calibration=args.calibration, auc_mm=args.auc_mm, device=args.device, precision=args.precision,
+                covariance_map=args.covariance_map, auc_mm=args.auc_mm, device=args.device, precision=args.precision,
                 options=dict(args.options), output=args.json))
 
 
@@ -114,7 +120,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
                           'network on a set of samples')
     of_sets = {'--model': args.model, '--data': args.data, '--option': args.options, '--gate': args.gate,
                '--triangulation': args.triangulation, '--reference': args.reference,
-               '--covariance-head': args.covariance_head, '--calibration': args.calibration}
+               '--covariance-head': args.covariance_head, '--covariance-map': args.covariance_map}
     of_bags = {'--truth': args.truth, '--report': args.report, '--params': args.params, '--rig': args.rig,
                '--estimates': args.estimates, '--weights': args.weights, '--handedness': args.handedness}
     wrong = [name for name, value in (of_bags if args.bag is None else of_sets).items() if value]
@@ -124,6 +130,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
 
 
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc calibrate-covariance`."""
     _bag_arguments(parser, required=True)
     parser.add_argument('--method', metavar='NAME', help='how images become hands (default: that of the parameters)')
     parser.add_argument('--kind', choices=('scalar', 'joint', 'isotonic'), default='scalar',
@@ -135,12 +142,14 @@ def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def calibrate(args: argparse.Namespace) -> None:
+    """`hand-unc calibrate-covariance`."""
     settings = _bag_settings(args)
     from hand_unc_ros.evaluation.recordings.calibrate import run
     run(args.bag, settings, args.output, kind=args.kind, truth=args.truth)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc export`."""
     parser.add_argument('--model', type=Path, required=True, metavar='FILE', help='weights (.safetensors)')
     parser.add_argument('--onnx', type=Path, required=True, metavar='DIR',
                         help='folder for views.onnx (crops to what each view says) and fused.onnx (that to joints and'
@@ -151,11 +160,13 @@ def add_export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def export(args: argparse.Namespace) -> None:
+    """`hand-unc export`."""
     from hand_unc_ros.methods import DEFAULT, export_onnx
     export_onnx(args.method or DEFAULT, args.model, args.onnx, args.views)
 
 
 def add_synth_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc synth`."""
     parser.add_argument('--out', type=Path, required=True, metavar='DIR',
                         help='folder to write; a set that was begun there is continued')
     parser.add_argument('--samples', type=int, required=True, metavar='N', help='moments, each seen by all views')
@@ -168,12 +179,14 @@ def add_synth_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def synth(args: argparse.Namespace) -> None:
+    """`hand-unc synth`."""
     from hand_unc_ros.data.synthetic.sets import describe_set, make_set
     content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames)
     print(make_set(args.out, content, args.workers).description)
 
 
 def add_get_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc models get`."""
     parser.add_argument('model', choices=('landmarks',),
                         help="MediaPipe's palm detector and hand landmark network (Apache-2.0, 8 MB)")
     parser.add_argument('--wheel', type=Path, metavar='FILE',
@@ -183,6 +196,7 @@ def add_get_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def get(args: argparse.Namespace) -> None:
+    """`hand-unc models get`."""
     from hand_unc_ros.networks.landmark_models import landmark_models
     if args.if_missing and landmark_models() is not None:
         return

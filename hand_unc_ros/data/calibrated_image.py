@@ -23,7 +23,7 @@ _TRANSPORTS = ('compressed', 'theora', 'ffmpeg', 'zstd')
 _FAR_OFF = 0.2
 # With binning or a region of interest K has two readings; one that is this much nearer to the middle is the likely one.
 _NEARER, _OFF = 3.0, 0.08
-# Distortion of a calibration made on rectified images is what the rectification left over.
+# Distortion of a camera calibration made on rectified images is what the rectification left over.
 _LEFT_OVER_PX = 2.0
 
 

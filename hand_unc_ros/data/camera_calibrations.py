@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class CameraCalibrations:
-    """The calibration of each camera as far as it is known, from a rig file, CameraInfo and poses. Its
+    """The camera calibration of each camera as far as it is known, from a rig file, CameraInfo and poses. Its
     uncertainty is the rig file's, wherever the rest comes from.
 
     rig: cameras of a file, or None.  info_used: intrinsics come from `take_info` and not from the file.
@@ -55,6 +55,7 @@ class CameraCalibrations:
             self._update(name)
 
     def camera(self, name: str) -> Camera | None:
+        """The camera, or None while it cannot be used."""
         return self._cameras.get(name)
 
     def reason(self, name: str) -> str | None:
@@ -71,6 +72,7 @@ class CameraCalibrations:
 
     @property
     def without_pose(self) -> tuple[str, ...]:
+        """Names of the cameras whose pose is not known."""
         return tuple(name for name in self._reasons if name not in self._poses)
 
     def take_info(self, name: str, info: Any) -> None:
@@ -92,6 +94,7 @@ class CameraCalibrations:
             self._update(name)
 
     def take_pose(self, name: str, world_from_camera: np.ndarray) -> None:
+        """Take a camera's pose, (4, 4)."""
         self._poses[name] = world_from_camera
         self._update(name)
 

@@ -87,7 +87,7 @@ def check_size(camera: Camera, image: np.ndarray) -> None:
 def check_pixels(camera: Camera, width: int, height: int) -> None:
     """As `check_size`, by width and height alone: before an image is decoded."""
     if (width, height) != (camera.width, camera.height):
-        raise ImageFormatError(f'the image is {width}×{height} and the calibration of {camera.name} is for '
+        raise ImageFormatError(f'the image is {width}×{height} and the camera calibration of {camera.name} is for '
                                f'{camera.width}×{camera.height}; calibrate at the size that is streamed')
 
 
@@ -107,7 +107,7 @@ def rig_from_messages(infos: Mapping[str, Any], transforms: Iterable[Any], world
         above, world = _to_root(world_frame.strip('/'), parents)
         if chain != above:
             raise CalibrationError(f'camera {name!r}: no static transforms lead from {world_frame!r} to its frame '
-                                   f'{frame!r}; give the calibration as a rig file')
+                                   f'{frame!r}; give the camera calibration as a rig file')
         cameras.append(camera_from_info(name, info, np.linalg.inv(world) @ pose, name in rectified))
     return CameraRig(cameras)
 

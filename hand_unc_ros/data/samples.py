@@ -28,7 +28,7 @@ class ManoParameters:
 class SampleView:
     """One camera's image of the hand.
 
-    camera: calibration of the whole image, its pose in the sample's world frame.  image: a file, an encoded image,
+    camera: intrinsics of the whole image, its pose in the sample's world frame.  image: a file, an encoded image,
     RGB uint8 (H, W, 3), or None for a camera that delivered nothing.  joints_px: (21, 2) in the whole (distorted)
     image, NaN where not annotated. visible: (21,) bool, annotated and not marked as hidden.
     """
@@ -56,7 +56,7 @@ class SampleView:
     def _check_size(self, width: int, height: int) -> None:
         if (width, height) != (self.camera.width, self.camera.height):
             what = self.image if isinstance(self.image, Path) else f"the image of camera '{self.camera.name}'"
-            raise DatasetError(f'{what} has {width}×{height} pixels, its calibration is for '
+            raise DatasetError(f'{what} has {width}×{height} pixels, its camera calibration is for '
                                f'{self.camera.width}×{self.camera.height}')
 
 

@@ -50,14 +50,14 @@ def files_of(settings: EstimatorSettings) -> dict[str, Path]:
     """The files that decide what the estimator gives, by the names of their settings; only those that are used."""
     settings = with_method(settings)
     files = method_files(settings.method, settings.method_options)
-    if settings.calibration:
-        if settings.calibration != 'none':
-            files['calibration'] = Path(settings.calibration)
+    if settings.covariance_map:
+        if settings.covariance_map != 'none':
+            files['covariance_map'] = Path(settings.covariance_map)
     elif settings.refinement and 'weights' in files:
         # The map that comes with weights was fitted to refined joints.
-        beside = files['weights'].with_suffix('.calibration.json')
+        beside = files['weights'].with_suffix('.covariance_map.json')
         if beside.exists():
-            files['calibration'] = beside
+            files['covariance_map'] = beside
     return files
 
 
@@ -65,17 +65,17 @@ def covariance_map_of(settings: EstimatorSettings) -> CovarianceMap | None:
     """The covariance map that settings lead to. One that was fitted with another covariance head than the one in use is
     refused where it was asked for (ConfigError), and left out where it only lies beside the weights."""
     files = files_of(settings)
-    if 'calibration' not in files:
+    if 'covariance_map' not in files:
         return None
-    fitted = CovarianceMap.load(files['calibration'])
+    fitted = CovarianceMap.load(files['covariance_map'])
     if fitted.head == (fingerprint(files['covariance_head']) if 'covariance_head' in files else ''):
         if settings.filter and not fitted.filtered:
             log.warning('%s has no factors for the output of the filter: with it on, the covariance is published as'
                         ' not calibrated; fit a map by the truth (hand-unc calibrate-covariance --truth) or turn the'
-                        ' filter off', files['calibration'])
+                        ' filter off', files['covariance_map'])
         return fitted
-    reason = f'{files["calibration"]} was fitted with {"another" if fitted.head else "no"} covariance head'
-    if settings.calibration:
+    reason = f'{files["covariance_map"]} was fitted with {"another" if fitted.head else "no"} covariance head'
+    if settings.covariance_map:
         raise ConfigError(f'{reason} and does not fit the one in use; fit it anew (hand-unc calibrate-covariance)')
     log.warning('%s: the covariance is published as it is, not calibrated', reason)
     return None

@@ -79,6 +79,7 @@ class CameraTimeline:
         self.shortest_interval_ns = min(intervals)
 
     def is_duplicate(self, stamp_ns: int) -> bool:
+        """Whether a message with this stamp has come before."""
         return stamp_ns in self._recent
 
     def note_older(self, stamp_ns: int) -> None:

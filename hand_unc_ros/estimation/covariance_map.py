@@ -1,4 +1,4 @@
-"""The calibration of the covariance: factors per joint, fitted on held-out data for every number of views.
+"""The covariance map: factors per joint, fitted on held-out data for every number of views.
 
 Errors of one joint in different views are correlated, so covariances propagated as if they were independent are too
 small; by how much depends on how many views there are.
@@ -94,11 +94,11 @@ class CovarianceMap:
             filtered = {int(number): float(value) for number, value in content.get('filtered', {}).items()}
             head = str(content.get('head', ''))
         except FileNotFoundError as error:
-            raise ConfigError(f'no covariance calibration at {path}; leave the setting empty to go without') from error
+            raise ConfigError(f'no covariance map at {path}; leave the setting empty to go without') from error
         except OSError as error:
             raise ConfigError(f'{path} cannot be read ({error.strerror})') from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f'{path} is no covariance calibration: expected {{"kind": "scalar", "factors": {{"2": 1.6'
+            raise ConfigError(f'{path} is no covariance map: expected {{"kind": "scalar", "factors": {{"2": 1.6'
                               f', …}}}} ({error!r})') from error
         numbers = [*filtered.values(), *(part for entry in views.values() for part in _numbers(entry))]
         if not views or min([*views, *filtered]) < 1 or not all(np.isfinite(n) and n > 0 for n in numbers):

@@ -151,9 +151,9 @@ class HandEstimator:
                 boxes = boxes_around(rig, predicted, self.method.crop_box)
             crops.append(self._crops(frames.views, side, boxes))
         self._read(sightings, crops)
-        if len(sightings) > 1:
+        if len(self.hands) > 1:
             owned = owned_readings([sighting.readings for sighting in sightings],
-                                   [sighting.track for sighting in sightings], rig, frames.stamp_ns)
+                                   [sighting.track for sighting in sightings], self._lost, rig, frames.stamp_ns)
             for sighting, cameras in zip(sightings, owned or ()):
                 unread = _unread(frames.views, sighting.track.handedness)
                 sighting.readings.update({name: unread[name] for name in unread if name not in cameras})

@@ -19,7 +19,7 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods.contract import HANDEDNESS, Detection, ViewReading
 
 # How far the handedness of a followed hand is trusted.
-TRACK_RIGHT = {'right': 0.95, 'left': 0.05}
+TRACK_RIGHT = {'right': 0.99, 'left': 0.01}
 # A hand that views take for one side with more than this is not followed as the other one.
 MOST_OTHER_SIDE = 0.9
 # Shares of the crop's side: readings of two tracks that lie closer, in the median over the joints, show one hand;
@@ -109,13 +109,14 @@ def _boxes(places: Sequence[tuple[int, Detection]], views: int, members: Sequenc
     return boxes
 
 
-def owned_readings(readings: Sequence[Mapping[str, ViewReading]], tracks: Sequence[Track], rig: CameraRig,
-                   stamp_ns: int) -> list[frozenset[str]] | None:
-    """Of each track, the cameras whose readings show its own hand; None where no two hands overlap in any view.
+def owned_readings(readings: Sequence[Mapping[str, ViewReading]], tracks: Sequence[Track], lost: Sequence[Track],
+                   rig: CameraRig, stamp_ns: int) -> list[frozenset[str]] | None:
+    """Of each track, the cameras whose readings show its own hand; None where there is no doubt: no two hands overlap in
+    any view, and none is lost that crops could show as well.
 
-    readings: of each track's crops, by camera in the order of `rig`.
+    readings: of each track's crops, by camera in the order of `rig`.  lost: tracks that ended a moment ago.
     """
-    if not any(_closeness(*(of_track[camera] for of_track in pair)) < OVERLAP_SHARE
+    if not lost and not any(_closeness(*(of_track[camera] for of_track in pair)) < OVERLAP_SHARE
                for pair in combinations(readings, 2) for camera in rig.names):
         return None
     shown: list[_Shown] = []
@@ -131,12 +132,12 @@ def owned_readings(readings: Sequence[Mapping[str, ViewReading]], tracks: Sequen
                 reading = max(same.reading, reading, key=lambda one: one.score)
             of_view.append(_Shown(view, reading, frozenset({place}) | (same.owners if same else frozenset())))
         shown += of_view
-    expected = [expected_hand(track, stamp_ns) for track in tracks]
+    expected = [expected_hand(track, stamp_ns) for track in (*tracks, *lost)]
     if not shown or any(hand is None for hand in expected):
         return None
     owned: list[frozenset[str]] = [frozenset()] * len(tracks)
-    for group in associate(_image_hands(shown), rig, expected, max_hands=len(tracks)):
-        if group.expected is not None:
+    for group in associate(_image_hands(shown), rig, expected, max_hands=len(expected)):
+        if group.expected is not None and group.expected < len(tracks):
             owned[group.expected] = frozenset(rig.names[view] for view, member in group.members.items()
                                               if group.expected in shown[member].owners)
     return owned

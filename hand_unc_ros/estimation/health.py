@@ -37,6 +37,7 @@ class CameraHealth:
     _arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
 
     def arrived(self, now_s: float) -> None:
+        """Note an image that has arrived."""
         self.received += 1
         self._arrivals_s.append(now_s)
 
@@ -50,6 +51,7 @@ class CameraHealth:
         return sum(arrival > now_s - window for arrival in self._arrivals_s) / window
 
     def note_reprojection(self, residual_px: float) -> None:
+        """Note the residual of a fused hand in this camera; NaN changes nothing, others a running mean."""
         if math.isfinite(residual_px):
             old = self.reprojection_px
             self.reprojection_px = residual_px if old is None else old + 0.1 * (residual_px - old)
@@ -80,6 +82,7 @@ class OutputHealth:
     stage_ms: dict[str, float] = field(default_factory=dict)
 
     def note_published(self, now_s: float, latency_ms: float) -> None:
+        """Note a published hand. latency_ms: from its stamp to its publication."""
         if self.last_published_s is not None:
             step_s = min(now_s - self.last_published_s, 1.0)
             before_s = self.interval_s or step_s

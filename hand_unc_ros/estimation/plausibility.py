@@ -58,5 +58,5 @@ def implausibility(fused: Triangulation, views: ViewGaussians) -> str | None:
     share = fused.reprojection_px / side
     if np.nanmedian(share) > MAX_REPROJECTION_SHARE:
         return (f'the views disagree by {100 * np.nanmedian(share):.0f} % of the hand'
-                ' (calibration, synchronisation, or different hands)')
+                ' (camera calibration, synchronisation, or different hands)')
     return None

@@ -16,14 +16,14 @@ HANDEDNESS_CHOICES = (*HANDEDNESS, 'both')
 class EstimatorSettings:
     """method: a live one of the table of methods, or 'auto': landmarks, but jump_hand where weights are given or the
     networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
-    covariance_head, calibration (the covariance map): paths, 'none' to go without; empty takes those that lie beside
+    covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
     the weights.
-    handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a converted
-    MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
+    handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a
+    converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
     triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
     triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration: as the
     parameter of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
-    the cameras still are where their calibration says.  down_weight: let a camera that is found to have moved count
+    the cameras still are where the rig says.  down_weight: let a camera that is found to have moved count
     less.
     """
 
@@ -31,7 +31,7 @@ class EstimatorSettings:
     weights: str = ''
     finder_weights: str = ''
     covariance_head: str = ''
-    calibration: str = ''
+    covariance_map: str = ''
     device: str = 'auto'
     precision: str = 'auto'
     acceleration: str = 'auto'
@@ -61,6 +61,7 @@ class EstimatorSettings:
 
     @property
     def method_options(self) -> MethodOptions:
+        """Those settings that the method takes."""
         return MethodOptions(
             weights=self.weights, finder_weights=self.finder_weights, covariance_head=self.covariance_head,
             device=self.device, precision=self.precision, acceleration=self.acceleration, handedness=self.handedness,

@@ -27,11 +27,14 @@ class Estimator(Protocol):
 
     surfaces: Mapping[str, HandFitter]
 
-    def process(self, frames: FrameSet) -> FrameResult: ...
+    def process(self, frames: FrameSet) -> FrameResult:
+        """All hands of one frame set."""
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Forget all tracks."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release what the method holds."""
 
 
 class Processed(NamedTuple):
@@ -47,7 +50,7 @@ class Processed(NamedTuple):
 class Stream:
     """Synchroniser, decoder and estimator in a row.
 
-    camera: name → its calibrated camera, None while the calibration is not known.  decode: a message and its camera →
+    camera: name → its calibrated camera, None while that is not known.  decode: a message and its camera →
     (H, W, 3) uint8 RGB; raises ImageFormatError.
     `add`, `poll` and what reads `statistics` are to be called one at a time; `process` may run beside them.
     """

@@ -121,10 +121,12 @@ class Synchroniser:
 
     @property
     def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras, in the order of the rig."""
         return self._names
 
     @property
     def min_views(self) -> int:
+        """Views with which an incomplete set goes out at its deadline."""
         return self._min_views
 
     @property

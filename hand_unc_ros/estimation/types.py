@@ -25,6 +25,7 @@ class FrameSet:
 
     @property
     def missing(self) -> tuple[str, ...]:
+        """Names of the expected cameras without a view."""
         return tuple(name for name in self.expected if name not in self.views)
 
 
@@ -44,6 +45,7 @@ class HandReadings:
 
     @property
     def gaussians(self) -> ViewGaussians:
+        """The readings, stacked."""
         return stack(self.views.values())
 
 

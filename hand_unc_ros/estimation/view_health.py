@@ -1,4 +1,4 @@
-"""Whether each camera still is where its calibration says: its joints against those of the other views, over time.
+"""Whether each camera still is where the rig says: its joints against those of the other views, over time.
 
 A camera that has moved shifts all of its joints alike, set after set, while a network's errors change with the hand.
 So the one number that is followed per camera is the common shift of its joints in its image, as the other views see

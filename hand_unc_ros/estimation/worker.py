@@ -43,6 +43,7 @@ class Worker:
         self.output = OutputHealth()
 
     def start(self) -> None:
+        """Start the thread."""
         now_s = time.monotonic()
         self.output.started_s = now_s
         for health in self._cameras.values():

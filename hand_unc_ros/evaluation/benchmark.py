@@ -81,12 +81,12 @@ def open_source(data: str, options: Mapping[str, Any] | None = None) -> tuple[Sa
 
 def evaluate(
     predictor: Predictor, source: SampleSource, counts: Sequence[int], *, reference: Predictor | None = None,
-    calibration: CovarianceMap | None = None, auc_range: metrics.AucRange = metrics.POEM_AUC,
+    covariance_map: CovarianceMap | None = None, auc_range: metrics.AucRange = metrics.POEM_AUC,
 ) -> list[dict[str, Any]]:
     """A row of numbers for each number of views: the first ones of every sample, in the order of the set.
 
     reference: whose 2D error decides which tenth of the samples is hard; the predictor's own by default.
-    calibration: covariance map that is applied to its covariance.
+    covariance_map: the map that is applied to its covariance.
     A sample with fewer cameras is left out and counted, as is one of which fewer than two of these views delivered an
     image with the hand. Raises ConfigError when nothing is left for one of the numbers, before anything is run.
     """
@@ -104,7 +104,7 @@ def evaluate(
         results = predict(predictor, source, usable[count], count)
         hardest = results if reference is None else predict(reference, source, usable[count], count)
         rows.append({'views': count, **scores(results, hardest, auc_range),
-                     **covariance_scores(results, calibration), 'samples': len(usable[count]),
+                     **covariance_scores(results, covariance_map), 'samples': len(usable[count]),
                      'fewer_cameras': len(source) - len(chosen[count]),
                      'not_observable': len(chosen[count]) - len(usable[count])})
     return rows
@@ -166,11 +166,11 @@ def errors_of(predictor: Predictor, source: SampleSource, count: int) -> tuple[n
     return results.joints.astype(np.float64) - results.target, results.covariance, _views(results)
 
 
-def covariance_scores(results: Results, calibration: CovarianceMap | None) -> dict[str, Any]:
+def covariance_scores(results: Results, covariance_map: CovarianceMap | None) -> dict[str, Any]:
     """The numbers of `uncertainty.summary`, with the map applied and the floor added as in the live estimator."""
     covariance = results.covariance
-    if calibration is not None:
-        covariance = np.stack([calibration.apply(one, many) for one, many in zip(covariance, _views(results))])
+    if covariance_map is not None:
+        covariance = np.stack([covariance_map.apply(one, many) for one, many in zip(covariance, _views(results))])
     covariance = covariance + FLOOR ** 2 * np.eye(covariance.shape[-1])
     summary = uncertainty.summary(results.joints.astype(np.float64) - results.target, covariance)
     return summary | {'coverage95': summary['coverage']['95']}
@@ -195,11 +195,11 @@ def protocol(predictor: Predictor, data: str, auc_range: metrics.AucRange, refer
 
 @dataclass(frozen=True)
 class Request:
-    """What `hand-unc evaluate --model --data` was asked for.
+    """The request of `hand-unc evaluate --model --data`.
 
     views: numbers of views.  reference: the weights whose 2D error decides which samples are hard; the model's by
-    default.  gate, triangulation: in place of the model's own.  covariance_head, calibration: as in EstimatorSettings.
-    auc_mm: range of the AUC.  options: of the dataset's reader.  output: JSON file to write.
+    default.  gate, triangulation: in place of the model's own.  covariance_head, covariance_map: as in
+    EstimatorSettings.  auc_mm: range of the AUC.  options: of the dataset's reader.  output: JSON file to write.
     """
 
     model: Path
@@ -210,7 +210,7 @@ class Request:
     triangulation: str = ''
     reference: Path | None = None
     covariance_head: str = ''
-    calibration: str = ''
+    covariance_map: str = ''
     auc_mm: float = 20.0
     device: str = 'auto'
     precision: str = 'auto'
@@ -228,7 +228,7 @@ class Request:
 def run(request: Request) -> list[dict]:
     """Evaluate stored weights and print the table; `output` gets the rows as JSON."""
     settings = EstimatorSettings(method=request.method, weights=str(request.model),
-                                 covariance_head=request.covariance_head, calibration=request.calibration)
+                                 covariance_head=request.covariance_head, covariance_map=request.covariance_map)
     options = PredictorOptions(Path(request.model), files_of(settings).get('covariance_head'), request.gate,
                                request.triangulation, request.device, request.precision)
     predictor = build_predictor(request.method, options)
@@ -240,7 +240,7 @@ def run(request: Request) -> list[dict]:
     if request.reference is not None:
         reference = build_predictor(request.method, PredictorOptions(Path(request.reference), device=request.device,
                                                                      precision=request.precision))
-    rows = evaluate(predictor, source, request.views, reference=reference, calibration=covariance_map,
+    rows = evaluate(predictor, source, request.views, reference=reference, covariance_map=covariance_map,
                     auc_range=auc_range)
     head = options.covariance_head
     origin = ('propagated from the variances of the views' if head is None else f'head {head.name}') + (

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -42,9 +41,30 @@ RATE_HZ = 15.0
 NOT_THE_HAND = 0.1
 
 
+@dataclass(frozen=True)
+class SceneSet:
+    """Scenes of many seeds, each with its own rig, hand, motion, light and objects. cameras: of each rig.
+    clutter: numbers of objects that the scenes have in turn.  size: (width, height) of the images.
+    radius: of the ring of cameras, metres.  focal_px: focal length."""
+
+    seeds: range
+    cameras: int = 4
+    clutter: Sequence[int] = (1,)
+    size: tuple[int, int] = (640, 480)
+    radius: float = 0.6
+    focal_px: float = 560.0
+
+    def scenes(self, description: str) -> Iterator[Scene]:
+        """One scene for each seed. description: for the progress bar."""
+        model = load_hand_model(None)
+        for place, seed in enumerate(tqdm(self.seeds, desc=description, leave=False)):
+            rig = ring_of_cameras(self.cameras, size=self.size, radius=self.radius, focal_px=self.focal_px, seed=seed)
+            yield Scene(model, rig, seed, SceneSettings(clutter=self.clutter[place % len(self.clutter)]))
+
+
 @dataclass
 class Errors:
-    """What one run collected. errors: (N, 21, 3) metres, NaN where invalid.  covariances: (N, 63, 63).  views: (N, 21),
+    """The errors of one run. errors: (N, 21, 3) metres, NaN where invalid.  covariances: (N, 63, 63).  views: (N, 21),
     how many gave each joint.  sets: frame sets shown.  found: those that gave a hand."""
 
     errors: list[np.ndarray] = field(default_factory=list)
@@ -100,15 +120,11 @@ def run_scene(estimator: HandEstimator, scene: Scene, frames: int, cameras: tupl
     return into
 
 
-def run_seeds(estimator: HandEstimator, seeds: range, frames: int, views: int, cameras: int = 4,
-              clutter: Sequence[int] = (1,), skip: int = 0, **ring: Any) -> Errors:
-    """Scenes of many seeds, each with its own rig, hand, motion, light and objects; `views` of its cameras deliver.
-    clutter: numbers of objects that the scenes have in turn.  ring: what else `ring_of_cameras` takes."""
+def run_scenes(estimator: HandEstimator, scenes: SceneSet, frames: int, views: int, skip: int = 0) -> Errors:
+    """Show `frames` sets of every scene to the estimator; the first `views` cameras of each rig deliver.
+    skip: sets at the start of a scene that do not count."""
     collected = Errors()
-    model = load_hand_model(None)
-    for place, seed in enumerate(tqdm(seeds, desc=f'{views} views', leave=False)):
-        settings = SceneSettings(clutter=clutter[place % len(clutter)])
-        scene = Scene(model, ring_of_cameras(cameras, seed=seed, **ring), seed, settings)
+    for scene in scenes.scenes(f'{views} views'):
         run_scene(estimator, scene, frames, scene.rig.names[:views], collected, skip)
     return collected
 
@@ -133,17 +149,18 @@ def main() -> None:
     parser.add_argument('--sets', type=Path, nargs='+', default=[],
                         help='folders of `hand-unc synth` to fit to beside the scenes, crops around true hands')
     parser.add_argument('--kind', choices=KINDS, default='scalar', help='of the map (default scalar)')
-    parser.add_argument('--calibration', default='', help="map to apply when testing, or 'none'")
+    parser.add_argument('--covariance-map', default='', help="map to apply when testing, or 'none'")
     arguments = parser.parse_args()
     settings = EstimatorSettings(
-        method=DEFAULT, weights=arguments.weights, finder_weights=arguments.finder, covariance_head=arguments.covariance_head,
-        calibration='none' if arguments.fit else arguments.calibration, triangulation=arguments.triangulation,
+        method=DEFAULT, weights=arguments.weights, finder_weights=arguments.finder,
+        covariance_head=arguments.covariance_head,
+        covariance_map='none' if arguments.fit else arguments.covariance_map, triangulation=arguments.triangulation,
         filter=arguments.filter)
     seeds = (FIT_SEEDS if arguments.fit else TEST_SEEDS)[:arguments.scenes]
     collected = {}
     for views in arguments.views:
-        collected[views] = run_seeds(build_estimator(settings, ()), seeds, arguments.frames, views,
-                                     max(arguments.cameras, views), arguments.clutter, **_ring(arguments))
+        collected[views] = run_scenes(build_estimator(settings, ()), _scenes(arguments, seeds, views),
+                                      arguments.frames, views)
         print(json.dumps({'views': views} | _rounded(collected[views].summary())), flush=True)
     if arguments.fit:
         fitted = fit(settings, arguments.kind, list(collected.values()), seeds, arguments)
@@ -174,16 +191,16 @@ def fit(settings: EstimatorSettings, kind: str, collected: list[Errors], seeds: 
         method = build_estimator(replace(settings, filter=True), ()).method
         estimator = HandEstimator(method, replace(settings, filter=True), fitted)
         # The filter needs some sets to settle.
-        again = run_seeds(estimator, seeds, arguments.frames, count, max(arguments.cameras, count), arguments.clutter,
-                          skip=SETTLED, **_ring(arguments))
+        again = run_scenes(estimator, _scenes(arguments, seeds, count), arguments.frames, count, skip=SETTLED)
         errors, covariances, _ = again.of_hands()
         known = np.isfinite(errors).all(axis=2)
         filtered[count] = fit_factor(errors[known], joint_blocks(covariances)[known])
     return replace(fitted, filtered=filtered)
 
 
-def _ring(arguments: argparse.Namespace) -> dict[str, Any]:
-    return {'size': tuple(arguments.size), 'radius': arguments.radius, 'focal_px': arguments.focal}
+def _scenes(arguments: argparse.Namespace, seeds: range, views: int) -> SceneSet:
+    return SceneSet(seeds, max(arguments.cameras, views), arguments.clutter, tuple(arguments.size), arguments.radius,
+                    arguments.focal)
 
 
 def _rounded(value: object) -> object:

@@ -68,7 +68,7 @@ class Protocol:
 
     def words(self, file: Path, model: JumpHand, train: FrozenViews, held_out: Sequence[FrozenViews],
               seeds: int) -> dict[str, object]:
-        """What every number was measured on and how. file: the model's."""
+        """Data and settings of every measurement, in words. file: the model's."""
         return {
             'unit': 'mm; mean over points of the mean over samples',
             'alignment': f'mpjpe, mpvpe: {metrics.ALIGNMENTS["none"]}; pa_: {metrics.ALIGNMENTS["procrustes"]}',
@@ -94,6 +94,15 @@ class Protocol:
         }
 
 
+@dataclass(frozen=True)
+class Training:
+    """What a fused stage learns from. views: the frozen training sets.  seed: decides their order."""
+
+    views: FrozenViews
+    seed: int
+    protocol: Protocol
+
+
 def order_of_sets(seed: int, steps: int, sets: int, batch: int) -> tuple[Tensor, Tensor]:
     """Which sets every step takes, and which of SUBSETS of their views: (steps, batch) each.
 
@@ -108,14 +117,15 @@ def order_of_sets(seed: int, steps: int, sets: int, batch: int) -> tuple[Tensor,
     return tuple(torch.from_numpy(part).unflatten(0, (steps, batch)) for part in (rows, subsets))
 
 
-def train_fused(network: JumpHand, parameters: Sequence[torch.nn.Parameter], weights: LossWeights, train: FrozenViews,
-                coarse: Tensor | None, seed: int, protocol: Protocol, name: str) -> JumpHand:
+def train_fused(network: JumpHand, parameters: Sequence[torch.nn.Parameter], weights: LossWeights, training: Training,
+                coarse: Tensor | None, name: str) -> JumpHand:
     """Train the named parameters of a network on frozen views.
 
     coarse: (N, len(SUBSETS), 21, 3), as `coarse_of_subsets`; None lets the network triangulate, with gradients.
     Raises FloatingPointError where the loss is not finite.
     """
-    rows, subsets = order_of_sets(seed, protocol.steps, len(train), protocol.batch)
+    protocol = training.protocol
+    rows, subsets = order_of_sets(training.seed, protocol.steps, len(training.views), protocol.batch)
     optimiser = torch.optim.AdamW(parameters, lr=protocol.peak_lr, weight_decay=1e-4)
     warmup = max(1, round(WARMUP_SHARE * protocol.steps))
     masks = subset_masks()
@@ -124,7 +134,7 @@ def train_fused(network: JumpHand, parameters: Sequence[torch.nn.Parameter], wei
         decay = 0.5 + 0.5 * math.cos(math.pi * step / protocol.steps)
         for group in optimiser.param_groups:
             group['lr'] = protocol.peak_lr * min((step + 1) / warmup, decay)
-        stage, peak, batch = train.take(rows[step], masks[subsets[step]])
+        stage, peak, batch = training.views.take(rows[step], masks[subsets[step]])
         start = None if coarse is None else coarse[rows[step], subsets[step]]
         out = network.fuse(stage, batch['K'], batch['camera_from_world'], batch['view_mask'], peak.log(), start)
         terms = fused_terms(out, batch, network.config.view.image_size)
@@ -145,14 +155,13 @@ def fused_network(model: JumpHand, protocol: Protocol, gate: str, layers: int, s
                             layers=layers, vertex_queries=protocol.vertex_queries, gate=gate))
 
 
-def gate_or_depth(model: JumpHand, train: FrozenViews, coarse: Tensor, held_out: Sequence[FrozenViews], gate: str,
-                  layers: int, seed: int, protocol: Protocol) -> list[dict]:
+def gate_or_depth(model: JumpHand, training: Training, coarse: Tensor, held_out: Sequence[FrozenViews], gate: str,
+                  layers: int) -> list[dict]:
     """Train one fused stage; its rows, one for each held-out set and number of views."""
-    network = fused_network(model, protocol, gate, layers, seed)
+    network = fused_network(model, training.protocol, gate, layers, training.seed)
     parameters = [value for name, value in network.named_parameters()
                   if not name.startswith('view.') and value.requires_grad]
-    train_fused(network, parameters, FUSED_WEIGHTS, train, coarse, seed, protocol,
-                f'{gate}, {layers} layers, seed {seed}')
+    train_fused(network, parameters, FUSED_WEIGHTS, training, coarse, f'{gate}, {layers} layers, seed {training.seed}')
     rows = []
     for views in held_out:
         for count in VIEW_COUNTS:
@@ -190,7 +199,8 @@ def triangulations(model: JumpHand, train: FrozenViews, held_out: Sequence[Froze
     for seed in seeds:
         network = fused_network(model, protocol, 'average', 0, seed).with_choices(triangulation='learnable')
         networks['learnable', seed] = train_fused(network, list(network.confidence.parameters()), TRIANGULATION_WEIGHTS,
-                                                  train, None, seed, protocol, f'learnable triangulation, seed {seed}')
+                                                  Training(train, seed, protocol), None,
+                                                  f'learnable triangulation, seed {seed}')
     rows = []
     for views in held_out:
         target = views.truth['joints'].numpy()
@@ -255,6 +265,7 @@ class Study:
             self.save()
 
     def save(self) -> None:
+        """Write the file whole, or leave the one that is there."""
         part = self.file.with_suffix('.part')
         part.write_text(json.dumps(self.content, indent=1, ensure_ascii=False))
         part.replace(self.file)
@@ -272,7 +283,7 @@ def run(study: Study, model: JumpHand, train: FrozenViews, held_out: Sequence[Fr
     for seed in seeds:
         for gate, layers in kinds:
             study.once(f'{gate}/{layers}/{seed}', lambda: gate_or_depth(
-                model, train, coarse, held_out, gate, layers, seed, protocol))
+                model, Training(train, seed, protocol), coarse, held_out, gate, layers))
     study.content['tables'] = tables(study.content, [views.name for views in held_out], seeds, protocol.layers)
     study.save()
     return study.content
@@ -303,6 +314,7 @@ def tables(content: dict, sets: Sequence[str], seeds: Sequence[int], layers: int
 
 
 def print_tables(content: dict) -> None:
+    """Print the protocol and all tables."""
     for key, value in content['protocol'].items():
         print(f'{key}: {"; ".join(value) if isinstance(value, list) else value}')
     print('\nper-view stage      2D error px   Pearson(σ, error)   gate entropy   ln V')
@@ -320,6 +332,7 @@ def print_tables(content: dict) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', type=Path, required=True, help='trained JumpHand, whose per-view stage is used')
     parser.add_argument('--data', type=Path, nargs='+', required=True, help='held-out sets made by hand-unc synth')

@@ -13,7 +13,7 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -63,6 +63,16 @@ VARIANTS = (
 
 
 @dataclass(frozen=True)
+class Protocol:
+    """How every variant is trained. width: of the trunk."""
+
+    steps: int
+    batch: int
+    width: int
+    peak_lr: float
+
+
+@dataclass(frozen=True)
 class Crops:
     """N crops. features: (N, F).  target: (N, 63) joints relative to the wrist in units of HAND_UNIT, turned as the
     crop is."""
@@ -88,11 +98,12 @@ def encode_crops(network: JumpHand, name: str, description: str, batches: Iterab
     return Crops(name, description, torch.cat(features), torch.cat(targets))
 
 
-def train(variant: Variant, crops: Crops, seed: int, steps: int, batch: int, width: int, peak_lr: float) -> Trunk:
+def train(variant: Variant, crops: Crops, seed: int, protocol: Protocol) -> Trunk:
     """A trunk with the variant's head. Raises FloatingPointError where the loss is not finite."""
+    steps, batch = protocol.steps, protocol.batch
     torch.manual_seed(seed)
-    network = Trunk(variant.kind, crops.features.shape[1], width)
-    optimiser = torch.optim.AdamW(network.parameters(), lr=peak_lr, weight_decay=1e-4)
+    network = Trunk(variant.kind, crops.features.shape[1], protocol.width)
+    optimiser = torch.optim.AdamW(network.parameters(), lr=protocol.peak_lr, weight_decay=1e-4)
     order = np.random.default_rng((seed, 7060))
     epochs = -(-steps * batch // len(crops))
     rows = torch.from_numpy(np.concatenate([order.permutation(len(crops)) for _ in range(epochs)]))
@@ -100,7 +111,7 @@ def train(variant: Variant, crops: Crops, seed: int, steps: int, batch: int, wid
     for step in tqdm(range(steps), desc=variant.name, leave=False, mininterval=5):
         decay = 0.5 + 0.5 * math.cos(math.pi * step / steps)
         for group in optimiser.param_groups:
-            group['lr'] = peak_lr * min((step + 1) / warmup, decay)
+            group['lr'] = protocol.peak_lr * min((step + 1) / warmup, decay)
         chosen = rows[step * batch:(step + 1) * batch]
         loss = variant.loss(network(crops.features[chosen]), crops.target[chosen]).mean()
         if not torch.isfinite(loss):
@@ -128,14 +139,14 @@ def score(network: Trunk, crops: Crops) -> dict[str, float]:
     return numbers | {'coverage95': summary['coverage']['95']}
 
 
-def compare(train_crops: Crops, held_out: Sequence[Crops], seeds: int, **protocol: float) -> list[dict[str, object]]:
+def compare(train_crops: Crops, held_out: Sequence[Crops], seeds: int, protocol: Protocol) -> list[dict[str, object]]:
     """A row for every variant and held-out set: mean and spread (standard deviation, n − 1) over seeds."""
     rows = []
     for variant in VARIANTS:
         found: dict[str, list[dict[str, float]]] = {crops.name: [] for crops in held_out}
         mixing = []
         for seed in range(seeds):
-            network = train(variant, train_crops, seed, **protocol)
+            network = train(variant, train_crops, seed, protocol)
             for crops in held_out:
                 found[crops.name].append(score(network, crops))
             if network.head.mix is not None:
@@ -167,6 +178,7 @@ def table(rows: Sequence[dict[str, object]]) -> str:
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', type=Path, required=True, help='weights of the JumpHand whose view stage is taken')
     parser.add_argument('--held-out', type=Path, nargs='+', required=True, help='folders made by `hand-unc synth`')
@@ -184,13 +196,13 @@ def main() -> None:
     batches = tqdm(synthetic_sets(load_hand_model(None), TRAIN_SEED, arguments.train_sets, size), desc='training crops')
     train_crops = encode_crops(network, 'train', f'{arguments.train_sets} training sets of seed {TRAIN_SEED}', batches)
     held_out = [encode_crops(network, *held_out_sets(folder, size, arguments.most)) for folder in arguments.held_out]
-    protocol = dict(steps=arguments.steps, batch=arguments.batch, width=arguments.width, peak_lr=arguments.lr)
-    rows = compare(train_crops, held_out, arguments.seeds, **protocol)
+    protocol = Protocol(arguments.steps, arguments.batch, arguments.width, arguments.lr)
+    rows = compare(train_crops, held_out, arguments.seeds, protocol)
     print(table(rows))
     if arguments.json is not None:
         about = {'model': arguments.model.name, 'model_sha256': fingerprint(arguments.model), 'train': len(train_crops),
                  'train_sets': train_crops.description, 'held_out': [crops.description for crops in held_out],
-                 'unit': 'mm, root-relative, one view, axes of the crop’s camera', **protocol}
+                 'unit': 'mm, root-relative, one view, axes of the crop’s camera', **asdict(protocol)}
         arguments.json.write_text(json.dumps({'about': about, 'rows': rows}, indent=2) + '\n')
 
 

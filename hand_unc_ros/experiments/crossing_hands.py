@@ -91,6 +91,7 @@ class ScriptedHands:
                            np.ones(21, bool), 0.9, handedness or HANDEDNESS[int(right < 0.5)], box, right=right)
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
+        """A detection of each hand that a view shows, with its reading."""
         found = []
         for view in views.values():
             readings = []
@@ -101,9 +102,11 @@ class ScriptedHands:
         return found
 
     def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
+        """The hand nearest to the middle of each crop."""
         return [self._reading(crop.view, crop.box_px, crop.handedness) for crop in crops]
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
+        """Triangulated."""
         return with_refinement(fuse(stack(window[-1].values()), rig), None)
 
     def reset(self) -> None:
@@ -152,6 +155,7 @@ def _rotation(vector: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    """The command: run the script and print the numbers as JSON."""
     from hand_unc_ros.data.synthetic.scene import ring_of_cameras
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=10.0)

@@ -19,23 +19,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hand_unc_ros.api import load_bag
+from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, develop
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
-from hand_unc_ros.estimation.types import FrameSet
+from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
 from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.joints import from_public
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
-from hand_unc_ros.methods.contract import Crop, View
+from hand_unc_ros.methods.contract import Crop
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
 from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_variance import LandmarkVariance, LandmarkVarianceConfig, landmark_features
+from hand_unc_ros.networks.placement import choose_precision
 from hand_unc_ros.networks.weights import save_network
 
 # Degrees of freedom of the t: the median recording errs like five.
@@ -111,22 +112,22 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> t
 def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, float], hands: int) -> Pairs:
     """All pairs of views of a recording's hands, between two shares of its sets, in the crops of the live pipeline.
     hands: 1 for the right one, 2 for both."""
-    recording = load_bag(bag)
     settings = EstimatorSettings(method='landmarks', covariance_head='none', handedness='both' if hands > 1 else 'right',
-                                 device='cpu', precision='float32', threads=1, view_health=False)
-    estimator = build_estimator(settings, recording.rig.names)
+                                 device='cpu', threads=1, view_health=False)
     crops: list[Crop] = []
     owners: list[tuple[int, int]] = []
     sets = 0
-    for frames in recording:
-        views = {name: View(recording.rig[name], image, frames.stamp_ns) for name, image in frames.images.items()}
-        result = estimator.process(FrameSet(frames.stamp_ns, views, recording.rig.names))
-        for hand in result.hands:
-            for name, reading in result.readings_of(hand).views.items():
-                if reading.valid.any():
-                    crops.append(cut_crop(views[name], reading.box_px, hand.handedness, HAND_SIZE))
-                    owners.append((sets, hand.track_id))
-        sets += 1
+    with open_bag(bag) as opened:
+        of_bag = BagSettings(settings)
+        calibrated = find_calibration(opened, of_bag)
+        estimator = build_estimator(settings, tuple(find_images(opened, calibrated, of_bag)))
+        for frames, result, *_ in Replay(opened, calibrated, of_bag, estimator):
+            for hand in result.hands:
+                for name, reading in result.readings_of(hand).views.items():
+                    if reading.valid.any():
+                        crops.append(cut_crop(frames.views[name], reading.box_px, hand.handedness, HAND_SIZE))
+                        owners.append((sets, hand.track_id))
+            sets += 1
     readings = read(networks, [crop.image for crop in crops])
     wanted = [row for row, (number, _) in enumerate(owners) if share[0] * sets <= number < share[1] * sets]
     rows = torch.tensor(list(same_hands(readings, owners, wanted)))
@@ -226,6 +227,7 @@ def _recording(text: str) -> tuple[Path, tuple[float, float], int]:
 
 
 def main() -> None:
+    """The command: fit a head, judge it and store it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--synthetic', type=int, default=700, metavar='N', help='samples of four views (default 700)')
     parser.add_argument('--fit', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]',
@@ -239,7 +241,9 @@ def main() -> None:
     stored = landmark_models()
     if stored is None:
         parser.error('the networks are missing; fetch them with `hand-unc models get landmarks`')
-    networks = LandmarkNetworks(*stored)
+    # As they run live.
+    device = torch.device('cpu')
+    networks = LandmarkNetworks(*stored, device, choose_precision('auto', device))
     synthetic = synthetic_readings(networks, args.synthetic, args.seed)
     fit = [recorded_pairs(networks, *recording) for recording in args.fit]
     judge = [recorded_pairs(networks, *recording) for recording in args.judge]

@@ -1,4 +1,4 @@
-"""What errors of the cameras' calibration do to triangulated joints, to first order.
+"""The effect of camera calibration errors on triangulated joints, to first order.
 
 Noise of the images differs from joint to joint and from frame to frame.  An error of the calibration does not: it moves
 all joints of a hand much alike, and stays.  So it fills the covariance between joints, and no filter averages it out.

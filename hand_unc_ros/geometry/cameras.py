@@ -41,7 +41,7 @@ _FARTHEST_M = 1e9
 
 @dataclass(frozen=True, eq=False)
 class CalibrationUncertainty:
-    """Standard deviations of one camera's calibration; a number for all axes or one number for each.
+    """Standard deviations of one camera calibration; a number for all axes or one number for each.
 
     rotation_rad: (3,) about the x, y and z axes of the camera, with its centre where it is.  translation_m: (3,) of
     its centre, along the same axes.  focal_px: (2,) of fx and fy.  centre_px: (2,) of cx and cy.  The ten errors count
@@ -69,7 +69,7 @@ class CalibrationUncertainty:
             if array.shape not in ((), (axes,)) or not np.isfinite(array).all() or (array < 0).any():
                 raise CalibrationError(f'{said}; give one standard deviation, 0 or above, or {axes} of them')
             if (array > largest).any():
-                raise CalibrationError(f'{said}; above {largest:g} it is no standard deviation of a calibration '
+                raise CalibrationError(f'{said}; above {largest:g} it is no standard deviation of a camera calibration '
                                        '(is it in radians and metres?)')
             array = np.broadcast_to(array, axes).copy()
             array.setflags(write=False)

@@ -52,7 +52,7 @@ def meeting_point(rig: CameraRig) -> MeetingPoint | None:
 
 
 def inversion_hint(rig: CameraRig, px: np.ndarray, valid: np.ndarray) -> str | None:
-    """What to say where joints px (V, N, 2), valid (V, N), do not triangulate as the poses are given and do with every
+    """The warning where joints px (V, N, 2), valid (V, N), do not triangulate as the poses are given and do with every
     pose inverted; None elsewhere."""
     if (valid.sum(0) > 1).sum() < 4:
         return None

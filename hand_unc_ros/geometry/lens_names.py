@@ -1,4 +1,4 @@
-"""Lens models as camera drivers and calibration programs write them: by many names, with 0 to 14 coefficients.
+"""Lens models as camera drivers and camera calibration programs write them: by many names, with 0 to 14 coefficients.
 
 OpenCV nests its radial-tangential models, so the number of coefficients names the model: 4 (k1 k2 p1 p2), 5 (and k3),
 8 (and k4 k5 k6), 12 (and the thin prism s1 … s4), 14 (and the tilt τx τy). Zeros mean no distortion for these models

@@ -1,4 +1,4 @@
-"""What a method is to the rest of the package: `find` and `read` on a camera's side, `fuse` on the other.
+"""The contract between a method and the rest of the package: `find` and `read` on a camera's side, `fuse` on the other.
 
 The wire between the sides is a `ViewReading` for each camera and hand. SI units; pixels have their centres at integers;
 stamps are integer nanoseconds.
@@ -52,6 +52,7 @@ class Crop:
 
     @property
     def camera(self) -> Camera:
+        """The camera of the whole image."""
         return self.view.camera
 
 
@@ -107,7 +108,7 @@ class Detection:
 
 @dataclass(frozen=True)
 class HandPrior:
-    """What is known of a hand before a set of readings is fused.
+    """The prior of a hand before a set of readings is fused.
 
     predicted: (21, 3) metres, world, joints expected at the time of the set, NaN where unknown; None for a new hand.
     """
@@ -210,7 +211,7 @@ class Method(Protocol):
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What a user can choose of a method; a method ignores what it has no use for.
+    """The choices of a user; a method ignores those that do not concern it.
 
     weights, finder_weights, covariance_head: paths, '' for what the package ships, 'none' to go without a head.
     handedness: of the hand that `find` looks for, 'both' for one of each.  triangulation: one of geometric_fusion.TRIANGULATIONS.

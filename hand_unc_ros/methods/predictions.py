@@ -1,4 +1,4 @@
-"""What a method is to `hand-unc evaluate` on sets of samples: batches of crops to joints with covariance."""
+"""A method as `hand-unc evaluate` uses it on sets of samples: batches of crops to joints with covariance."""
 
 from __future__ import annotations
 

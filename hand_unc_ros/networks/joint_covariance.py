@@ -1,4 +1,4 @@
-"""The 63×63 covariance of refined joints: what the views give for each, times what a head has learned of all."""
+"""The 63×63 covariance of refined joints: the propagated block of each, times what a head has learned of all."""
 
 from __future__ import annotations
 

@@ -33,6 +33,7 @@ class LandmarkVarianceConfig:
     dropout: float = 0.3
 
     def to_dict(self) -> dict:
+        """The fields, as weights on disk carry them."""
         return asdict(self)
 
 

@@ -1,4 +1,4 @@
-"""`hand-unc bag record`: what goes into the estimator and what comes out of it, into a bag (no rosbag2 needed).
+"""`hand-unc bag record`: inputs and outputs of the estimator, into a bag (no rosbag2 needed).
 
 Messages are taken as the bytes that came over the wire and written by a thread of their own, so that a disk that
 stalls loses none. Every half a second everything is handed to the system: after a kill at most the last second is

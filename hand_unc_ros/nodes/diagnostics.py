@@ -31,8 +31,8 @@ _MANY_DROPS = 0.1
 
 
 class CameraState(NamedTuple):
-    """What else is known of a camera. calibration_fault: why it has no calibration, or None.  calibration_doubt: why its
-    intrinsics may be those of another image, though they are used, or None."""
+    """What else is known of a camera. calibration_fault: why it has no camera calibration, or None.
+    calibration_doubt: why its intrinsics may be those of another image, though they are used, or None."""
 
     statistics: CameraStatistics
     calibration_fault: str | None = None
@@ -58,7 +58,7 @@ def camera_status(name: str, health: CameraHealth, state: CameraState, now_s: fl
         message = (f'{health.topic} has a publisher, but no image came for {age_s:.1f} s'
                    + (f': {FAST_DDS_REMEDY}' if raw else ''))
     elif calibration_fault:
-        level, message = DiagnosticStatus.ERROR, f'left out, calibration: {calibration_fault}'
+        level, message = DiagnosticStatus.ERROR, f'left out, camera calibration: {calibration_fault}'
     elif health.image_fault:
         level, message = DiagnosticStatus.ERROR, f'left out, image: {health.image_fault}'
     elif state.calibration_doubt:
@@ -133,11 +133,12 @@ def _view_fault(name: str, view: ViewReport | None) -> str | None:
         return None
     if view.disagrees:
         return (f'left out of {100 * view.left_out:.0f} % of the sets: its joints disagree with those of all other '
-                'cameras; has it moved far since its calibration, is it not synchronised, or does it see another hand?')
+                'cameras; has it moved far since it was calibrated, is it not synchronised, or does it see another '
+                'hand?')
     if not view.suspects:
         return None
     off = f'its joints lie {view.shift_px:.1f} px from where the other cameras see them: '
-    remedy = 'since the calibration, or is not synchronised; synchronise the cameras or calibrate the rig again'
+    remedy = 'since it was calibrated, or is not synchronised; synchronise the cameras or calibrate the rig again'
     if len(view.suspects) == 1:
         return f'{off}{name} has moved {remedy}'
     *others, last = sorted(view.suspects)
@@ -160,6 +161,7 @@ def silence_s(period_s: float) -> float:
 
 def make_status(name: str, level: bytes, message: str, values: Mapping[str, object],
                 hardware_id: str = '') -> DiagnosticStatus:
+    """A DiagnosticStatus; values become texts."""
     return DiagnosticStatus(
         level=level, name=f'hand_unc_ros: {name}', message=message, hardware_id=hardware_id,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])

@@ -87,6 +87,7 @@ class CameraInput:
             self._latched_timer = None
 
     def destroy(self) -> None:
+        """End the subscriptions."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()

@@ -23,6 +23,7 @@ _HANDEDNESS_NAMES = {value: name for name, value in _HANDEDNESS.items()}
 
 
 def stamp_to_message(stamp_ns: int) -> Time:
+    """A ROS Time from nanoseconds."""
     seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
     return Time(sec=seconds, nanosec=nanoseconds)
 

@@ -106,6 +106,7 @@ class MultiviewNode(LifecycleNode):
     # --- lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Build the estimator from the parameters; a failure names its reason."""
         try:
             self._configure()
         except Exception as error:
@@ -120,27 +121,33 @@ class MultiviewNode(LifecycleNode):
         return TransitionCallbackReturn.SUCCESS
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the cameras and publish hands."""
         result = super().on_activate(state)
         self._start()
         return result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """End the subscriptions and publish no more; the estimator stays."""
         self._stop()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release the estimator."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release the estimator."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release the estimator, so that the node can be configured again."""
         self._release()
         return TransitionCallbackReturn.SUCCESS
 
     def destroy_node(self) -> None:
+        """Release the estimator and end the node."""
         self._release()
         super().destroy_node()
 
@@ -347,6 +354,7 @@ def run(argv: Sequence[str], build_estimator: BuildEstimator = build_from_parame
 
 
 def main() -> int:
+    """The executable `multiview`."""
     return run(sys.argv[1:])
 
 

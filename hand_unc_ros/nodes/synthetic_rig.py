@@ -36,13 +36,13 @@ PARAMETERS = (
     Parameter('transport', 'raw', 'sensor_msgs/Image, or sensor_msgs/CompressedImage (JPEG).',
               choices=('raw', 'compressed')),
     Parameter('world_frame', 'world', 'Frame of the truth and of the poses.'),
-    Parameter('write_rig', '', 'Write the calibration of the rig to this YAML file at start.'),
+    Parameter('write_rig', '', 'Write the camera calibrations of the rig to this YAML file at start.'),
 )
 JPEG_QUALITY = 92
 
 
 def camera_info(camera: Camera) -> CameraInfo:
-    """The calibration of a camera as drivers publish it; P is K, as for one camera without rectification."""
+    """The camera calibration as drivers publish it; P is K, as for one camera without rectification."""
     info = CameraInfo(width=camera.width, height=camera.height, distortion_model=camera.distortion_model)
     info.header.frame_id = optical_frame(camera.name)
     info.d = camera.D.tolist()
@@ -87,6 +87,7 @@ class SyntheticRig(Node):
         self._thread.start()
 
     def destroy_node(self) -> None:
+        """End the rendering thread and the node."""
         self._stopping.set()
         self._thread.join(timeout=1.0)
         super().destroy_node()
@@ -158,6 +159,7 @@ class SyntheticRig(Node):
 
 
 def main() -> int:
+    """The executable `synthetic_rig`."""
     return run_node('synthetic_rig', SyntheticRig, sys.argv[1:])
 
 

@@ -34,4 +34,5 @@ class TransformSource:
         return pose_matrix(transform.translation, transform.rotation)
 
     def close(self) -> None:
+        """End the subscriptions to TF."""
         self._listener.unregister()

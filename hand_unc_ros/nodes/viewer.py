@@ -80,6 +80,7 @@ class ViewerNode(Node):
         self.get_logger().info(f'the hand is shown at {self.view.url}')
 
     def destroy_node(self) -> None:
+        """Close the browser view and end the node."""
         view = getattr(self, 'view', None)
         if view is not None:
             view.close()
@@ -206,6 +207,7 @@ def run(argv: Sequence[str]) -> int:
 
 
 def main() -> int:
+    """The executable `viewer`."""
     return run(sys.argv[1:])
 
 

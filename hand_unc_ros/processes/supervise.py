@@ -23,7 +23,7 @@ _ESCALATION = ((signal.SIGINT, LEAVE_S + 0.3), (signal.SIGTERM, 0.3))
 
 
 class Program(Protocol):
-    """What `supervise` starts: its name, and its command line for a ROS parameter file."""
+    """A process for `supervise`: its name, and its command line for a ROS parameter file."""
 
     @property
     def name(self) -> str:

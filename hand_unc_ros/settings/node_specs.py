@@ -27,6 +27,7 @@ class NodeSpec(NamedTuple):
     namespace: str
 
     def command(self, params: Path) -> list[str]:
+        """The command line that starts the node with the parameter file."""
         module, *options = NODES[self.name]
         return [sys.executable, '-m', module, *options, '--ros-args', '--params-file', str(params),
                 '-r', f'__ns:={self.namespace}']

@@ -1,4 +1,4 @@
-"""The parameters of the `multiview` node in one table: what is declared, checked and documented."""
+"""The parameters of the `multiview` node in one table, from which they are declared, checked and documented."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ class Parameter(NamedTuple):
 
     @property
     def type_name(self) -> str:
+        """ROS's name of the type."""
         return _TYPE_NAMES[type(self.default)]
 
     @property
     def range_text(self) -> str:
+        """Allowed values in words; '' where all are."""
         if self.choices:
             return ', '.join(self.choices)
         return f'{self.low:g} to {self.high:g}' if self.low is not None else ''
@@ -79,7 +81,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         ' publisher; reliable takes none from a best-effort one.'),
     Parameter(
         'rig.file', '',
-        "Calibration of the rig: this package's YAML, a Kalibr camchain, or an aniposelib or caliscope "
+        "Camera calibrations of the rig: this package's YAML, a Kalibr camchain, or an aniposelib or caliscope "
         'TOML.'),
     Parameter(
         'rig.intrinsics', 'file',
@@ -146,7 +148,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         'Weights of the head that gives the covariance between joints, trained on the weights in use; none: go without.'
         ' Empty: those that lie beside the weights.'),
     Parameter(
-        'covariance_calibration', '',
+        'covariance_map', '',
         'Map fitted on held-out data (hand-unc calibrate-covariance); none: go without. Empty: that which lies beside'
         ' the weights.'),
     Parameter(
@@ -159,7 +161,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'view_health.enabled', True,
         'Watch how the joints of each camera agree with those of the others, and warn of a camera that has moved since'
-        ' its calibration.'),
+        ' it was calibrated.'),
     Parameter(
         'view_health.down_weight', False,
         'Let a camera that has moved count less: its shift is added to the deviations of its joints.'),
@@ -196,7 +198,8 @@ PARAMETERS: tuple[Parameter, ...] = (
 # Set by ROS itself, launch files and QoS overrides.
 _OF_ROS = ('qos_overrides.', 'use_sim_time', 'start_type_description')
 # Parameters of earlier versions, and what takes their place.
-_REPLACED = {'front_end': 'method: jump_hand (was network) or landmarks (was mediapipe)'}
+_REPLACED = {'front_end': 'method: jump_hand (was network) or landmarks (was mediapipe)',
+             'covariance_calibration': 'covariance_map'}
 TABLE: dict[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 
@@ -208,7 +211,7 @@ def check_together(values: Mapping[str, Any]) -> None:
     file_needed = [name for name in ('rig.intrinsics', 'rig.extrinsics') if values[name] == 'file']
     if file_needed and not values['rig.file']:
         raise ConfigError(f"parameter rig.file is empty, but {' and '.join(file_needed)} "
-                          f"{'is' if len(file_needed) == 1 else 'are'} 'file'; name a calibration file")
+                          f"{'is' if len(file_needed) == 1 else 'are'} 'file'; name a rig file")
     if not cameras and not values['rig.file']:
         raise ConfigError('parameter cameras is empty and there is no rig.file to take them from; '
                           'name the cameras')

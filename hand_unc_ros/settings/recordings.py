@@ -15,9 +15,9 @@ from hand_unc_ros.settings.parameters import TABLE, unknown_names
 
 @dataclass(frozen=True)
 class BagSettings:
-    """What the user can choose.
+    """The choices of a user.
 
-    rig: calibration file; None takes rig.yaml in the bag's folder, else CameraInfo and /tf_static in the bag.
+    rig: rig file; None takes rig.yaml in the bag's folder, else CameraInfo and /tf_static in the bag.
     cameras: those to use; empty for all that have images.  image_topic: where they are, {camera} stands for the name.
     world_frame: of the poses in /tf_static.  period_s: of the cameras, 0 to take it from the stamps.  tolerance_s,
     deadline_s: as the node's, 0 for half a period and one period.

@@ -1,4 +1,4 @@
-"""The card of stored weights: what they are, what they were made of and how well they do."""
+"""The card of stored weights: network, data, training and scores."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ def write_card(path: Path, config: TrainingConfig, network: nn.Module, metrics: 
 
 def make_card(path: Path, config: TrainingConfig, network: nn.Module, metrics: dict[str, float],
               totals: dict[str, float], processes: int) -> dict[str, Any]:
+    """Contents of the card: network, data, training, validation metrics, licence and configuration."""
     synthetic = config.data.source in ('synthetic', 'shards') and not config.hand_model
     return {
         'weights': path.name,

@@ -1,4 +1,4 @@
-"""What a training run is: the YAML file that `hand-unc train` reads."""
+"""The configuration of a training run: the YAML file that `hand-unc train` reads."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ class SamplesConfig:
 
     @property
     def varied(self) -> Augmentation:
+        """The augmentation: the given one, or the one that goes with the source."""
         if self.augmentation is not None:
             return self.augmentation
         return SYNTHETIC_AUGMENTATION if self.source == 'synthetic' else POEM_AUGMENTATION
@@ -49,7 +50,7 @@ class SamplesConfig:
 
 @dataclass(frozen=True)
 class DataConfig(SamplesConfig):
-    """What is trained on. crops: in a batch of synthetic images (frames, for the finder).  samples: in a batch of any
+    """The training samples. crops: in a batch of synthetic images (frames, for the finder).  samples: in a batch of any
     other source, each with as many crops as views.  fewest_views: that a batch takes of its samples.  workers:
     processes that make batches."""
 
@@ -61,7 +62,7 @@ class DataConfig(SamplesConfig):
 
 @dataclass(frozen=True)
 class ValidationConfig(SamplesConfig):
-    """What is validated on. every: steps between two validations.  seed: of synthetic images, another than training's.
+    """The validation samples. every: steps between two validations.  seed: of synthetic images, not training's.
     samples: how many, spread evenly over a dataset.  views: of each of them."""
 
     split: str = 'test'
@@ -100,7 +101,7 @@ class MachineConfig:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """What every run has; a task adds keys of its own in a subclass. task: its name.  out: folder of the run.
+    """The keys that every run has; a task adds keys of its own in a subclass. task: its name.  out: folder of the run.
     hand_model: a converted MANO that synthetic images show, the stand-in by default.  average: decay of the moving
     average of the weights, which is what is validated and stored; 0 for none.  init: weights of the whole network to
     start from.  log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.  licence: of the
@@ -130,6 +131,7 @@ class TrainingConfig:
 
     @property
     def folder(self) -> Path:
+        """Folder of the run."""
         return Path(self.out)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What happens around the steps of a run: log, validation, checkpoint, progress bar."""
+"""The housekeeping between the steps of a run: log, validation, checkpoint, progress bar."""
 
 from __future__ import annotations
 
@@ -75,14 +75,17 @@ class Keeper(pl.Callback):
         self._row_seconds = self._row_waited_s = self._since = 0.0
 
     def state_dict(self) -> dict[str, Any]:
+        """Sums and metrics, for Lightning's checkpoints."""
         return {'sums': {name: value.cpu() for name, value in self.sums.items()}, 'count': self.count,
                 'totals': dict(self.totals), 'metrics': dict(self.metrics)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Inverse of `state_dict`."""
         self.sums, self.count = dict(state['sums']), state['count']
         self.totals, self.metrics = dict(state['totals']), dict(state['metrics'])
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Cut the log files off after the step from which the run goes on, and load the validation set."""
         self.sums = {name: value.to(module.device) for name, value in self.sums.items()}
         self._start_row()
         if trainer.is_global_zero:
@@ -97,6 +100,7 @@ class Keeper(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: TrainingModule, outputs: Any, batch: Batch,
                            batch_idx: int) -> None:
+        """Add up the loss terms; write rows and checkpoints when they are due."""
         step = trainer.global_step
         last = step == self.config.steps
         for name, value in {**module.terms, 'gradient_norm': module.norm}.items():
@@ -114,9 +118,11 @@ class Keeper(pl.Callback):
             self._store(trainer)
 
     def on_exception(self, trainer: pl.Trainer, module: pl.LightningModule, exception: BaseException) -> None:
+        """Close the log files."""
         self._close()
 
     def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Close the log files."""
         self._close()
 
     def _close(self) -> None:

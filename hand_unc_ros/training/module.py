@@ -41,11 +41,13 @@ class TrainingModule(pl.LightningModule):
         return self
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser of all parameters that are trained."""
         kind = {'adamw': torch.optim.AdamW, 'adam': torch.optim.Adam}[self.settings.name]
         moving = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
         return kind(moving, lr=self.settings.lr, weight_decay=self.settings.weight_decay, fused=True)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Seed the step and set its learning rate."""
         step = self.global_step
         # Decided by the step, so that a resumed run draws what an uninterrupted one does.
         torch.manual_seed(((self.seed * 1_000_003 + step) * 1009 + self.global_rank) % 2 ** 63)
@@ -53,6 +55,7 @@ class TrainingModule(pl.LightningModule):
             group['lr'] = learning_rate(step, self.steps, self.settings)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        """Sum of the loss terms of a batch, ()."""
         self._batch = batch
         terms = self.losses(self.network, batch)
         total = sum(terms.values())
@@ -68,6 +71,7 @@ class TrainingModule(pl.LightningModule):
             raise TrainingError(self._blame())
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then let the averaged weights follow."""
         super().optimizer_step(*args, **kwargs)
         # Short in the beginning, so that the random start is soon forgotten.
         self._follow(min(self.decay, (self.global_step + 1) / (self.global_step + 10)))

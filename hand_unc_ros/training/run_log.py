@@ -50,12 +50,14 @@ class TensorBoardLog:
         self._writer = SummaryWriter(str(folder), purge_step=first)
 
     def append(self, group: str, row: dict[str, float]) -> None:
+        """Write a row as scalars at its step."""
         for name, value in row.items():
             if name != 'step':
                 self._writer.add_scalar(f'{group}/{name}', value, row['step'])
         self._writer.flush()
 
     def close(self) -> None:
+        """Close the file."""
         self._writer.close()
 
 

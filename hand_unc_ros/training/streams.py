@@ -1,4 +1,4 @@
-"""Training batches by number: what batch k holds depends on the seed and on k alone, so a run can go on anywhere.
+"""Training batches by number: batch k depends on the seed and on k alone, so a run can go on anywhere.
 
 A stream is a dataset of chunks of consecutive batches: rendering is dear, so the scenes of a chunk are used several
 times.
@@ -30,7 +30,8 @@ class BatchStream(Protocol):
 
     chunk_batches: int
 
-    def chunk(self, index: int) -> list[dict[str, Tensor]]: ...
+    def chunk(self, index: int) -> list[dict[str, Tensor]]:
+        """The batches of chunk number `index`."""
 
     def name(self, index: int) -> str:
         """The sample whose number is batch['index'], for messages."""
@@ -44,6 +45,7 @@ class Subsets:
     fewest: int = 2
 
     def draw(self, rng: np.random.Generator, available: int) -> int:
+        """A number of views, of `available` ones."""
         counts = np.arange(min(self.fewest, available), available + 1)
         return int(rng.choice(counts, p=counts / counts.sum()))
 
@@ -60,6 +62,7 @@ class SyntheticStream:
         self._samples: MultiviewSamples | None = None
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
+        """The batches of chunk number `index`, rendered."""
         if self._samples is None:
             # Not before the first use, so that it is made in the worker.
             self._samples = MultiviewSamples(self.model, self.seed, self.settings)
@@ -80,6 +83,7 @@ class SyntheticStream:
         return batches
 
     def name(self, index: int) -> str:
+        """Number and seed of a sample, for messages."""
         return f'synthetic sample {index} of seed {self.seed}'
 
 
@@ -94,6 +98,7 @@ class SourceStream:
         self.image_size, self.augmentation, self.subsets = image_size, augmentation, subsets
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
+        """The batch number `index`, alone."""
         per_epoch = len(self.source) // self.size
         epoch, place = divmod(index, per_epoch)
         order = np.random.default_rng((self.seed, epoch, 7031)).permutation(len(self.source))
@@ -106,6 +111,7 @@ class SourceStream:
                          for i, sample in enumerate(samples)], rows)]
 
     def name(self, index: int) -> str:
+        """Name of a sample, for messages."""
         return self.source[index].name
 
 

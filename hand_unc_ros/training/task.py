@@ -1,4 +1,4 @@
-"""What a method brings to be trained: how its configuration is read, and what a run of it consists of."""
+"""The contract of a training task: how a method reads its configuration, and the parts of its run."""
 
 from __future__ import annotations
 

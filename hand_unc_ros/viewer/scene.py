@@ -144,7 +144,7 @@ class HandViewer:
         return self.watched and self._controls.images
 
     def update_camera(self, name: str, camera: Camera | None, image: ImageSource | None = None) -> None:
-        """Store a camera's newest calibration and image.
+        """Store the newest camera calibration and image.
 
         camera: None keeps the last one; nothing is drawn before the first.  image: (H, W, 3) uint8 RGB,
         or a function that gives it, called only if it is to be drawn (it may raise HandUncError, which

@@ -32,6 +32,7 @@ class SqliteFile(Sqlite3Reader):
 
     @property
     def start_time(self) -> int:
+        """Time of the first message, nanoseconds."""
         return self.metadata.start_time
 
     @property
@@ -41,6 +42,7 @@ class SqliteFile(Sqlite3Reader):
 
     @property
     def message_count(self) -> int:
+        """Number of messages."""
         return self.metadata.message_count
 
 
@@ -93,6 +95,7 @@ class BagFiles:
                 yield chosen[of.topic, of.msgtype], log_ns, _inflated(data) if self._compressed else data
 
     def close(self) -> None:
+        """Close all files."""
         for part in self._parts:
             part.close()
 

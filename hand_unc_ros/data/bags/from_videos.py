@@ -3,7 +3,7 @@
 A bag written here holds, per camera, `/<camera>/image_raw/compressed`
 (sensor_msgs/CompressedImage, JPEG) and `/<camera>/camera_info` (sensor_msgs/CameraInfo), and once
 `/tf_static` with the pose of each camera's optical frame in `world`. Beside the recording lies
-`rig.yaml`, the same calibration for readers without TF.
+`rig.yaml`, the same camera calibrations for readers without TF.
 """
 
 from __future__ import annotations
@@ -72,14 +72,17 @@ STATIC_QOS = _qos(1, QosDurability.TRANSIENT_LOCAL)
 
 
 def image_topic(camera: str) -> str:
+    """Topic of a camera's compressed images."""
     return f'/{camera}/image_raw/compressed'
 
 
 def info_topic(camera: str) -> str:
+    """Topic of a camera's CameraInfo."""
     return f'/{camera}/camera_info'
 
 
 def optical_frame(camera: str) -> str:
+    """Name of a camera's optical frame."""
     return f'{camera}_optical_frame'
 
 
@@ -97,7 +100,7 @@ def from_videos(
     jpeg_quality: int = DEFAULT_JPEG_QUALITY,
     progress: bool | None = None,
 ) -> Path:
-    """Write synchronised videos and their calibration as one bag. Returns its folder.
+    """Write synchronised videos and their camera calibrations as one bag. Returns its folder.
 
     videos: in the order of the rig's cameras, or by camera name (a subset of the rig is fine).
     Frame i of every video is stamped start_time_s + i / fps; fps is the videos' own unless given. Where frames of a
@@ -262,7 +265,7 @@ def _check_size(camera: Camera, info: VideoInfo) -> None:
     if (camera.width, camera.height) != (info.width, info.height):
         raise RecordingError(
             f'video {info.path} is {info.width}x{info.height}, but camera {camera.name!r} was calibrated at '
-            f'{camera.width}x{camera.height}; use the calibration of this recording, or check that the '
+            f'{camera.width}x{camera.height}; use the camera calibration of this recording, or check that the '
             'videos are in the order of the rig')
 
 

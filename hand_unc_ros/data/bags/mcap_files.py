@@ -65,6 +65,7 @@ class IndexedFile(McapReader):
 
     @property
     def start_time(self) -> int:
+        """Time of the first message, nanoseconds."""
         return self.metadata.start_time
 
     @property
@@ -74,6 +75,7 @@ class IndexedFile(McapReader):
 
     @property
     def message_count(self) -> int:
+        """Number of messages."""
         return self.metadata.message_count
 
     def read_index(self) -> None:

@@ -78,6 +78,7 @@ class UnindexedFile:
                             for number, channel in self._channels.items()]
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def _scan(self) -> None:

@@ -36,14 +36,17 @@ class CameraTable:
         return value is not None and not (isinstance(value, str) and value == 'null')
 
     def fail(self, key: str, message: str) -> CalibrationError:
+        """The error to raise for a key."""
         return CalibrationError(f"{self.path}: camera '{self.camera}', key {short(key)}: {message}")
 
     def get(self, key: str, remedy: str) -> Any:
+        """The value of a key that must be there."""
         if key not in self:
             raise self.fail(key, f'missing; {remedy}')
         return self.content[key]
 
     def one_of(self, key: str, options: Collection[str]) -> str:
+        """A text that is one of `options`."""
         names = f"give one of {', '.join(options)}"
         value = self.get(key, names)
         if not isinstance(value, str) or value not in options:
@@ -74,6 +77,7 @@ class CameraTable:
         return array
 
     def size(self, key: str) -> tuple[int, int]:
+        """(width, height) in whole pixels."""
         remedy = 'give [width, height] in whole pixels'
         value = self.numbers(key, remedy, (2,))
         if (value < 1).any() or (value > LARGEST_SIDE_PX).any() or (value != np.round(value)).any():
@@ -81,6 +85,7 @@ class CameraTable:
         return int(value[0]), int(value[1])
 
     def side(self, key: str) -> int:
+        """The extent of an image in whole pixels."""
         remedy = 'give the extent of the image in whole pixels'
         value = float(self.numbers(key, remedy, (), (1,), (1, 1)).ravel()[0])
         if not 1 <= value <= LARGEST_SIDE_PX or value != round(value):
@@ -95,6 +100,7 @@ class CameraTable:
             raise self.fail(key, str(error)) from None
 
     def transform(self, key: str, remedy: str) -> np.ndarray:
+        """(4, 4) rigid transform, its rotation moved to the nearest one."""
         matrix = self.numbers(key, remedy, (4, 4)).copy()
         if not np.array_equal(matrix[3], (0.0, 0.0, 0.0, 1.0)):
             raise self.fail(key, 'has a last row other than 0 0 0 1; is the matrix transposed?')
@@ -120,6 +126,8 @@ class CameraTable:
 
     def camera_at(self, size: tuple[int, int], K: np.ndarray, lens: tuple[str, np.ndarray],
                   world_from_camera: np.ndarray, uncertainty: CalibrationUncertainty | None = None) -> Camera:
+        """The camera. size: (width, height) pixels.  K: (3, 3).  lens: model and coefficients.
+        world_from_camera: (4, 4)."""
         try:
             return Camera(self.camera, *size, K, *lens, world_from_camera, uncertainty)
         except CalibrationError as error:

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
-from hand_unc_ros.data.synthetic.rasteriser import Mesh, merge, noise_lattice, render
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, noise_lattice, render
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import MIDDLE_MCP
@@ -96,9 +96,8 @@ class FrameSamples:
             mesh = merge(meshes)
             ideal = FOCAL_PX * mesh.vertices[:, :2] / np.maximum(mesh.vertices[:, 2:], 1e-3)
             at = crops.transform(crops.crop_from_image(view, LANDSCAPE_SIZE), ideal.astype(np.float64))
-            linear, alpha, _ = render(mesh, at, mesh.vertices[:, 2], (LANDSCAPE_SIZE,) * 2, np.zeros(3), light,
-                                      self.lattice, noise_scale=rng.uniform(50, 150), noise_gain=look.mottle,
-                                      shadow_size=64)
+            linear, alpha, _ = render(mesh, Projection(at, mesh.vertices[:, 2], np.zeros(3)), (LANDSCAPE_SIZE,) * 2,
+                                      light, Mottling(self.lattice, rng.uniform(50, 150), look.mottle), shadow_size=64)
             image = imaging.composite(linear, alpha, image)
         box = crops.transform_box(crops.crop_from_image(view, LANDSCAPE_SIZE), hand)
         return _Landscape(imaging.quantise(image), box if present else np.full(4, np.nan))

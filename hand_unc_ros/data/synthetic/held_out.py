@@ -20,7 +20,7 @@ from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandMotion
-from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, merge, noise_lattice
+from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge, noise_lattice
 from hand_unc_ros.data.synthetic.scene import PosedHand, photograph, ring_of_cameras
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
@@ -186,8 +186,9 @@ class HeldOutSequences:
         for window, moment in zip(windows, moments):
             part, reduction = _window_camera(camera, window)
             behind = background[window[1] - top:window[3] - top, window[0] - left:window[2] - left]
-            image = photograph(moment.mesh, moment.px[place] - window[:2], moment.depth[place], camera.centre,
-                               scene.light, self.lattice, scene.look.mottle, moment.motion[place], behind)
+            projection = Projection(moment.px[place] - window[:2], moment.depth[place], camera.centre)
+            image = photograph(moment.mesh, projection, scene.light, Mottling(self.lattice, gain=scene.look.mottle),
+                               moment.motion[place], behind)
             image = self.grain.apply(image, self.kind.noise, rng)
             if part.width < image.shape[1]:
                 image = cv2.resize(image, (part.width, part.height), interpolation=cv2.INTER_AREA)

@@ -6,7 +6,7 @@ workers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -15,7 +15,7 @@ from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
-from hand_unc_ros.data.synthetic.rasteriser import Mesh, merge, noise_lattice, render
+from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge, noise_lattice, render
 from hand_unc_ros.data.synthetic.scene import PosedHand, look_at
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
@@ -63,14 +63,16 @@ class MultiviewSamples:
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
         things = [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
                                                                       p=self.settings.objects))]
-        light, mottle = looks.draw_light(rng), rng.uniform(50, 150)
+        light, mottling = looks.draw_light(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle)
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
             ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
             present = rng.random() >= self.settings.absent
             shown = meshes + things if present else things
             mesh = merge(shown) if shown else None
-            seen.append(self._view(rng, _upright(ideal, joints), joints, mesh, light, look, mottle, present))
+            view = self._view(rng, _upright(ideal, joints), joints, mesh, light, mottling)
+            seen.append(view if present else replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan),
+                                                     visible=np.zeros(JOINT_COUNT, bool)))
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
                       ManoParameters(self.hand.pose(state), betas, state.translation))
 
@@ -80,8 +82,8 @@ class MultiviewSamples:
         rotation = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix()
         return shapes.placed(shapes.draw_object(rng), rotation, place)
 
-    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, mesh: Mesh | None, light, look,
-              mottle: float, present: bool) -> SampleView:
+    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, mesh: Mesh | None, light: Light,
+              mottling: Mottling) -> SampleView:
         """The part around the hand of what an ideal camera sees."""
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
         size = int(MARGIN * self.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
@@ -93,12 +95,11 @@ class MultiviewSamples:
         if mesh is not None:
             local = mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
-            linear, alpha, _ = render(mesh, at, local[:, 2], (size, size), camera.centre, light, self.lattice,
-                                      noise_scale=mottle, noise_gain=look.mottle, shadow_size=64)
+            linear, alpha, _ = render(mesh, Projection(at, local[:, 2], camera.centre), (size, size), light, mottling,
+                                      shadow_size=64)
             image = imaging.composite(linear, alpha, image)
         pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
-        visible = np.full(JOINT_COUNT, present)
-        return SampleView(camera, imaging.quantise(image), np.where(visible[:, None], pixels, np.nan), visible)
+        return SampleView(camera, imaging.quantise(image), pixels, np.ones(JOINT_COUNT, bool))
 
 
 def _upright(camera: Camera, joints: np.ndarray) -> Camera:

@@ -6,7 +6,7 @@ Positions are in the camera's optical frame (z forward); pixel centres are at in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ MAX_AREA_PX2 = 1e18
 HONEST_MATH = {'reassoc', 'contract', 'arcp', 'nsz'}
 
 
-@dataclass(frozen=True)
-class Mesh:
+class Mesh(NamedTuple):
     """A surface with what shading needs, all per vertex.
 
     vertices: (N, 3) metres, world.  normals: (N, 3) unit, world.  faces: (F, 3) int32.
@@ -43,8 +42,7 @@ class Mesh:
     gloss: np.ndarray
 
 
-@dataclass(frozen=True)
-class Light:
+class Light(NamedTuple):
     """One distant key light and a sky/ground ambient. Directions are unit, towards the light, world."""
 
     direction: np.ndarray
@@ -52,6 +50,43 @@ class Light:
     sky: np.ndarray
     ground: np.ndarray
     up: np.ndarray
+
+
+class Mottling(NamedTuple):
+    """Noise on the albedo. lattice: from `noise_lattice`.  scale: cells per metre.  gain: share of the albedo."""
+
+    lattice: np.ndarray
+    scale: float = 90.0
+    gain: float = 0.12
+
+
+class Projection(NamedTuple):
+    """The vertices of a mesh in a camera. px: (N, 2) pixels.  depth: (N,) metres along the optical axis.
+    eye: (3,) camera centre, world."""
+
+    px: np.ndarray
+    depth: np.ndarray
+    eye: np.ndarray
+
+
+class _Pixels(NamedTuple):
+    """face_of: (H, W) nearest face, -1 for none.  bary: (H, W, 2) first two barycentric weights in that face.
+    image: (H, W, 3) linear RGB."""
+
+    face_of: np.ndarray
+    bary: np.ndarray
+    image: np.ndarray
+
+
+class _Shadows(NamedTuple):
+    """A map from the light. px: (N, 2) metres, vertices across the light.  depth: (N,) metres, towards the light.
+    nearest: (S, S) depth of what the light meets first.  origin: (2,) metres of cell 0, 0.  cell: metres."""
+
+    px: np.ndarray
+    depth: np.ndarray
+    nearest: np.ndarray
+    origin: np.ndarray
+    cell: np.float32
 
 
 def merge(meshes: list[Mesh]) -> Mesh:
@@ -85,8 +120,9 @@ def vertex_normals(vertices, faces):
 
 
 @njit(cache=True, fastmath=HONEST_MATH, nogil=True)
-def _visibility(px, depth, faces, height, width, face_of, bary, zbuf):
+def _visibility(px, depth, faces, face_of, bary, zbuf):
     """Nearest face per pixel with its first two barycentric weights (screen space) and 1/z."""
+    height, width = zbuf.shape
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         if depth[a] < NEAR or depth[b] < NEAR or depth[c] < NEAR:
@@ -134,11 +170,28 @@ def _noise(lattice, x, y, z):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _shade(face_of, bary, faces, vertices, normals, albedo, texture, gloss, eye,
-           light_dir, light_colour, sky, ground, up, lattice, noise_scale, noise_gain,
-           light_px, light_depth, light_faces_depth, light_origin, light_cell, image, alpha):
+def _in_shadow(nearest, lu, lv, depth):
+    """Share of the four cells about (lu, lv) whose nearest surface is nearer to the light than `depth`."""
+    size = nearest.shape[0]
+    shadow = 0.0
+    for dv in range(2):
+        for du in range(2):
+            iu, iv = int(lu) + du, int(lv) + dv
+            if 0 <= iu < size and 0 <= iv < size and nearest[iv, iu] > depth:
+                weight = ((lu - int(lu)) if du else 1 - (lu - int(lu))) * \
+                    ((lv - int(lv)) if dv else 1 - (lv - int(lv)))
+                shadow += weight
+    return shadow
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _shade(pixels, mesh, eye, light, mottling, shadows):
+    face_of, bary, image = pixels
+    vertices, normals, faces, albedo, texture, gloss = mesh
+    light_dir, light_colour, sky, ground, up = light
+    lattice, noise_scale, noise_gain = mottling
+    light_px, light_depth, light_faces_depth, light_origin, light_cell = shadows
     height, width = face_of.shape
-    size = light_faces_depth.shape[0]
     for v in range(height):
         for u in range(width):
             f = face_of[v, u]
@@ -162,22 +215,13 @@ def _shade(face_of, bary, faces, vertices, normals, albedo, texture, gloss, eye,
                 nx, ny, nz = -nx, -ny, -nz
             ndl = nx * light_dir[0] + ny * light_dir[1] + nz * light_dir[2]
 
-            lit = 1.0
             lu = (w0 * light_px[a, 0] + w1 * light_px[b, 0] + w2 * light_px[c, 0]
                   - light_origin[0]) / light_cell
             lv = (w0 * light_px[a, 1] + w1 * light_px[b, 1] + w2 * light_px[c, 1]
                   - light_origin[1]) / light_cell
             ld = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
             bias = 0.004 + 1.5 * light_cell
-            shadow = 0.0
-            for dv in range(2):
-                for du in range(2):
-                    iu, iv = int(lu) + du, int(lv) + dv
-                    if 0 <= iu < size and 0 <= iv < size and light_faces_depth[iv, iu] > ld + bias:
-                        weight = ((lu - int(lu)) if du else 1 - (lu - int(lu))) * \
-                            ((lv - int(lv)) if dv else 1 - (lv - int(lv)))
-                        shadow += weight
-            lit = 1.0 - 0.85 * shadow
+            lit = 1.0 - 0.85 * _in_shadow(light_faces_depth, lu, lv, ld + bias)
 
             tx = w0 * texture[a, 0] + w1 * texture[b, 0] + w2 * texture[c, 0]
             ty = w0 * texture[a, 1] + w1 * texture[b, 1] + w2 * texture[c, 1]
@@ -200,11 +244,11 @@ def _shade(face_of, bary, faces, vertices, normals, albedo, texture, gloss, eye,
                 ambient = ground[k] + (sky[k] - ground[k]) * hemisphere
                 value = base * mottle * (diffuse * light_colour[k] + ambient) + specular * light_colour[k]
                 image[v, u, k] = value
-            alpha[v, u] = 1.0
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _shadow_map(light_px, light_depth, faces, origin, cell, size, buffer):
+def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
+    size = buffer.shape[0]
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         x0, y0 = (light_px[a, 0] - origin[0]) / cell, (light_px[a, 1] - origin[1]) / cell
@@ -233,13 +277,11 @@ def noise_lattice(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(-1, 1, (NOISE_CELLS,) * 3).astype(np.float32)
 
 
-def render(mesh: Mesh, px: np.ndarray, depth: np.ndarray, size: tuple[int, int], eye: np.ndarray,
-           light: Light, lattice: np.ndarray, noise_scale: float = 90.0, noise_gain: float = 0.12,
+def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Light, mottling: Mottling,
            shadow_size: int = 96) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shade `mesh` as seen from a camera.
 
-    px (N, 2), depth (N,): the vertices in the image (pixels) and along the optical axis (metres).
-    size: (height, width).  eye: camera centre (3,), world.
+    size: (height, width) of the image.  shadow_size: cells along a side of the shadow map.
     Returns linear RGB (H, W, 3) float32, coverage (H, W) float32 of 0 or 1, and 1/z (H, W) float32
     (0 where nothing is).
     """
@@ -247,9 +289,8 @@ def render(mesh: Mesh, px: np.ndarray, depth: np.ndarray, size: tuple[int, int],
     face_of = np.full((height, width), -1, np.int32)
     bary = np.empty((height, width, 2), np.float32)
     zbuf = np.zeros((height, width), np.float32)
-    px = np.ascontiguousarray(px, np.float32)
-    _visibility(px, np.ascontiguousarray(depth, np.float32), mesh.faces, height, width,
-                face_of, bary, zbuf)
+    _visibility(np.ascontiguousarray(projection.px, np.float32), np.ascontiguousarray(projection.depth, np.float32),
+                mesh.faces, face_of, bary, zbuf)
 
     forward = light.direction.astype(np.float64)
     side = np.cross(forward, [0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])
@@ -260,14 +301,12 @@ def render(mesh: Mesh, px: np.ndarray, depth: np.ndarray, size: tuple[int, int],
     light_depth = np.ascontiguousarray(in_light[:, 2])
     origin = light_px.min(axis=0)
     cell = np.float32((light_px.max(axis=0) - origin).max() / (shadow_size - 1) + 1e-9)
-    shadows = np.full((shadow_size, shadow_size), -1e9, np.float32)
-    _shadow_map(light_px, light_depth, mesh.faces, origin, cell, shadow_size, shadows)
+    nearest = np.full((shadow_size, shadow_size), -1e9, np.float32)
+    _shadow_map(light_px, light_depth, mesh.faces, origin, cell, nearest)
 
     image = np.zeros((height, width, 3), np.float32)
-    alpha = np.zeros((height, width), np.float32)
-    as32 = [np.ascontiguousarray(value, np.float32) for value in
-            (eye, light.direction, light.colour, light.sky, light.ground, light.up)]
-    _shade(face_of, bary, mesh.faces, mesh.vertices, mesh.normals, mesh.albedo, mesh.texture, mesh.gloss,
-           *as32, lattice, np.float32(noise_scale), np.float32(noise_gain),
-           light_px, light_depth, shadows, origin, cell, image, alpha)
-    return image, alpha, zbuf
+    eye, *parts = (np.ascontiguousarray(value, np.float32) for value in (projection.eye, *light))
+    _shade(_Pixels(face_of, bary, image), mesh, eye, Light(*parts),
+           Mottling(mottling.lattice, np.float32(mottling.scale), np.float32(mottling.gain)),
+           _Shadows(light_px, light_depth, nearest, origin, cell))
+    return image, (face_of >= 0).astype(np.float32), zbuf

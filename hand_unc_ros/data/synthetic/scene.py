@@ -11,7 +11,16 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
-from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, merge, noise_lattice, render, vertex_normals
+from hand_unc_ros.data.synthetic.rasteriser import (
+    Light,
+    Mesh,
+    Mottling,
+    Projection,
+    merge,
+    noise_lattice,
+    render,
+    vertex_normals,
+)
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS, JOINT_NAMES
 from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes, pose_from_angles
@@ -206,27 +215,27 @@ class Scene:
                rng: np.random.Generator) -> np.ndarray:
         now, then = camera.project(joints)[0], camera.project(later)[0]
         motion = np.nan_to_num((then - now).mean(axis=0))
-        image = photograph(mesh, *camera.project(mesh.vertices.astype(np.float64)), camera.centre, self.light,
-                           self.lattice, self.look.mottle, motion, self.backgrounds[camera.name])
+        projection = Projection(*camera.project(mesh.vertices.astype(np.float64)), camera.centre)
+        image = photograph(mesh, projection, self.light, Mottling(self.lattice, gain=self.look.mottle), motion,
+                           self.backgrounds[camera.name])
         image = self.grain.apply(image, self.settings.noise, rng)
         if self.settings.jpeg_quality is not None:
             image = imaging.jpeg(image, self.settings.jpeg_quality)
         return image
 
 
-def photograph(mesh: Mesh, px: np.ndarray, depth: np.ndarray, eye: np.ndarray, light: Light, lattice: np.ndarray,
-               mottle: float, motion: np.ndarray, background: np.ndarray) -> np.ndarray:
+def photograph(mesh: Mesh, projection: Projection, light: Light, mottling: Mottling, motion: np.ndarray,
+               background: np.ndarray) -> np.ndarray:
     """A mesh before `background` (H, W, 3) uint8, which stays as it is; an image of the same size, without noise.
 
-    px, depth, eye, light, lattice: as for `render`, px NaN where the lens cannot see.  mottle: gain of the noise.
-    motion: displacement (2,) in pixels while the shutter is open.
+    projection: px is NaN where the lens cannot see.  motion: displacement (2,) in pixels while the shutter is open.
     """
     image = background.copy()
-    window = _window(px[depth > 0], np.abs(motion).max() + 1, image.shape[:2])
+    window = _window(projection.px[projection.depth > 0], np.abs(motion).max() + 1, image.shape[:2])
     if window is not None:
         left, top, right, bottom = window
-        linear, alpha, _ = render(mesh, px - [left, top], depth, (bottom - top, right - left), eye, light, lattice,
-                                  noise_gain=mottle)
+        linear, alpha, _ = render(mesh, projection._replace(px=projection.px - [left, top]),
+                                  (bottom - top, right - left), light, mottling)
         part = image[top:bottom, left:right]
         part[:] = imaging.quantise(imaging.motion_blur(imaging.composite(linear, alpha, part), motion))
     return image

@@ -56,9 +56,9 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
     """
     if kind not in KINDS:
         raise ConfigError(f'covariance map {kind!r} is unknown; choose one of {", ".join(KINDS)}')
-    in_use = files_of(settings.estimator).get('calibration')
+    in_use = files_of(settings.estimator).get('covariance_map')
     # What is fitted is what the map will be put on: the estimate as it is before map and filter.
-    settings = replace(settings, estimator=replace(settings.estimator, calibration='none', filter=False))
+    settings = replace(settings, estimator=replace(settings.estimator, covariance_map='none', filter=False))
     files = files_of(settings.estimator)
     head = fingerprint(files['covariance_head']) if 'covariance_head' in files else ''
     with open_bag(path) as bag:
@@ -190,24 +190,24 @@ def run(bag: Path, settings: BagSettings, output: Path, *, kind: str = 'scalar',
         print('None for the output of the temporal filter: with it on, the covariance counts as not calibrated.')
     if not truth:
         print('What all views get wrong alike is not in these factors: they are lower bounds.')
-    print(f'In the parameters: covariance_calibration: {output}')
+    print(f'In the parameters: covariance_map: {output}')
     return fitted
 
 
-def _at_least(calibration: CovarianceMap, lowest: Mapping[int, float]) -> CovarianceMap:
+def _at_least(covariance_map: CovarianceMap, lowest: Mapping[int, float]) -> CovarianceMap:
     """The map with no factor below the lowest for its number of views."""
     def raised(entry: float | tuple[float, ...] | Curve, least: float) -> float | tuple[float, ...] | Curve:
         if isinstance(entry, Curve):
             return Curve(entry.sigma_m, tuple(max(factor, least) for factor in entry.factor))
         return tuple(max(factor, least) for factor in entry) if isinstance(entry, tuple) else max(entry, least)
 
-    return replace(calibration, views={views: raised(entry, lowest.get(views, 0.0))
-                                       for views, entry in calibration.views.items()})
+    return replace(covariance_map, views={views: raised(entry, lowest.get(views, 0.0))
+                                          for views, entry in covariance_map.views.items()})
 
 
-def _typical(calibration: CovarianceMap, views: int) -> float:
+def _typical(covariance_map: CovarianceMap, views: int) -> float:
     """Its factor for a number of views, mean over the joints, where σ is TYPICAL_SIGMA."""
-    return float(calibration.factors(np.full(21, views), np.full(21, TYPICAL_SIGMA)).mean())
+    return float(covariance_map.factors(np.full(21, views), np.full(21, TYPICAL_SIGMA)).mean())
 
 
 def _told(entry: Any) -> str:

@@ -1,4 +1,4 @@
-"""The estimates that a running node published, as they were recorded: what was true live, delays and losses too."""
+"""The estimates that a running node published, as they were recorded: the live truth, delays and losses too."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def estimates_topic(bag: Bag, wanted: str = '', truth: str = '') -> str:
 
 
 def read_estimates(bag: Bag, topic: str, calibrated: Calibrated | None, settings: BagSettings) -> Estimates:
-    """What was published on `topic`, and on view_estimates beside it.
+    """The messages on `topic`, and on view_estimates beside it.
 
     A view belongs to the hand whose stamp is nearest to its own, within half a period. calibrated: the rig, None where
     it is not known.  Raises RecordingError, or CalibrationError for a rig that lacks a camera.

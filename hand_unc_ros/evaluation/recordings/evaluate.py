@@ -1,4 +1,4 @@
-"""`hand-unc evaluate --bag`: what a recording says of its hands and of their covariances, with and without truth."""
+"""`hand-unc evaluate --bag`: scores of the hands of a recording and of their covariances, with and without truth."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: s
 
 def _replayed(bag: Bag, settings: BagSettings, pictures: Pictures | None,
               ) -> tuple[Estimates, SidedChecks | None, np.ndarray | None, dict[str, Path]]:
-    """What the pipeline makes of the images, and the files that took part in it."""
+    """The estimates of the pipeline on the images, and the files that took part in it."""
     calibrated = find_calibration(bag, settings)
     cameras = tuple(find_images(bag, calibrated, settings))
     estimator = build_estimator(settings.estimator, cameras)
@@ -128,7 +128,7 @@ def _replayed(bag: Bag, settings: BagSettings, pictures: Pictures | None,
     files = files_of(settings.estimator)
     covariance_map = estimator.stages.covariance_map
     if covariance_map is None:
-        files.pop('calibration', None)
+        files.pop('covariance_map', None)
     factors = None if left_out is None else left_out.published_factors(covariance_map)
     return told, sided, factors, files
 
@@ -265,7 +265,7 @@ def _identity(path: Path, settings: BagSettings, told: Estimates, files: Mapping
               truth: str) -> dict[str, Any]:
     """Hashes of all that the numbers depend on, the configuration in full, and the software."""
     content = asdict(settings.estimator)
-    for name in ('weights', 'finder_weights', 'covariance_head', 'calibration', 'hand_model'):
+    for name in ('weights', 'finder_weights', 'covariance_head', 'covariance_map', 'hand_model'):
         content.pop(name)
     configuration = {
         'estimator': None if topic else content, 'triangulation': settings.estimator.triangulation,
@@ -299,7 +299,7 @@ def _rig_content(rig: CameraRig) -> list[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """As JSON can say it: what is not finite is null."""
+    """Plain values for JSON; numbers that are not finite become null."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -30,7 +30,7 @@ SIZES = (2, 3, 4, 6, 8, 12)
 
 
 class Answer(NamedTuple):
-    """Joints (21, 3) metres, world, their covariance (21, 3, 3) m² before any calibration map, and how many views gave
+    """Joints (21, 3) metres, world, their covariance (21, 3, 3) m² before any covariance map, and how many views gave
     each (21,); NaN and 0 where unknown."""
 
     joints: np.ndarray
@@ -58,16 +58,16 @@ class LeftOut(NamedTuple):
         covariance = covariance + (own[..., None] * self.own_px2)[..., None] * np.eye(2)
         return mahalanobis_squared(self.error_px, covariance)
 
-    def published_factors(self, calibration: CovarianceMap | None) -> np.ndarray:
-        """The factors (R, 21) that a calibration map puts on the others' covariances; 1 without one.
+    def published_factors(self, covariance_map: CovarianceMap | None) -> np.ndarray:
+        """The factors (R, 21) that a covariance map puts on the others' covariances; 1 without one.
 
         The floor of half a millimetre, and what the rig's own uncertainty adds, are not in the comparison: it says a
         little too often that the covariance is too small.
         """
-        if calibration is None:
+        if covariance_map is None:
             return np.ones(self.views.shape)
         sigma = np.sqrt(np.trace(self.covariance, axis1=-2, axis2=-1) / 3)
-        return calibration.factors(self.views, np.nan_to_num(sigma))
+        return covariance_map.factors(self.views, np.nan_to_num(sigma))
 
     def as_errors(self) -> np.ndarray:
         """3D errors (R, 21, 3) metres that are as surprising under `covariance` as the errors in pixels are.

@@ -1,4 +1,4 @@
-"""What a recording's report draws: each takes an evaluation and gives an <svg> element, or None where it has no
+"""The plots of a recording's report: each takes an evaluation and gives an <svg> element, or None where it has no
 data."""
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BIN_S = 0.5
 
 
-def calibration(evaluation: Evaluation) -> str | None:
+def reliability(evaluation: Evaluation) -> str | None:
     """Stated against found coverage of whatever there is to compare."""
     pits = {}
     if evaluation.errors is not None:

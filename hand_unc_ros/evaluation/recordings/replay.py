@@ -41,7 +41,7 @@ LONGEST_DELAY_S = 60.0
 
 @dataclass(frozen=True)
 class Calibrated:
-    """rig: the cameras of a recording.  source: where their calibration is from, in words.  topics: camera → topic
+    """rig: the cameras of a recording.  source: where the rig is from, in words.  topics: camera → topic
     that a rig file names for it."""
 
     rig: CameraRig
@@ -67,7 +67,7 @@ class CameraTraffic:
 
 @dataclass
 class Estimates:
-    """What the sets of a recording gave: N hands, in the order of their sets.
+    """The hands of a recording: N, in the order of their sets.
 
     cameras: V names.  rig: theirs, None where it is not known.  stamps_ns: (N,).  tracks: (N,) ids.  joints:
     (N, 21, 3) metres, world, NaN where invalid.  covariances: (N, 63, 63) m².  joints_px, variance_px2:
@@ -139,7 +139,7 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
     if not infos or not transforms:
         lacks = ' and '.join(name for name, held in (('CameraInfo', infos), ('/tf_static', transforms)) if not held)
         raise RecordingError(f'bag {bag.path} does not say how its cameras are calibrated: it has no rig.yaml beside '
-                             f'it and no {lacks} in it; give the calibration with --rig FILE')
+                             f'it and no {lacks} in it; give the camera calibration with --rig FILE')
     named = {topic.rsplit('/', 1)[0].strip('/'): info for topic, info in sorted(infos.items())}
     topics = {camera: _image_topic(bag, camera, {}, settings) for camera in named}
     rectified = [camera for camera, topic in topics.items() if topic is not None and is_rectified(topic)]
@@ -187,7 +187,7 @@ def _image_topic(bag: Bag, camera: str, named: Mapping[str, str], settings: BagS
 
 
 def camera_traffic(stamps_ns: Sequence[int], log_ns: Sequence[int]) -> CameraTraffic:
-    """What the stamps of a camera's messages, and when they were logged, say of its flow."""
+    """The flow of a camera's messages, from their stamps and log times."""
     stamps, delays = np.asarray(stamps_ns, np.int64), np.asarray(log_ns, np.int64) - np.asarray(stamps_ns, np.int64)
     steps = np.diff(np.unique(stamps)) / 1e9
     period = float(np.median(steps)) if len(steps) else 0.0
@@ -270,7 +270,7 @@ class Replay:
             self.traffic[camera].drops = drops
 
     def remedy(self, reasons: Mapping[str, int]) -> str:
-        """What to do where no set gave a hand, for `reasons`; all sets must have been given."""
+        """The remedy where no set gave a hand, for `reasons`; all sets must have been given."""
         traffic = {camera: Traffic(self.traffic[camera].received, self.traffic[camera].drops or {}, delay_s)
                    for camera, delay_s in self._delays_s.items()}
         return no_hand_remedy(traffic, reasons, self._tolerance_s, self._handedness)

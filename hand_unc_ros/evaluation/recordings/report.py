@@ -1,4 +1,4 @@
-"""An evaluated recording as one page: what was found in words, then plots and tables, everything inside one file."""
+"""An evaluated recording as one page: the findings in words, then plots and tables, everything inside one file."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(bag: Path, settings: BagSettings, *, estimates: str = '', truth: str = '
 
 
 def headline(summary: dict[str, Any]) -> list[str]:
-    """What a person wants to know first, in sentences."""
+    """The findings that a reader wants first, in sentences."""
     return [_found(summary), *_covariance(summary), *_worst_camera(summary), *_losses(summary)]
 
 
@@ -104,8 +104,8 @@ def _covariance(summary: dict[str, Any]) -> list[str]:
             f'2D joints are {_size(reprojection["factor"])}: {100 * reprojection["coverage"]["95"]:.0f} % of the '
             'joints agree within their 95 % bounds. Errors along these lines, in depth, do not show.')
     else:
-        sentences.append('No truth was given, and without calibration and recorded view estimates the covariance can '
-                         'be judged by bones and jitter only.')
+        sentences.append('No truth was given, and without camera calibration and recorded view estimates the '
+                         'covariance can be judged by bones and jitter only.')
     ratio = summary['bones']['ratio']
     if ratio is not None:
         sentences.append(f'Bone lengths vary by {100 * summary["bones"]["variation"]:.1f} % over time (median), '
@@ -138,7 +138,7 @@ def _worst_camera(summary: dict[str, Any]) -> list[str]:
         return ['No camera stands out.']
     return [f'{worst} agrees least with the other cameras: its squared distance from what they say is '
             f'{badness(worst):.1f} per degree of freedom, {times:.1f} times the median of the others' + (
-                '. Check whether it has moved, its calibration and its clock.' if times > 2 else '.')]
+                '. Check whether it has moved, its camera calibration and its clock.' if times > 2 else '.')]
 
 
 def _losses(summary: dict[str, Any]) -> list[str]:
@@ -174,7 +174,7 @@ def page(evaluation: Evaluation) -> str:
 
 # Each plot with its title and how to read it.
 PLOTS = (
-    (plots.calibration, 'Does the covariance hold?', 'Share of errors inside regions of a stated probability. On the '
+    (plots.reliability, 'Does the covariance hold?', 'Share of errors inside regions of a stated probability. On the '
      'diagonal the covariance is right; below it is too small.'),
     (plots.timeline, 'Agreement of each camera over time', 'Squared distance of its joints from what the other cameras '
      'say, median per half second. A camera that stays above the others has moved, or its clock is off.'),

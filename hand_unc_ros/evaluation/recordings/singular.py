@@ -43,7 +43,7 @@ def find_singular(covariances: np.ndarray, errors: np.ndarray | None = None) -> 
 
 
 def sentences(counts: dict[str, Any]) -> list[str]:
-    """What `Singular.summary` says, in words; none where no covariance is singular."""
+    """`Singular.summary` in words; none where no covariance is singular."""
     if not counts['joints']:
         return []
     text = (f'{counts["joints"]} of {counts["of"]} covariances of joints are singular: they claim a joint to be known '

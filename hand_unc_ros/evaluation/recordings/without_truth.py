@@ -1,4 +1,4 @@
-"""What a recording says of its covariances by itself: agreement of the views, rigid bones, trembling at rest.
+"""Checks of the covariances of a recording without a truth: agreement of the views, rigid bones, trembling at rest.
 
 Each measure sees some errors and is blind to others: what all views share, and what does not change with time, shows
 in none of them. Only the truth tells that.

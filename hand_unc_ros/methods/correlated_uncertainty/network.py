@@ -33,6 +33,7 @@ class MonocularConfig:
             raise ConfigError(f'kind {self.kind!r} is unknown; choose one of {", ".join(KINDS)}')
 
     def to_dict(self) -> dict:
+        """Plain values that JSON can hold."""
         return asdict(self)
 
 
@@ -45,6 +46,7 @@ class Trunk(nn.Module):
         self.head = CovarianceHead(kind, width)
 
     def forward(self, features: Tensor) -> JointGaussian:
+        """features (B, F) to a Gaussian of B hands."""
         return self.head(self.trunk(features))
 
 

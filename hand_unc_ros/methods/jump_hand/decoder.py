@@ -67,7 +67,7 @@ class DecoderSizes(NamedTuple):
 
 
 class ViewQueries(NamedTuple):
-    """What the cross-attention takes beside the queries, see GatedViewAttention."""
+    """The inputs of the cross-attention beside the queries, see GatedViewAttention."""
 
     references: Tensor
     evidence: Tensor

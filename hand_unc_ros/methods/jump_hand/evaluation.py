@@ -42,10 +42,12 @@ class JumpHandPredictor:
 
     @property
     def image_size(self) -> int:
+        """Side of the crops in pixels."""
         return self.network.config.view.image_size
 
     @property
     def description(self) -> str:
+        """The choices of the network, in words."""
         config = self.network.config
         return f'gate {config.gate}, triangulation {config.triangulation}, {config.layers} decoder layers'
 

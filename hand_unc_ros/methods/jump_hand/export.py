@@ -43,6 +43,7 @@ class PerView(nn.Module):
         self.network = network
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
         stage = self.network.view(images)
         return (*stage[:5], *stage.levels)
 
@@ -55,6 +56,7 @@ class FusedStage(nn.Module):
         self.network = network
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
         named = dict(zip(fused_names(self.network), inputs))
         levels = [tensor for name, tensor in named.items() if name.startswith('level_')]
         # Heatmaps and presence would only be passed on.

@@ -95,6 +95,7 @@ class FrameStream:
         self._samples: FrameSamples | None = None
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
+        """The batches of chunk number `index`, rendered."""
         if self._samples is None:
             # Not before the first use, so that it is made in the worker.
             self._samples = FrameSamples(load_hand_model(None), self.seed)
@@ -105,6 +106,7 @@ class FrameStream:
                 for place in range(0, count, self.size)]
 
     def name(self, index: int) -> str:
+        """Number and seed of a frame, for messages."""
         return f'synthetic frame {index} of seed {self.seed}'
 
 

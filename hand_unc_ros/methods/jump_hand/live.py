@@ -55,7 +55,7 @@ ACCELERATIONS = ('auto', 'none', 'compile', 'cuda_graph')
 
 
 class ViewFeatures(NamedTuple):
-    """What the decoder needs of one view: parts of ViewStage with a batch of 1 and no dimension of views."""
+    """The decoder's inputs of one view: parts of ViewStage with a batch of 1 and no dimension of views."""
 
     mean: Tensor
     variance: Tensor
@@ -125,10 +125,12 @@ class JumpHandLive:
 
     @property
     def crop_size(self) -> int:
+        """Side of the crops in pixels."""
         return self.network.config.view.image_size
 
     @property
     def surface(self) -> str:
+        """Name of the hand model whose mesh the network gives; '' where it does not refine."""
         return self.network.config.surface if self._refines else ''
 
     @property

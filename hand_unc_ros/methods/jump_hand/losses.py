@@ -36,6 +36,7 @@ class LossWeights:
     presence: float = 0.3
 
     def to_dict(self) -> dict[str, float]:
+        """Weights by name of the term."""
         return asdict(self)
 
 

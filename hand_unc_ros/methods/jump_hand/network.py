@@ -68,6 +68,7 @@ class JumpHandConfig:
             raise ConfigError(f'top_k is {self.top_k}; the gate must keep at least 1 view')
 
     def to_dict(self) -> dict:
+        """Plain values that JSON can hold."""
         return asdict(self)
 
     @staticmethod

@@ -14,7 +14,7 @@ from hand_unc_ros.hand.crops import box_around
 # on reprojection; two views leave one residual degree of freedom, so with equal relative noise in both
 # views q = sqrt(Σ_views |residual|² / extent²) is |N(0, σ)|, and σ = (95 % quantile of q) / 1.96,
 # because the package promises 95 % ellipsoids. Index … little were averaged. Limits: only the error
-# across epipolar lines shows in such residuals, and it is taken as isotropic; calibration and
+# across epipolar lines shows in such residuals, and it is taken as isotropic; camera calibration and
 # synchronisation errors are in it; a bias common to both views is not; one subject, one recording.
 SIGMA_FRACTION_WRIST = 0.024
 SIGMA_FRACTION_THUMB = (0.024, 0.035, 0.034, 0.033)
