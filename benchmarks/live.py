@@ -47,7 +47,7 @@ def measure(views: int, repeats: int, options: dict) -> dict:
         for into, cameras in ((sets, unsure), (plain_sets, rig)):
             views_of = {name: View(cameras[name], image, stamp) for name, image in images.items()}
             into.append(FrameSet(stamp, views_of, rig.names))
-    settings = EstimatorSettings(**options)
+    settings = EstimatorSettings(method='jump_hand', **options)
     estimator = build_estimator(settings, rig.names)
     plain = build_estimator(replace(settings, covariance_head='none', covariance_map='none', view_health=False),
                             rig.names)

@@ -43,7 +43,7 @@ class Sequence(NamedTuple):
 def synthetic(seed: int, seconds: float) -> Sequence:
     """The shipped estimator on four cameras; two of them fail in the middle third."""
     scene = Scene(load_hand_model(None), ring_of_cameras(4, seed=seed), seed, SceneSettings(clutter=1))
-    estimator = build_estimator(EstimatorSettings(), ())
+    estimator = build_estimator(EstimatorSettings(method='jump_hand'), ())
     times = np.arange(int(seconds * SYNTHETIC_HZ)) / SYNTHETIC_HZ
     hard = (times >= seconds / 3) & (times < 2 * seconds / 3)
     joints, covariance = np.full((len(times), 21, 3), np.nan), np.full((len(times), 63, 63), np.nan)

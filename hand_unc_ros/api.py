@@ -170,9 +170,10 @@ class HandTracker:
     """The live pipeline as one object: images of calibrated cameras in, hands with covariance out.
 
     rig: two cameras or more, as `load_rig` returns them.
-    settings: any field of `estimation.settings.EstimatorSettings`, such as method='landmarks', handedness='left',
-    filter=True or weights='mine.safetensors'. The default is the network that comes with the package, which was trained
-    on synthetic images only and fails on photographs; method='landmarks' (MediaPipe) is for real hands.
+    settings: any field of `estimation.settings.EstimatorSettings`, such as handedness='both', filter=True or
+    method='jump_hand'. The default method is 'landmarks' (MediaPipe's networks, for real hands). Where these networks
+    were not fetched, it is 'jump_hand', which comes with the package, was trained on synthetic images only and fails on
+    photographs.
 
     Raises ConfigError for a setting that does not exist or is out of range; MissingDependencyError where the method
     needs a package that is not installed. One tracker follows one recording or live stream; it is not thread-safe.
@@ -183,7 +184,7 @@ class HandTracker:
     >>> from hand_unc_ros.data.synthetic.scene import Scene, ring_of_cameras
     >>> from hand_unc_ros.hand.model import load_hand_model
     >>> scene = Scene(load_hand_model(), ring_of_cameras(4, seed=3), seed=3)
-    >>> with HandTracker(scene.rig) as tracker:
+    >>> with HandTracker(scene.rig, method='jump_hand') as tracker:
     ...     result = tracker.process(scene.images(0.0), stamp_ns=0)
     >>> hand, = result.hands
     >>> hand.joints.shape, hand.covariance.shape

@@ -143,7 +143,7 @@ def test_mistakes_of_load_bag_are_named(tmp_path: Path) -> None:
 
 
 def test_tracker_says_why_there_is_no_hand_and_follows_the_rig() -> None:
-    with HandTracker(RIG, refinement=False) as tracker:
+    with HandTracker(RIG, method='jump_hand', refinement=False) as tracker:
         black = {camera.name: np.zeros((camera.height, camera.width, 3), np.uint8) for camera in RIG}
         result = tracker.process(black, START_NS)
         assert result.hands == () and 'views show a hand' in result.reasons[0] and result.stamp_ns == START_NS
@@ -164,8 +164,8 @@ def test_tracker_says_why_there_is_no_hand_and_follows_the_rig() -> None:
 def test_settings_of_the_tracker_are_checked() -> None:
     with pytest.raises(ConfigError, match="no setting 'handednes'.*handedness"):
         HandTracker(RIG, handednes='left')
-    with pytest.raises(ConfigError, match='both'):
-        HandTracker(RIG, handedness='both')
+    with pytest.raises(ConfigError, match='either'):
+        HandTracker(RIG, handedness='either')
     with pytest.raises(ConfigError, match='min_views'):
         HandTracker(RIG.subset(['cam0']))
     with pytest.raises(TypeError, match='load_rig'):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.hand.fitting import load_hand_fitter
 from hand_unc_ros.hand.model import STANDIN
-from hand_unc_ros.methods import build_method, method_files
+from hand_unc_ros.methods import AUTOMATIC, DEFAULT, automatic, build_method, method_files
 from hand_unc_ros.networks.weights import fingerprint
 from hand_unc_ros.threads import live_threads
 
@@ -22,19 +23,32 @@ log = logging.getLogger(__name__)
 
 def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> HandEstimator:
     """Load weights and set up the pipeline for the named cameras. Raises HandUncError with the remedy."""
+    chosen = with_method(settings)
+    if chosen != settings and chosen.method == DEFAULT and not settings.weights:
+        log.warning('the networks for real hands are missing (hand-unc models get landmarks): the method %s takes their'
+                    ' place, which was trained on synthetic images only and fails on photographs', DEFAULT)
+    settings = chosen
     torch.set_num_threads(settings.threads or live_threads())
     method = build_method(settings.method, settings.method_options, cameras)
     # MANO's triangles come with MANO alone.
     model = settings.hand_model or (STANDIN if method.surface == STANDIN else '')
     covariance_map = covariance_map_of(settings)
-    surfaces = {settings.handedness: load_hand_fitter(model, settings.handedness)} if model else {}
+    surfaces = {side: load_hand_fitter(model, side) for side in settings.hands} if model else {}
     if not surfaces:
         log.info('no hand model is given: joints only, no mesh')
     return HandEstimator(method, settings, covariance_map, surfaces)
 
 
+def with_method(settings: EstimatorSettings) -> EstimatorSettings:
+    """The settings with the method that 'auto' stands for on this machine."""
+    if settings.method != AUTOMATIC:
+        return settings
+    return replace(settings, method=automatic(settings.method_options))
+
+
 def files_of(settings: EstimatorSettings) -> dict[str, Path]:
     """The files that decide what the estimator gives, by the names of their settings; only those that are used."""
+    settings = with_method(settings)
     files = method_files(settings.method, settings.method_options)
     if settings.covariance_map:
         if settings.covariance_map != 'none':

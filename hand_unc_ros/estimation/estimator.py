@@ -13,6 +13,7 @@ import numpy as np
 from hand_unc_ros.estimation.covariance import CovarianceStages
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.crop_boxes import boxes_around
+from hand_unc_ros.estimation.hand_assignment import boxes_of_new_hands, owned_readings
 from hand_unc_ros.estimation.innovations import innovations
 from hand_unc_ros.estimation.plausibility import implausibility
 from hand_unc_ros.estimation.settings import EstimatorSettings
@@ -24,9 +25,12 @@ from hand_unc_ros.geometry.inverted_poses import inversion_hint
 from hand_unc_ros.geometry.measurement_range import MAX_SIGMA
 from hand_unc_ros.geometry.rig_cache import RigCache
 from hand_unc_ros.hand.fitting import HandFitter
-from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, Method, NotFused, View, ViewReading
+from hand_unc_ros.methods.contract import Crop, Fused, HandPrior, Method, NotFused, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop, whole_image
 from hand_unc_ros.methods.geometric_fusion import stack
+
+# Seconds between two searches for a hand beside one that is followed.
+SEARCH_PERIOD_S = 0.2
 
 
 class _Sighting(NamedTuple):
@@ -36,6 +40,14 @@ class _Sighting(NamedTuple):
     track: Track
     predicted: np.ndarray | None
     readings: dict[str, ViewReading]
+
+
+class _Outcome(NamedTuple):
+    """What became of a sighting. counted: its readings as they were fused.  fused: the hand, or why there is none."""
+
+    sighting: _Sighting
+    counted: Mapping[str, ViewReading]
+    fused: Fused | NotFused
 
 
 class HandEstimator:
@@ -55,8 +67,10 @@ class HandEstimator:
         self.settings = settings
         self.stages = CovarianceStages(covariance_map, settings.filter)
         self.surfaces = dict(surfaces or {})
-        self.hands = tuple(hands or (settings.handedness,))
+        self.hands = tuple(hands or settings.hands)
         self.tracks: list[Track] = []
+        self._lost: list[Track] = []
+        self._searched_ns: int | None = None
         self.health: ViewHealth | None = None
         self._last_id = 0
         self._rigs = RigCache()
@@ -65,6 +79,8 @@ class HandEstimator:
         """Forget the hands, as after a jump in time."""
         self.method.reset()
         self.tracks.clear()
+        self._lost.clear()
+        self._searched_ns = None
 
     def close(self) -> None:
         """Free what the method holds."""
@@ -73,23 +89,27 @@ class HandEstimator:
     def process(self, frames: FrameSet) -> FrameResult:
         """Estimate the hands in a frame set. Never gives a non-finite valid joint or an indefinite covariance."""
         self._end([track for track in self.tracks if track.ended(frames.stamp_ns)])
+        self._lost = [track for track in self._lost if not track.ended(frames.stamp_ns)]
         if len(frames.views) < self.settings.min_views:
             return FrameResult(frames.stamp_ns, reasons=(
                 f'{len(frames.views)} of {len(frames.expected)} cameras came in time, {self.settings.min_views} are'
                 ' needed: depth is not observable',))
         stage_ms: Counter[str] = Counter()
         rig = self._rigs.of([view.camera for view in frames.views.values()])
-        sightings = self._read(frames, rig, stage_ms)
+        outcomes = self._outcomes(self._follow(frames, rig, stage_ms), rig, stage_ms)
+        # What was followed and is no hand, or another one, is searched for at once.
+        self._lose([outcome.sighting.track for outcome in outcomes.values() if isinstance(outcome.fused, NotFused)])
+        for side, outcome in self._outcomes(self._search(frames, rig, stage_ms), rig, stage_ms).items():
+            if side not in outcomes or isinstance(outcome.fused, Fused):
+                outcomes[side] = outcome
         hands, readings, reasons, observed = [], [], [], []
-        for sighting in sightings:
-            counted = self._counted(sighting.readings)
-            fused = self._fuse(sighting, counted, rig, stage_ms)
+        for side in self.hands:
+            if side not in outcomes:
+                continue
+            sighting, counted, fused = outcomes[side]
             if isinstance(fused, NotFused):
                 reasons.append(fused.reason)
-                readings.append(HandReadings(0, sighting.track.handedness, sighting.readings))
-                if sighting.predicted is not None:
-                    # What was followed is not a hand: search again next time.
-                    self._end([sighting.track])
+                readings.append(HandReadings(0, side, sighting.readings))
                 continue
             if self.settings.view_health:
                 observed.append(self._observation(sighting, fused, rig, stage_ms))
@@ -115,44 +135,82 @@ class HandEstimator:
             self.tracks = [track for track in self.tracks if not any(track is ended for ended in tracks)]
             self.method.reset()
 
-    def _read(self, frames: FrameSet, rig: CameraRig, stage_ms: Counter[str]) -> list[_Sighting]:
-        """Search for the hands that are missing, cut the crops of all, and read them together."""
+    def _lose(self, tracks: Sequence[Track]) -> None:
+        """Follow these hands no longer, but know them again if they come back within the memory of a track."""
+        self._end(tracks)
+        self._lost += tracks
+
+    def _follow(self, frames: FrameSet, rig: CameraRig, stage_ms: Counter[str]) -> list[_Sighting]:
+        """Read the followed hands in crops about where they are expected, each without what is another one's."""
         started = time.perf_counter()
-        sightings = []
+        sightings, crops = [], []
         for side in self.hands:
-            track = next((track for track in self.tracks if track.handedness == side), None)
-            if track is None:
-                track = Track(0, side, readings=deque(maxlen=self.method.window - 1))
-            unread = {name: ViewReading.unread(view, side) for name, view in frames.views.items()}
-            sightings.append(_Sighting(track, track.predict(frames.stamp_ns), unread))
-        found: list[list[Detection]] = []
-        if any(sighting.predicted is None for sighting in sightings):
-            found = self.method.find(frames.views)
-        crops: list[Crop] = []
-        owners: list[_Sighting] = []
-        for sighting in sightings:
-            cut = self._crops(frames.views, rig, sighting, found)
-            crops += cut
-            owners += [sighting] * len(cut)
-        for owner, reading in zip(owners, self.method.read(crops)):
-            owner.readings[reading.camera] = reading
+            track = self._track(side)
+            predicted = None if track is None else track.predict(frames.stamp_ns)
+            if predicted is None:
+                continue
+            sightings.append(_Sighting(track, predicted, _unread(frames.views, side)))
+            if self.method.crop_size is None:
+                boxes = np.zeros((len(frames.views), 4))
+            else:
+                boxes = boxes_around(rig, predicted, self.method.crop_box)
+            crops.append(self._crops(frames.views, side, boxes))
+        self._read(sightings, crops)
+        if len(self.hands) > 1:
+            owned = owned_readings([sighting.readings for sighting in sightings],
+                                   [sighting.track for sighting in sightings], self._lost, rig, frames.stamp_ns)
+            for sighting, cameras in zip(sightings, owned or ()):
+                unread = _unread(frames.views, sighting.track.handedness)
+                sighting.readings.update({name: unread[name] for name in unread if name not in cameras})
         stage_ms['views'] += 1e3 * (time.perf_counter() - started)
         return sightings
 
-    def _crops(self, views: Mapping[str, View], rig: CameraRig, sighting: _Sighting,
-               found: Sequence[Sequence[Detection]]) -> list[Crop]:
-        """One of each view that may show the hand."""
-        side, size = sighting.track.handedness, self.method.crop_size
-        if sighting.predicted is not None and size is None:
-            return [whole_image(view, side) for view in views.values()]
-        if sighting.predicted is not None:
-            boxes = list(boxes_around(rig, sighting.predicted, self.method.crop_box))
-        else:
-            of_side = [[one for one in of_view if one.handedness == side] for of_view in found]
-            boxes = [max(of_view, key=lambda one: one.score).box_px if of_view else np.full(4, np.nan)
-                     for of_view in of_side]
+    def _search(self, frames: FrameSet, rig: CameraRig, stage_ms: Counter[str]) -> list[_Sighting]:
+        """Find the hands that are missing in the whole images, and read them. Beside a followed hand, one that was not
+        there a moment ago is searched for every SEARCH_PERIOD_S."""
+        tracks = {side: self._track(side) for side in self.hands}
+        followed = [track for track in tracks.values()
+                    if track is not None and track.predict(frames.stamp_ns) is not None]
+        missing = [side for side in self.hands if not any(track is tracks[side] for track in followed)]
+        waited = np.inf if self._searched_ns is None else abs(frames.stamp_ns - self._searched_ns) * 1e-9
+        hurried = any(track.handedness in missing for track in self._lost)
+        if not missing or (followed and not hurried and waited < SEARCH_PERIOD_S):
+            return []
+        started = time.perf_counter()
+        self._searched_ns = frames.stamp_ns
+        boxes = boxes_of_new_hands(self.method.find(frames.views), rig, missing, followed, self._lost, frames.stamp_ns)
+        sightings, crops = [], []
+        for side in missing:
+            track = tracks[side] or Track(0, side, readings=deque(maxlen=self.method.window - 1))
+            sightings.append(_Sighting(track, None, _unread(frames.views, side)))
+            crops.append(self._crops(frames.views, side, boxes.get(side, np.full((len(frames.views), 4), np.nan))))
+        self._read(sightings, crops)
+        stage_ms['views'] += 1e3 * (time.perf_counter() - started)
+        return sightings
+
+    def _track(self, side: str) -> Track | None:
+        return next((track for track in self.tracks if track.handedness == side), None)
+
+    def _crops(self, views: Mapping[str, View], side: str, boxes: Sequence[np.ndarray]) -> list[Crop]:
+        """One of each view that has a box (4,) of the hand: NaN where it does not show it."""
+        size = self.method.crop_size
         return [whole_image(view, side) if size is None else cut_crop(view, box, side, size)
                 for view, box in zip(views.values(), boxes) if np.isfinite(box).all()]
+
+    def _read(self, sightings: Sequence[_Sighting], crops: Sequence[Sequence[Crop]]) -> None:
+        """Put the readings of each sighting's crops into it; the crops of all are read together."""
+        owners = [sighting for sighting, own in zip(sightings, crops) for _ in own]
+        for owner, reading in zip(owners, self.method.read([crop for own in crops for crop in own])):
+            owner.readings[reading.camera] = reading
+
+    def _outcomes(self, sightings: Sequence[_Sighting], rig: CameraRig, stage_ms: Counter[str]) -> dict[str, _Outcome]:
+        """By side, what fusion makes of sightings."""
+        outcomes = {}
+        for sighting in sightings:
+            counted = self._counted(sighting.readings)
+            fused = self._fuse(sighting, counted, rig, stage_ms)
+            outcomes[sighting.track.handedness] = _Outcome(sighting, counted, fused)
+        return outcomes
 
     def _counted(self, readings: Mapping[str, ViewReading]) -> Mapping[str, ViewReading]:
         """The readings that are fused: those of a camera that has moved count less, where that is wanted."""
@@ -193,13 +251,22 @@ class HandEstimator:
         stage_ms['health'] += 1e3 * (time.perf_counter() - started)
         return observation
 
+    def _known_id(self, track: Track, joints: np.ndarray, stamp_ns: int) -> int:
+        """Of a hand that was searched for: that of the lost one that it is, else a new one."""
+        side = track.handedness
+        lost = next((one for one in self._lost if one.handedness == side and one.is_again(joints, stamp_ns)), None)
+        self._lost = [one for one in self._lost if one.handedness != side]
+        if lost is not None:
+            return lost.track_id
+        self._last_id += 1
+        return self._last_id
+
     def _publish(self, frames: FrameSet, sighting: _Sighting, counted: Mapping[str, ViewReading], fused: Fused,
                  stage_ms: Counter[str]) -> HandEstimate:
         started = time.perf_counter()
         track, views, triangulation = sighting.track, stack(counted.values()), fused.triangulation
         if track.track_id == 0:
-            self._last_id += 1
-            track.track_id = self._last_id
+            track.track_id = self._known_id(track, fused.joints, frames.stamp_ns)
             self.tracks.append(track)
         track.seen_ns = frames.stamp_ns
         track.readings.append(sighting.readings)
@@ -225,3 +292,7 @@ class HandEstimator:
             covariance=published.covariance, valid=valid, cameras=frames.expected, view_used=used, view_weights=weights,
             reprojection_px=residuals, covariance_calibrated=published.calibrated, velocity=published.velocity,
             vertices=vertices, vertex_variance=spread, fit=track.fit, track_id=track.track_id)
+
+
+def _unread(views: Mapping[str, View], side: str) -> dict[str, ViewReading]:
+    return {name: ViewReading.unread(view, side) for name, view in views.items()}

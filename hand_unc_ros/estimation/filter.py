@@ -59,6 +59,15 @@ class ConstantVelocityFilter:
         dt = (stamp_ns - self.stamp_ns) * 1e-9
         return self.joints + dt * self.velocity
 
+    def predicted_covariance(self, stamp_ns: int) -> np.ndarray:
+        """Covariances (21, 3, 3) m² of the joints that `predict` gives; meaningless for unknown joints."""
+        dt = 0.0 if self.stamp_ns is None else (stamp_ns - self.stamp_ns) * 1e-9
+        P = self.covariance
+        cross = P[:_SIZE, _SIZE:]
+        spread = P[:_SIZE, :_SIZE] + dt * (cross + cross.T) + dt ** 2 * P[_SIZE:, _SIZE:]
+        spread = spread + self.density * abs(dt) ** 3 / 3 * np.eye(_SIZE)
+        return np.einsum('jajb->jab', spread.reshape(JOINT_COUNT, 3, JOINT_COUNT, 3))
+
     def update(self, stamp_ns: int, joints: np.ndarray, covariance: np.ndarray) -> Filtered:
         """Take a measurement: joints (21, 3) metres, NaN where there is none, and their covariance (63, 63) m².
 

@@ -72,6 +72,8 @@ def _about_sets(traffic: Mapping[str, Traffic], reasons: Mapping[str, int], tole
         return ('the joints of the views do not make a hand: check the camera calibration, which must be in metres, '
                 'with poses of the cameras in the world, and of this recording')
     if cause == 'hand':
+        if handedness == 'both':
+            return 'no hand was found often: it must be in view of two cameras at a time'
         other = _OTHER_HAND[handedness]
         return (f'the {handedness} hand was seldom found: it must be in view of two cameras at a time; is it the '
                 f'{other} one (--handedness {other})?')

@@ -9,29 +9,32 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.methods.contract import HANDEDNESS, MethodOptions
 from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS
 
+HANDEDNESS_CHOICES = (*HANDEDNESS, 'both')
+
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """method: a live one of the table of methods.  weights, finder_weights: paths; empty takes what the package ships.
+    """method: a live one of the table of methods, or 'auto': landmarks, but jump_hand where weights are given or the
+    networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
     the weights.
-    handedness: 'right' or 'left', the hand that is looked for.  hand_model: 'stand-in' or the path of a converted
-    MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
+    handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a
+    converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
     triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
-    triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration:
-    'none', 'compile', 'cuda_graph'.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
+    triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration: as the
+    parameter of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
     the cameras still are where the rig says.  down_weight: let a camera that is found to have moved count
     less.
     """
 
-    method: str = methods.DEFAULT
+    method: str = methods.AUTOMATIC
     weights: str = ''
     finder_weights: str = ''
     covariance_head: str = ''
     covariance_map: str = ''
     device: str = 'auto'
     precision: str = 'auto'
-    acceleration: str = 'none'
+    acceleration: str = 'auto'
     threads: int = 0
     handedness: str = 'right'
     hand_model: str = ''
@@ -43,13 +46,18 @@ class EstimatorSettings:
     down_weight: bool = False
 
     def __post_init__(self) -> None:
-        for name, value, known in (('method', self.method, methods.live_methods()),
-                                   ('handedness', self.handedness, HANDEDNESS),
+        for name, value, known in (('method', self.method, methods.live_choices()),
+                                   ('handedness', self.handedness, HANDEDNESS_CHOICES),
                                    ('triangulation', self.triangulation, TRIANGULATIONS)):
             if value not in known:
                 raise ConfigError(f'{name} {value!r} is unknown; choose one of {", ".join(known)}')
         if self.min_views < 2:
             raise ConfigError(f'min_views is {self.min_views}; depth is observable from 2 views on')
+
+    @property
+    def hands(self) -> tuple[str, ...]:
+        """Sides of the hands that are looked for."""
+        return HANDEDNESS if self.handedness == 'both' else (self.handedness,)
 
     @property
     def method_options(self) -> MethodOptions:

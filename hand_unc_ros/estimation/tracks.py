@@ -15,6 +15,8 @@ from hand_unc_ros.methods.contract import ViewReading
 
 # A hand not seen for this long is searched for anew and gets a new track id.
 TRACK_MEMORY_S = 0.5
+# A hand of the same side that appears within this distance, and what a hand moves since it was seen, is the same one.
+REUNION_M, REUNION_SPEED = 0.05, 1.5
 
 
 @dataclass
@@ -41,6 +43,14 @@ class Track:
         if predicted is None or not np.isfinite(predicted[[WRIST, MIDDLE_MCP]]).all():
             return None
         return predicted
+
+    def is_again(self, joints: np.ndarray, stamp_ns: int) -> bool:
+        """Whether joints (21, 3) metres, world, NaN where unknown, can be of this hand, which was lost a moment ago."""
+        if self.seen_ns is None or self.ended(stamp_ns):
+            return False
+        apart = np.linalg.norm(joints - self.follower.joints, axis=1)
+        reach = REUNION_M + REUNION_SPEED * (stamp_ns - self.seen_ns) * 1e-9
+        return bool(np.isfinite(apart).any() and np.nanmedian(apart) < reach)
 
     def ended(self, stamp_ns: int) -> bool:
         """Whether the hand cannot be followed to a time: it lies before the last one, or too long after it."""

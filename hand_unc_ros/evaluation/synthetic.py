@@ -27,7 +27,7 @@ from hand_unc_ros.evaluation.benchmark import errors_of
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.methods import build_predictor
+from hand_unc_ros.methods import DEFAULT, build_predictor
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.predictions import PredictorOptions
 from hand_unc_ros.networks.weights import fingerprint
@@ -152,7 +152,8 @@ def main() -> None:
     parser.add_argument('--covariance-map', default='', help="map to apply when testing, or 'none'")
     arguments = parser.parse_args()
     settings = EstimatorSettings(
-        weights=arguments.weights, finder_weights=arguments.finder, covariance_head=arguments.covariance_head,
+        method=DEFAULT, weights=arguments.weights, finder_weights=arguments.finder,
+        covariance_head=arguments.covariance_head,
         covariance_map='none' if arguments.fit else arguments.covariance_map, triangulation=arguments.triangulation,
         filter=arguments.filter)
     seeds = (FIT_SEEDS if arguments.fit else TEST_SEEDS)[:arguments.scenes]

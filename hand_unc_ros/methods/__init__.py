@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.networks.landmark_models import landmark_models
 
 if TYPE_CHECKING:
     from hand_unc_ros.methods.contract import Method, MethodOptions
@@ -47,12 +48,26 @@ METHODS: dict[str, Entry] = {
         tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
     'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
 }
+# The method whose networks are trained, exported and evaluated on samples where none is named.
 DEFAULT = 'jump_hand'
+# Of the live pipeline: AUTOMATIC takes the landmarks of real hands where their networks were fetched.
+AUTOMATIC = 'auto'
 
 
 def live_methods() -> tuple[str, ...]:
     """Names of the methods that the estimator can run."""
     return tuple(name for name, entry in METHODS.items() if entry.live is not None)
+
+
+def live_choices() -> tuple[str, ...]:
+    """What a user can choose for the live pipeline."""
+    return (AUTOMATIC, *live_methods())
+
+
+def automatic(options: MethodOptions) -> str:
+    """What AUTOMATIC stands for on this machine. Weights that a user brings are those of a trained method."""
+    own = options.weights or options.finder_weights
+    return 'landmarks' if landmark_models() is not None and not own else DEFAULT
 
 
 def build_method(name: str, options: MethodOptions, cameras: tuple[str, ...]) -> Method:

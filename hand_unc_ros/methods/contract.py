@@ -34,19 +34,6 @@ class View:
 
 
 @dataclass(frozen=True)
-class Detection:
-    """A hand in one camera's whole image.
-
-    box_px: (4,) centre x, centre y, side, roll (rad), in the camera's pixels without its lens distortion.
-    handedness: 'right' or 'left'.  score: in [0, 1].
-    """
-
-    box_px: np.ndarray
-    handedness: str
-    score: float
-
-
-@dataclass(frozen=True)
 class Crop:
     """A hand as an image of a pinhole camera; for a method without `crop_size`, the whole image as it was captured.
 
@@ -79,6 +66,7 @@ class ViewReading:
     box_px: (4,) as in Detection, of the crop that was read, NaN where there was none.
     K: (3, 3) px and camera_from_world: (3, 4) metres of that crop (mirrored for a left hand); None without one.
     features: what else the method's `fuse` needs of the view; None where a method has none.
+    right: probability of a right hand by the image alone, 0.5 where the method cannot tell.
     """
 
     camera: str
@@ -92,6 +80,7 @@ class ViewReading:
     K: np.ndarray | None = None
     camera_from_world: np.ndarray | None = None
     features: object | None = None
+    right: float = 0.5
 
     @classmethod
     def unread(cls, view: View, handedness: str) -> ViewReading:
@@ -99,6 +88,22 @@ class ViewReading:
         joints, variance = np.full((2, JOINT_COUNT, 2), np.nan)
         return cls(view.camera.name, view.stamp_ns, joints, variance, np.zeros(JOINT_COUNT, bool), 0.0, handedness,
                    np.full(4, np.nan))
+
+
+@dataclass(frozen=True)
+class Detection:
+    """A hand in one camera's whole image.
+
+    box_px: (4,) centre x, centre y, side, roll (rad), in the camera's pixels without its lens distortion.
+    handedness: 'right' or 'left'.  score: in [0, 1].
+    reading: the joints that were read while searching, by which detections of several views are associated; None where
+    a method finds hands without reading them: then each view's best detection of a side is taken.
+    """
+
+    box_px: np.ndarray
+    handedness: str
+    score: float
+    reading: ViewReading | None = None
 
 
 @dataclass(frozen=True)
@@ -211,7 +216,7 @@ class MethodOptions:
     """The choices of a user; a method ignores those that do not concern it.
 
     weights, finder_weights, covariance_head: paths, '' for what the package ships, 'none' to go without a head.
-    handedness: of the hand that `find` looks for.  triangulation: one of geometric_fusion.TRIANGULATIONS.
+    handedness: of the hand that `find` looks for, 'both' for one of each.  triangulation: one of geometric_fusion.TRIANGULATIONS.
     refinement: let the method's network correct the triangulated joints.  min_views: fewest views for a hand.
     device, precision, acceleration: as the parameters of the node.
     """
@@ -221,7 +226,7 @@ class MethodOptions:
     covariance_head: str = ''
     device: str = 'auto'
     precision: str = 'auto'
-    acceleration: str = 'none'
+    acceleration: str = 'auto'
     handedness: str = 'right'
     triangulation: str = 'refined'
     refinement: bool = True

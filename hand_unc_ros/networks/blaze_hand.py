@@ -105,22 +105,28 @@ class HandLandmarkNet(nn.Module):
 
     def forward(self, crops: Tensor) -> HandOutput:
         """crops: (B, 3, 224, 224) RGB in [0, 1], the fingers up."""
+        return self.heads(*self.trunk(crops))
+
+    def trunk(self, crops: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The convolutions: the last map (B, 1152, 7, 7) and the tapped ones."""
         x = self.first(F.relu6(self.stem(crops)))
         maps = []
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in TAPS:
                 maps.append(x)
-        x = F.relu6(self.depthwise(F.relu6(self.expand(x))))
-        # Landmarks are read in single precision: half of it leaves 1 px of 224.
-        with torch.autocast(crops.device.type, enabled=False):
-            pooled = x.float().mean((2, 3))
+        return F.relu6(self.depthwise(F.relu6(self.expand(x)))), tuple(maps)
+
+    def heads(self, last: Tensor, maps: tuple[Tensor, ...]) -> HandOutput:
+        """What is read off the maps of `trunk`, in single precision: half of it leaves 1 px of 224."""
+        with torch.autocast(last.device.type, enabled=False):
+            pooled = last.float().mean((2, 3))
             landmarks = self.landmarks(pooled).unflatten(1, (21, 3))
             # The files put the origin at the corner of the first pixel.
             landmarks = landmarks - landmarks.new_tensor([0.5, 0.5, 0.0])
             return HandOutput(landmarks, self.world(pooled).unflatten(1, (21, 3)),
                               self.presence(pooled).sigmoid()[:, 0], self.handedness(pooled).sigmoid()[:, 0],
-                              tuple(maps), pooled)
+                              maps, pooled)
 
 
 class _PalmBlock(nn.Module):
@@ -159,7 +165,7 @@ class _PalmLevel(nn.Module):
         x = self.blocks(fine + self.prelu(self.lateral(up)))
         with torch.autocast(x.device.type, enabled=False):
             scores, values = self.scores(x.float()), self.values(x.float())
-        batch = len(x)
+        batch = x.shape[0]
         return (x, scores.permute(0, 2, 3, 1).reshape(batch, -1),
                 values.permute(0, 2, 3, 1).reshape(batch, -1, PALM_VALUES))
 

@@ -28,6 +28,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.model import STANDIN
+from hand_unc_ros.methods import DEFAULT
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import stamp_from_message
 from hand_unc_ros.nodes.process import node_of_its_own
@@ -149,7 +150,7 @@ def _write_params(args: Namespace, folder: Path) -> Path:
     common = {'rig.file': str(rig_file), 'sync.period': 1.0 / args.rate, **transport}
     nodes = {
         'synthetic_rig': {'cameras': args.cameras, 'rate': float(args.rate), 'seed': args.seed, **transport},
-        'multiview': common | {'hand_model': STANDIN, 'publish.full_covariance': args.record is not None},
+        'multiview': common | {'method': DEFAULT, 'hand_model': STANDIN, 'publish.full_covariance': args.record is not None},
     }
     if not args.headless:
         nodes['viewer'] = common | {'port': args.port}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.methods import DEFAULT, live_methods
+from hand_unc_ros.methods import AUTOMATIC, live_choices
 
 _TYPE_NAMES = {bool: 'bool', int: 'integer', float: 'double', str: 'string', tuple: 'string[]'}
 
@@ -96,10 +96,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         'world_frame', 'world',
         'frame_id of everything in 3D that is published.'),
     Parameter(
-        'method', DEFAULT,
-        'How images become hands: a network that was trained on several views, or 2D landmarks fused by geometry'
-        ' (MediaPipe).',
-        choices=live_methods()),
+        'method', AUTOMATIC,
+        'How images become hands: landmarks is for real hands (MediaPipe networks, fused by geometry), jump_hand a network'
+        ' trained on several synthetic views. auto: landmarks, but jump_hand where weights are given or the networks of'
+        ' landmarks are missing.',
+        choices=live_choices()),
     Parameter(
         'weights', '',
         'Weights of the 2D network (safetensors). Empty: those that come with the package.'),
@@ -116,10 +117,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         'fast and float32 elsewhere.',
         choices=('auto', 'float32', 'float16', 'bfloat16')),
     Parameter(
-        'acceleration', 'none',
-        'How the network is run: as it is, by torch.compile (a minute at the start), or by torch.compile with'
-        ' CUDA graphs.',
-        choices=('none', 'compile', 'cuda_graph')),
+        'acceleration', 'auto',
+        'How the networks are run. auto: landmarks on a CPU by PyTorch or OpenVINO, whichever is measured faster with'
+        ' the same answer at the start; else as they are. none: as they are. openvino: landmarks on a CPU.'
+        ' compile, cuda_graph: jump_hand by torch.compile (a minute at the start), with CUDA graphs.',
+        choices=('auto', 'none', 'openvino', 'compile', 'cuda_graph')),
     Parameter(
         'threads', 0,
         'Threads of PyTorch on the CPU. 0: half of the cores, which leaves the others to cameras, middleware and'
@@ -127,8 +129,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         low=0, high=256),
     Parameter(
         'handedness', 'right',
-        'Which hand is looked for.',
-        choices=('right', 'left')),
+        'Which hand is looked for; both: one of each, as messages of their own (needs the method landmarks).',
+        choices=('right', 'left', 'both')),
     Parameter(
         'hand_model', '',
         'Hand model that is fitted to the joints; its surface and parameters are published as mesh: an .npz made by '

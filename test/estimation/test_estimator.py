@@ -200,10 +200,11 @@ def test_what_was_followed_and_is_no_hand_is_searched_anew():
     estimator = estimator_of(front)
     estimator.process(frames(RIG, 0))
     spoil[0] = True
-    assert isinstance(estimator.process(frames(RIG, 1)), Refused) and front.calls[-1][1] is not None
+    assert isinstance(estimator.process(frames(RIG, 1)), Refused) and front.calls[1][1] is not None
+    assert front.calls[-1][1] is None
     spoil[0] = False
     result = estimator.process(frames(RIG, 2))
-    assert result.track_id == 2 and front.calls[-1][1] is None
+    assert result.track_id == 1 and front.calls[-1][1] is None
 
 
 def test_reset_forgets():
@@ -334,7 +335,7 @@ def test_what_cannot_be_a_hand_is_not_published():
 @pytest.mark.parametrize('changes, words', (
     (dict(method='openpose'), "method 'openpose'.*jump_hand, landmarks"),
     (dict(method='correlated_uncertainty'), "method 'correlated_uncertainty'.*jump_hand, landmarks"),
-    (dict(handedness='both'), "handedness 'both'.*right, left"),
+    (dict(handedness='either'), "handedness 'either'.*right, left, both"),
     (dict(triangulation='dlt'), "triangulation 'dlt'.*refined"),
     (dict(min_views=1), 'min_views is 1'), (dict(min_views=0), 'min_views is 0')))
 def test_bad_settings_are_refused(changes, words):

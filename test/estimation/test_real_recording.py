@@ -27,7 +27,7 @@ from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_reprojection, triangulate_dlt
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import View
-from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
+from hand_unc_ros.methods.landmarks.noise_model import known_landmarks
 from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
@@ -100,7 +100,7 @@ def detections(recording):
             message = store.deserialize_cdr(data, connection.msgtype)
             image = cv2.cvtColor(cv2.imdecode(np.asarray(message.data), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
             for hand in tracker.update({name: View(rig[name], image, stamp_ns)})[name]:
-                joints[name][count[name]], variance[name][count[name]] = landmark_gaussians(hand.joints_px, SIZE, SIZE)
+                joints[name][count[name]], variance[name][count[name]] = known_landmarks(hand.joints_px, SIZE, SIZE)
             count[name] += 1
     assert count == dict.fromkeys(CAMERAS, FRAMES)
     return rig, joints, variance

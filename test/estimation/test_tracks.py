@@ -93,7 +93,7 @@ def test_each_of_two_hands_is_as_if_it_were_alone():
                 np.testing.assert_array_equal(vars(found)[name], vars(expected)[name])
 
 
-def test_a_lost_hand_leaves_the_other_and_comes_back_as_a_new_one():
+def test_a_lost_hand_leaves_the_other_and_comes_back_as_itself():
     method = TwoHands()
     estimator = estimator_of(method)
     estimator.process(frames(RIG, 0))
@@ -103,12 +103,13 @@ def test_a_lost_hand_leaves_the_other_and_comes_back_as_a_new_one():
     assert result.reasons == ('0 of 4 views show a hand, 2 are needed: depth is not observable',)
     assert [(readings.track_id, readings.handedness) for readings in result.readings] == [(0, 'left'), (2, 'right')]
     assert [track.track_id for track in estimator.tracks] == [2]
-    # It is searched for while the other one is followed.
-    estimator.process(frames(RIG, 2))
+    # It is searched for at once, and again while the other one is followed.
     assert method.found == 2
+    estimator.process(frames(RIG, 2))
+    assert method.found == 3
     method.gone = set()
     result = estimator.process(frames(RIG, 3))
-    assert [(hand.handedness, hand.track_id) for hand in result.hands] == [('left', 3), ('right', 2)]
+    assert [(hand.handedness, hand.track_id) for hand in result.hands] == [('left', 1), ('right', 2)]
 
 
 def test_both_hands_count_for_the_health_of_a_camera():

@@ -339,7 +339,7 @@ def test_the_shipped_network_tells_a_moved_camera_within_three_seconds(camera):
 
     scene = Scene(load_hand_model(None), ring_of_cameras(4, seed=81_102), 81_102, SceneSettings(clutter=1))
     rig = scene.rig if camera is None else moved_rig(scene.rig, camera, (1, 0, 0), (0, -1, 0))
-    estimator = build_estimator(EstimatorSettings(threads=1), rig.names)
+    estimator = build_estimator(EstimatorSettings(method='jump_hand', threads=1), rig.names)
     for index in range(3 * RATE_HZ):
         views = {name: View(rig[name], image, START_NS) for name, image in scene.images(index / RATE_HZ).items()}
         estimator.process(FrameSet(START_NS + index * PERIOD_NS, views, rig.names))

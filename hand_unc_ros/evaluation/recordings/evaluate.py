@@ -19,8 +19,10 @@ from hand_unc_ros.estimation.build import build_estimator, files_of
 from hand_unc_ros.estimation.covariance_map import fit_factor
 from hand_unc_ros.evaluation import metrics, uncertainty
 from hand_unc_ros.evaluation.recordings import without_truth as alone
+from hand_unc_ros.evaluation.recordings.by_hand import SidedChecks, by_hand
 from hand_unc_ros.evaluation.recordings.estimates import estimates_topic, read_estimates
 from hand_unc_ros.evaluation.recordings.left_out import LeftOut, answers_of, check, geometric_answers
+from hand_unc_ros.evaluation.recordings.overlays import Pictures
 from hand_unc_ros.evaluation.recordings.replay import (
     Collector,
     Estimates,
@@ -45,7 +47,7 @@ IMAGES = 'none'
 class Evaluation:
     """summary: every number that is told, as JSON can say it; `timing` alone differs from run to run.  errors:
     (N, 21, 3) metres, NaN where the truth is not known, None without one.  agreement: None without a rig or views.
-    left_out: None with fewer than three views."""
+    left_out: None with fewer than three views.  pictures: None where none were wanted, or the images not read."""
 
     summary: dict[str, Any]
     estimates: Estimates
@@ -53,14 +55,16 @@ class Evaluation:
     left_out: LeftOut | None
     left_out_factors: np.ndarray | None
     errors: np.ndarray | None
+    pictures: Pictures | None = None
 
 
 def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: str = '',
-                 truth: str = '') -> Evaluation:
+                 truth: str = '', draw: bool = False) -> Evaluation:
     """Everything that can be had from a bag.
 
     estimates: the topic of recorded estimates; empty for the ones that the bag holds, or, where it holds none, and for
-    'none', the pipeline on its images.  truth: a topic or a file.  Raises HandUncError with the remedy.
+    'none', the pipeline on its images.  truth: a topic or a file.  draw: keep pictures of hands.
+    Raises HandUncError with the remedy.
     """
     with open_bag(path) as bag:
         true = load_truth(truth, bag) if truth else None
@@ -68,8 +72,11 @@ def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: s
         if topic:
             told, left_out, factors = _recorded(bag, topic, settings)
             files: dict[str, Path] = {}
+            checks, pictures = None, None
         else:
-            told, left_out, factors, files = _replayed(bag, settings)
+            pictures = Pictures() if draw else None
+            told, checks, factors, files = _replayed(bag, settings, pictures)
+            left_out = None if checks is None else checks.published
     seen = told.rig is not None and np.isfinite(told.joints_px).any()
     agreement = alone.agreement(told, settings.estimator.triangulation) if seen else None
     errors = None if true is None else _errors(told, true)
@@ -83,22 +90,22 @@ def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: s
         'singular': singular.summary(np.isfinite(told.joints).all(-1)),
         'reprojection': _reprojection(agreement), 'leave_one_view_out': _leave_one_out(left_out, factors, bool(topic)),
         'bones': alone.bones(told.joints, told.covariances), 'jitter': alone.jitter(told),
-        'cameras': _cameras(told, agreement, left_out, factors),
+        'by_hand': by_hand(told, agreement, checks, factors), 'cameras': _cameras(told, agreement, left_out, factors),
         'latency_ms': None if told.latency_ms is None else alone.percentiles(told.latency_ms),
         'protocol': _protocol(told, topic, true), **_identity(path, settings, told, files, topic, truth),
         'timing': None if told.processing_ms is None else {'processing_ms': alone.percentiles(told.processing_ms)}}
-    return Evaluation(_plain(summary), told, agreement, left_out, factors, errors)
+    return Evaluation(_plain(summary), told, agreement, left_out, factors, errors, pictures)
 
 
-def _replayed(bag: Bag, settings: BagSettings,
-              ) -> tuple[Estimates, LeftOut | None, np.ndarray | None, dict[str, Path]]:
+def _replayed(bag: Bag, settings: BagSettings, pictures: Pictures | None,
+              ) -> tuple[Estimates, SidedChecks | None, np.ndarray | None, dict[str, Path]]:
     """The estimates of the pipeline on the images, and the files that took part in it."""
     calibrated = find_calibration(bag, settings)
     cameras = tuple(find_images(bag, calibrated, settings))
     estimator = build_estimator(settings.estimator, cameras)
     try:
         replay = Replay(bag, calibrated, settings, estimator)
-        collector, checks, rigs = Collector(cameras), [], {}
+        collector, checks, before, sides, rigs = Collector(cameras), [], [], [], {}
         for processed in replay:
             collector.add(processed.result)
             for hand in processed.result.hands:
@@ -109,16 +116,21 @@ def _replayed(bag: Bag, settings: BagSettings,
                 if found is not None:
                     index = np.array([cameras.index(name) for name in views.cameras])
                     checks.append(found._replace(camera=index[found.camera]))
+                    before.append(check(views, rig, geometric_answers(views, rig, settings.estimator.triangulation)))
+                    sides += [hand.handedness] * len(found.camera)
+                if pictures is not None:
+                    pictures.add(processed.frames, hand, readings, rig)
         told = collector.estimates(replay, settings)
     finally:
         estimator.close()
     left_out = _joined(checks)
+    sided = None if left_out is None else SidedChecks(np.array(sides), left_out, _joined(before))
     files = files_of(settings.estimator)
     covariance_map = estimator.stages.covariance_map
     if covariance_map is None:
         files.pop('covariance_map', None)
     factors = None if left_out is None else left_out.published_factors(covariance_map)
-    return told, left_out, factors, files
+    return told, sided, factors, files
 
 
 def _recorded(bag: Bag, topic: str, settings: BagSettings) -> tuple[Estimates, LeftOut | None, np.ndarray | None]:

@@ -75,7 +75,7 @@ class Estimates:
     hand as well; None where that was not recorded.  reasons: why sets gave none.  calibrated: whether a map was applied
     to the covariances.  frame_id: their world.  latency_ms: (N,) from capture to log, None where it was not recorded.
     processing_ms: of each set, by this machine's clock, None for recorded estimates.  correlated: whether
-    what is between the joints is known; else it is 0.
+    what is between the joints is known; else it is 0.  sides: (N,) 'right' or 'left', None where not known.
     """
 
     cameras: tuple[str, ...]
@@ -96,6 +96,7 @@ class Estimates:
     latency_ms: np.ndarray | None = None
     processing_ms: np.ndarray | None = None
     correlated: bool = True
+    sides: np.ndarray | None = None
 
     def views_of(self, index: int) -> ViewGaussians:
         """The readings of one hand by all V views; nothing is valid in a view without one."""
@@ -303,6 +304,7 @@ class Collector:
         self.reasons: Counter[str] = Counter()
         self._examples: dict[str, str] = {}
         self.hands: list[tuple] = []
+        self.sides: list[str] = []
         self.calibrated = False
 
     def add(self, result: FrameResult) -> None:
@@ -322,6 +324,7 @@ class Collector:
             boxes[rows] = views.boxes_px
             self.calibrated = hand.covariance_calibrated and (self.calibrated or not self.hands)
             joints = np.where(hand.valid[:, None], hand.joints, np.nan)
+            self.sides.append(hand.handedness)
             self.hands.append((hand.stamp_ns, hand.track_id, joints, hand.covariance, px, variance, boxes))
 
     def estimates(self, replay: Replay, settings: BagSettings) -> Estimates:
@@ -336,7 +339,8 @@ class Collector:
         stamps, tracks, *arrays = (np.array(part) for part in zip(*self.hands))
         return Estimates(self.cameras, replay.rig, stamps, tracks, *arrays, sets=self.sets, reasons=self.reasons,
                          calibrated=self.calibrated, frame_id=settings.world_frame, traffic=replay.traffic,
-                         period_s=replay.period_s, processing_ms=np.array(replay.processing_ms))
+                         period_s=replay.period_s, processing_ms=np.array(replay.processing_ms),
+                         sides=np.array(self.sides))
 
 
 def without_numbers(reason: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.evaluation.recordings import plots
+from hand_unc_ros.evaluation.recordings import overlays, plots
 from hand_unc_ros.evaluation.recordings.evaluate import Evaluation, evaluate_bag
 from hand_unc_ros.evaluation.recordings.replay import BagSettings
 from hand_unc_ros.evaluation.recordings.singular import sentences as singular_sentences
@@ -28,6 +28,7 @@ h1 { font-size: 22px; margin: 0 0 2px; } h2 { font-size: 17px; margin: 26px 0 4p
 .source { color: #5b6b7b; margin: 0 0 12px; }
 .words { background: #eef4fa; border-left: 5px solid #2f6fab; padding: 8px 16px; } .words p { margin: 5px 0; }
 .words p:first-child { font-size: 17px; }
+.overlays { display: flex; flex-wrap: wrap; gap: 8px; } .overlays img { width: 250px; display: block; }
 .figures { display: flex; flex-wrap: wrap; gap: 10px; margin: 14px 0; }
 .figures div { border: 1px solid #d5dde5; border-radius: 6px; padding: 6px 12px; min-width: 92px; }
 .figures b { display: block; font-size: 19px; } .figures span { color: #5b6b7b; font-size: 12.5px; }
@@ -51,7 +52,7 @@ def run(bag: Path, settings: BagSettings, *, estimates: str = '', truth: str = '
             raise ConfigError(f'there is no folder {place.parent} to write {place.name} into; make it first')
         if place is not None and place.is_dir():
             raise ConfigError(f'{place} is a folder; name a file')
-    evaluation = evaluate_bag(bag, settings, estimates, truth)
+    evaluation = evaluate_bag(bag, settings, estimates, truth, draw=report is not None)
     for sentence in headline(evaluation.summary):
         print(sentence)
     if output is not None:
@@ -168,7 +169,7 @@ def page(evaluation: Evaluation) -> str:
         f'<h1>{escape(summary["bag"])}</h1><p class="source">{escape(summary["source"])}</p>',
         f'<div class="words">{words}</div>', _figures(summary),
         '<div class="plots">', *plots_of(evaluation), '</div>',
-        '<h2>Cameras</h2>', _camera_table(summary), *_truth_part(summary), _small_print(summary)]
+        '<h2>Cameras</h2>', _camera_table(summary), *_hands_part(evaluation), *_truth_part(summary), _small_print(summary)]
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             f'<title>{escape(summary["bag"])}: hands and their covariance</title>'
             f'<style>{STYLE}</style></head><body>\n' + '\n'.join(body) + '\n</body></html>\n')
@@ -244,6 +245,31 @@ def _camera_table(summary: dict[str, Any]) -> str:
         '<p class="note">px: published joints projected, against those seen. NIS: left out, or, where that cannot be, '
         'against the others to first order. Missing: gaps between stamps have room for them. Delay: from stamp to '
         'log.</p>')
+
+
+def _hands_part(evaluation: Evaluation) -> list[str]:
+    """Each hand by itself, and the pictures."""
+    table, parts = evaluation.summary['by_hand'], []
+    if table:
+        rows = []
+        for side, hand in table.items():
+            reprojection, left_out = hand['reprojection'] or {}, hand['leave_one_view_out'] or {}
+            rows.append([side, _number(hand['hands']), _share(hand['share_of_sets']), _number(hand['tracks']), *(
+                _number((part.get(stage) or {}).get(key)) for part, key in (
+                    (reprojection, 'median_px'), (reprojection, 'p90_px'), (left_out, 'median_px'))
+                for stage in ('triangulated', 'published')),
+                _share(((left_out.get('published') or {}).get('coverage') or {}).get('95')),
+                _share(hand['bones_variation'])])
+        parts += ['<h2>Each hand</h2>', _table(
+            ['hand', 'found', 'of sets', 'tracks', 'px, median', 'refined', 'px, 90 %', 'refined', 'left out px', 'refined',
+             'in 95 %', 'bones vary'], rows),
+            '<p class="note">px: projected joints against those read, of the triangulated joints and of the published'
+            ' (refined) ones. Left out: a view against the others.</p>']
+    if evaluation.pictures is not None and evaluation.pictures.kept:
+        parts += ['<h2>In the images</h2><p class="note">Lines and ellipses: published joints and their 95 % regions,'
+                  ' projected. Crosses: joints as each view reads them. Sets are ordered by the distance between both.</p>',
+                  overlays.html(evaluation.pictures)]
+    return parts
 
 
 def _truth_part(summary: dict[str, Any]) -> list[str]:

@@ -32,7 +32,8 @@ class Agreement(NamedTuple):
     """How the views of N hands agree. nis: (N, 21), squared whitened reprojection errors of a joint's fusion, summed
     over its views, of `dof` (N, 21) degrees of freedom, 2 V − 3.  innovation: (N, V, 21), the squared whitened distance
     of a view from what the others say, of `innovation_dof` (N, V, 21), 2, or 1, across the epipolar line, with one
-    other.  published_px: (N, V, 21), distance of the published joints, projected, from the view's.  NaN and 0 where
+    other.  published_px: (N, V, 21), distance of the published joints, projected, from the view's, and
+    triangulated_px: (N, V, 21), of the joints before refinement.  NaN and 0 where
     unknown."""
 
     nis: np.ndarray
@@ -40,6 +41,7 @@ class Agreement(NamedTuple):
     innovation: np.ndarray
     innovation_dof: np.ndarray
     published_px: np.ndarray
+    triangulated_px: np.ndarray
 
 
 def agreement(estimates: Estimates, triangulation: str = 'refined') -> Agreement:
@@ -55,7 +57,7 @@ def agreement(estimates: Estimates, triangulation: str = 'refined') -> Agreement
         known = fused.valid & (dof > 0)
         projected = estimates.rig.project(torch.from_numpy(estimates.joints[index]))[0].numpy()
         rows.append((np.where(known, nis, np.nan), np.where(known, dof, 0), apart.squared, apart.dof,
-                     np.linalg.norm(projected - views.joints_px, axis=-1)))
+                     np.linalg.norm(projected - views.joints_px, axis=-1), fused.reprojection_px))
     return Agreement(*(np.array(part) for part in zip(*rows)))
 
 

@@ -53,7 +53,7 @@ QUARTERS = np.array([0.0, 0.5, 1.0, -0.5]) * np.pi
 # A joint this far outside of its image, in pixels, was guessed, not seen.
 BORDER_PX = 2.0
 # 'compile' is torch.compile; 'cuda_graph' the same with CUDA graphs, which takes the launches out of small networks.
-ACCELERATIONS = ('none', 'compile', 'cuda_graph')
+ACCELERATIONS = ('auto', 'none', 'compile', 'cuda_graph')
 
 
 class ViewFeatures(NamedTuple):
@@ -96,6 +96,9 @@ class JumpHandLive:
 
     def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions()) -> None:
         weights, acceleration = files['weights'], options.acceleration
+        if options.handedness not in HANDEDNESS:
+            raise ConfigError(f'the method jump_hand follows one hand, and handedness is {options.handedness!r}; choose'
+                              ' right or left, or take the method landmarks')
         if acceleration not in ACCELERATIONS:
             raise ConfigError(f'acceleration {acceleration!r} is unknown; choose one of {", ".join(ACCELERATIONS)}')
         self.device = choose_device(options.device)
@@ -116,7 +119,7 @@ class JumpHandLive:
         for network in (self.network, self.finder):
             network.to(self.device, memory_format=torch.channels_last).eval()
         self._encode = self.network.encode
-        if acceleration != 'none':
+        if acceleration in ('compile', 'cuda_graph'):
             self._encode = torch.compile(self.network.encode,
                                          mode='reduce-overhead' if acceleration == 'cuda_graph' else 'default')
         self._rigs = RigCache()

@@ -1,12 +1,14 @@
 """2D landmarks by MediaPipe's networks, triangulated: a method for real images that needs no training of ours.
 
-The networks give landmarks without uncertainty; variances come from a noise model (`noise_model.py`).
+The networks give landmarks without uncertainty. Variances come from a head on their features
+(`networks/landmark_variance.py`), without it from a noise model (`noise_model.py`).
 
 Zhang et al., "MediaPipe Hands: On-device Real-time Hand Tracking", 2020.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,35 +32,63 @@ from hand_unc_ros.methods.contract import (
 )
 from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
-from hand_unc_ros.methods.landmarks.noise_model import landmark_gaussians
-from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, LandmarkNetworks
-from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
+from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker, SeenHand
+from hand_unc_ros.methods.landmarks.noise_model import known_landmarks, landmark_variance
+from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, CropLandmarks, LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.placement import choose_device, choose_precision
+from hand_unc_ros.resources import resource
+
+log = logging.getLogger(__name__)
 
 # A hand that the network takes for the other one with more than 99.5 % is the other one.
 MIN_HANDEDNESS = 0.005
+ACCELERATIONS = ('auto', 'none', 'openvino')
 # Hands that are looked for in each image: both of a person.
 HANDS = 2
+# The variance head that comes with the package.
+VARIANCE_HEAD = 'models/landmark_variance.safetensors'
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
-    """The landmark network and the palm detector. A covariance head, if one is named, has no use here.
-    Raises ConfigError where they are neither named nor in the user's model folder."""
+    """The landmark network, the palm detector and, where there is one, the variance head as `covariance_head`: the one
+    that is named, else the shipped one, which goes with MediaPipe's weights and with no others.
+    Raises ConfigError where the networks are neither named nor in the user's model folder."""
     named = {'weights': options.weights, 'finder_weights': options.finder_weights}
+    shipped = None if options.weights else shipped_head()
+    head = {'covariance_head': Path(options.covariance_head or shipped)} if options.covariance_head or shipped else {}
+    if options.covariance_head == 'none':
+        head = {}
     if all(named.values()):
-        return {name: Path(path) for name, path in named.items()}
+        return {name: Path(path) for name, path in named.items()} | head
     stored = landmark_models()
     if stored is None:
         raise ConfigError('the method landmarks has no networks yet; fetch them with `hand-unc models get landmarks`,'
                           ' or take `method: jump_hand`')
-    return {name: Path(path or default) for (name, path), default in zip(named.items(), stored)}
+    return {name: Path(path or default) for (name, path), default in zip(named.items(), stored)} | head
+
+
+def shipped_head() -> Path | None:
+    """The variance head of the package, None in an installation without it."""
+    try:
+        return resource(VARIANCE_HEAD)
+    except ConfigError:
+        return None
 
 
 def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
-    """Load the networks. Any camera will do. Raises ConfigError with the remedy."""
-    return Landmarks(files(options), options)
+    """Load the networks, on the runtime that is fastest for a crop of each camera. Raises ConfigError with the remedy."""
+    found = files(options)
+    if 'covariance_head' not in found:
+        log.warning('without a variance head, the variances of landmarks are those of a noise model: the same for every'
+                    ' image%s', '' if options.covariance_head == 'none' else f'; {VARIANCE_HEAD} is missing')
+    if options.acceleration not in ACCELERATIONS:
+        raise ConfigError(f'the method landmarks has no acceleration {options.acceleration!r}; choose one of'
+                          f' {", ".join(ACCELERATIONS)}')
+    method = Landmarks(found, options)
+    method.networks.accelerate(options.acceleration, max(1, len(cameras)))
+    return method
 
 
 class Landmarks:
@@ -78,17 +108,18 @@ class Landmarks:
         device = choose_device(options.device)
         self.options = options
         self.networks = LandmarkNetworks(files['weights'], files['finder_weights'], device,
-                                         choose_precision(options.precision, device))
+                                         choose_precision(options.precision, device), files.get('covariance_head'))
         self._rigs = RigCache()
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
         """Up to two hands in each view, of either side: palms, confirmed and turned by a first reading."""
         found = ImageHandTracker(self.networks, HANDS).update(views)
         detections = []
-        for hands in found.values():
+        for name, hands in found.items():
             detections.append([
                 Detection(box_of_landmarks(hand.ideal_px), HANDEDNESS[int(hand.right < 0.5)],
-                          hand.presence * max(hand.right, 1 - hand.right)) for hand in hands])
+                          hand.presence * max(hand.right, 1 - hand.right), _first_reading(views[name], hand))
+                for hand in hands])
         return detections
 
     def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
@@ -100,29 +131,36 @@ class Landmarks:
         wanted = [right if crop.mirrored or crop.handedness == 'right' else 1 - right
                   for crop, right in zip(crops, out.handedness)]
         readings = []
-        for crop, joints, presence, side in zip(crops, self._in_images(crops, out.landmarks), out.presence, wanted):
-            joints, variance = landmark_gaussians(joints, crop.camera.width, crop.camera.height)
+        images = zip(*self._in_images(crops, out))
+        for crop, (joints, variance), presence, side in zip(crops, images, out.presence, wanted):
+            joints, variance = known_landmarks(joints, variance, crop.camera.width, crop.camera.height)
             if presence < PRESENCE_THRESHOLD or side < MIN_HANDEDNESS:
                 joints, variance = np.full_like(joints, np.nan), np.full_like(variance, np.nan)
             readings.append(ViewReading(
                 crop.camera.name, crop.view.stamp_ns, joints, variance, np.isfinite(joints).all(axis=-1),
-                float(presence), crop.handedness, crop.box_px, crop.K, crop.camera_from_world))
+                float(presence), crop.handedness, crop.box_px, crop.K, crop.camera_from_world,
+                right=float(side if crop.handedness == 'right' else 1 - side)))
         return readings
 
-    def _in_images(self, crops: Sequence[Crop], landmarks: np.ndarray) -> np.ndarray:
-        """Public joints (N, 21, 2), px of the distorted images, of landmarks (N, 21, 2), px of the crops."""
+    def _in_images(self, crops: Sequence[Crop], out: CropLandmarks) -> tuple[np.ndarray, np.ndarray]:
+        """Public joints (N, 21, 2), px of the distorted images, and their variances (N, 21, 2) px²."""
         K = np.stack([crop.K for crop in crops])
         inverse = np.linalg.inv(K[:, :2, :2])
         inverse[[crop.mirrored for crop in crops], 0] *= -1.0
-        xy = (to_public(landmarks, 'mediapipe') - K[:, None, :2, 2]) @ inverse.swapaxes(1, 2)
-        joints = np.empty_like(xy)
+        xy = (to_public(out.landmarks, 'mediapipe') - K[:, None, :2, 2]) @ inverse.swapaxes(1, 2)
+        joints, to_image = np.empty_like(xy), np.empty((*xy.shape, 2))
         # A camera occurs once for each hand.
         for side in HANDEDNESS:
             rows = [row for row, crop in enumerate(crops) if crop.handedness == side]
             if rows:
                 rig = self._rigs.of([crops[row].camera for row in rows])
-                joints[rows] = rig.denormalise_with_jacobian(torch.from_numpy(xy[rows]))[0].numpy()
-        return joints
+                joints[rows], to_image[rows] = (
+                    part.numpy() for part in rig.denormalise_with_jacobian(torch.from_numpy(xy[rows])))
+        if out.sigma is None:
+            return joints, landmark_variance(joints)
+        # What is kept of the turned variance is its diagonal in image axes.
+        squares = np.square(to_image @ inverse[:, None])
+        return joints, (squares @ np.square(to_public(out.sigma, 'mediapipe'))[..., None])[..., 0]
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
         """Triangulated by the geometry alone."""
@@ -135,3 +173,11 @@ class Landmarks:
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def _first_reading(view: View, hand: SeenHand) -> ViewReading:
+    """Of a hand that was found in a whole image, with the variances of the noise model."""
+    camera = view.camera
+    joints, variance = known_landmarks(hand.joints_px, landmark_variance(hand.joints_px), camera.width, camera.height)
+    return ViewReading(camera.name, view.stamp_ns, joints, variance, np.isfinite(joints).all(axis=-1), hand.presence,
+                       HANDEDNESS[int(hand.right < 0.5)], hand.box_px, right=hand.right)

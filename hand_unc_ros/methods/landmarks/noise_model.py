@@ -30,12 +30,12 @@ def landmark_variance(joints_px: np.ndarray) -> np.ndarray:
     return np.repeat((sigma ** 2)[..., None], 2, axis=-1)
 
 
-def landmark_gaussians(joints_px: np.ndarray, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Means (..., 21, 2) px and variances (..., 21, 2) px² of landmarks in an image of that size.
+def known_landmarks(joints_px: np.ndarray, variance: np.ndarray, width: int,
+                    height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means (..., 21, 2) px and variances (..., 21, 2) px² of the landmarks that an image of that size shows.
 
     NaN where a landmark lies outside of the image by more than its standard deviation: the network only guesses it.
     """
-    variance = landmark_variance(joints_px)
     beyond = np.maximum(-0.5 - joints_px, joints_px - (width - 0.5, height - 0.5))
     inside = (beyond <= np.sqrt(variance)).all(axis=-1)[..., None]
     return np.where(inside, joints_px, np.nan), np.where(inside, variance, np.nan)

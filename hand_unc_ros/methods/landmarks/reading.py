@@ -10,8 +10,12 @@ import numpy as np
 import torch
 
 from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
-from hand_unc_ros.networks.blaze_hand import HAND_SIZE, load_hand_landmark_net, load_palm_net
+from hand_unc_ros.networks.acceleration import Agreement, choose_runner
+from hand_unc_ros.networks.blaze_hand import HAND_SIZE, PALM_SIZE, HandOutput, load_hand_landmark_net, load_palm_net
+from hand_unc_ros.networks.landmark_variance import landmark_features, load_landmark_variance
 
+# By how much the runtimes of a network may differ: px of the crop, and the logits of palms.
+SAME_LANDMARKS_PX, SAME_PALMS = 0.2, 0.2
 # Below this presence a crop shows no hand.
 PRESENCE_THRESHOLD = 0.3
 
@@ -19,44 +23,71 @@ PRESENCE_THRESHOLD = 0.3
 @dataclass(frozen=True)
 class CropLandmarks:
     """Of N crops: landmarks (N, 21, 2) in their pixels; presence (N,) and handedness (N,), the probabilities of a hand
-    and of its being a right one as the crop shows it."""
+    and of its being a right one as the crop shows it; sigma (N, 21, 2), standard deviations of the landmarks along the
+    axes of the crop, in its pixels, None without a variance head."""
 
     landmarks: np.ndarray
     presence: np.ndarray
     handedness: np.ndarray
+    sigma: np.ndarray | None = None
 
 
 class LandmarkNetworks:
-    """hand_weights, palm_weights: paths, as `landmark_models()` gives them.  Raises ConfigError for other files."""
+    """hand_weights, palm_weights: paths, as `landmark_models()` gives them.  variance_weights: of LandmarkVariance; None
+    to go without.  Raises ConfigError for other files.
+
+    The runtimes are torch's until `accelerate` has chosen others.
+    """
 
     def __init__(self, hand_weights: Path, palm_weights: Path, device: torch.device = torch.device('cpu'),
-                 dtype: torch.dtype = torch.float32) -> None:
+                 dtype: torch.dtype = torch.float32, variance_weights: Path | None = None) -> None:
         self.device, self.dtype = device, dtype
         self.hand, self.palm = load_hand_landmark_net(hand_weights), load_palm_net(palm_weights)
         for network in (self.hand, self.palm):
             network.to(device, memory_format=torch.channels_last)
+        self.accelerate('none', 1)
+        self.variance = None if variance_weights is None else load_landmark_variance(variance_weights).to(device)
+
+    def accelerate(self, acceleration: str, batch: int) -> None:
+        """Choose the runtimes of both networks for batches of this size; see choose_runner, which says what it raises."""
+        generator = torch.Generator().manual_seed(0)
+        for size, choose in ((HAND_SIZE, self._choose_trunk), (PALM_SIZE, self._choose_palm)):
+            example = torch.rand((batch, 3, size, size), generator=generator).to(self.device)
+            choose(example.contiguous(memory_format=torch.channels_last), acceleration)
+
+    def _choose_trunk(self, example: torch.Tensor, acceleration: str) -> None:
+        agreement = Agreement(lambda out: self.hand.heads(*out).landmarks[..., :2], SAME_LANDMARKS_PX)
+        self._trunk = choose_runner(self.hand.trunk, example, self.dtype, acceleration, agreement)
+
+    def _choose_palm(self, example: torch.Tensor, acceleration: str) -> None:
+        agreement = Agreement(lambda out: out[0].float(), SAME_PALMS)
+        self._palm = choose_runner(self.palm.forward, example, self.dtype, acceleration, agreement)
 
     def find(self, images: Sequence[np.ndarray]) -> list[list[Palm]]:
         """The palms in each of the whole images (H, W, 3) uint8 RGB, best first."""
         if not images:
             return []
         frames, affines = zip(*map(palm_frame, images))
-        with torch.inference_mode(), self._autocast():
-            scores, values = (part.float().cpu().numpy() for part in self.palm(self._tensor(np.stack(frames))))
+        with torch.inference_mode():
+            scores, values = (part.float().cpu().numpy() for part in self._palm.run(self._tensor(np.stack(frames))))
         return [decode_palms(*parts) for parts in zip(scores, values, affines)]
 
     def read(self, crops: np.ndarray) -> CropLandmarks:
         """crops: (N, 224, 224, 3) uint8 RGB, the fingers up."""
         if not len(crops):
             return CropLandmarks(np.zeros((0, 21, 2)), np.zeros(0), np.zeros(0))
+        out = self.output(crops)
+        parts = [out.landmarks[..., :2], out.presence, out.handedness]
+        if self.variance is not None:
+            with torch.inference_mode():
+                parts.append(self.variance(landmark_features(out), out.pooled).exp())
+        return CropLandmarks(*(part.double().cpu().numpy() for part in parts))
+
+    def output(self, crops: np.ndarray) -> HandOutput:
+        """Everything that the landmark network says of crops (N, 224, 224, 3)."""
         assert crops.shape[1:] == (HAND_SIZE, HAND_SIZE, 3), crops.shape
-        with torch.inference_mode(), self._autocast():
-            out = self.hand(self._tensor(crops))
-        return CropLandmarks(*(part.double().cpu().numpy()
-                               for part in (out.landmarks[..., :2], out.presence, out.handedness)))
+        with torch.inference_mode():
+            return self.hand.heads(*self._trunk.run(self._tensor(crops)))
 
     def _tensor(self, images: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2).float() / 255.0
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)

@@ -16,7 +16,7 @@ from hand_unc_ros.methods.contract import MethodOptions, View
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.landmarks import live
 from hand_unc_ros.methods.landmarks.crop_boxes import STEADY_JOINTS, box_of_hand, box_of_landmarks, box_of_palm
-from hand_unc_ros.methods.landmarks.noise_model import SIGMA_FRACTION, landmark_gaussians, landmark_variance
+from hand_unc_ros.methods.landmarks.noise_model import SIGMA_FRACTION, known_landmarks, landmark_variance
 from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
 from hand_unc_ros.methods.landmarks.reading import CropLandmarks
 from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
@@ -235,7 +235,7 @@ def test_guesses_beyond_the_border_are_no_joints() -> None:
     points = np.random.default_rng(0).uniform(20, 80, (JOINT_COUNT, 2))
     points[4] = (-30.0, 50.0)
     points[8] = (-1.0, 50.0)
-    joints, variance = landmark_gaussians(points, 100, 100)
+    joints, variance = known_landmarks(points, landmark_variance(points), 100, 100)
     assert np.isnan(joints[4]).all() and np.isnan(variance[4]).all()
     assert np.isfinite(np.delete(joints, 4, 0)).all(), 'a joint within a standard deviation of the border may be seen'
 

@@ -1,0 +1,84 @@
+"""`method: auto`: landmarks for real hands where their networks are, else the network that comes with the package."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+from network_cases import save_tiny
+
+from hand_unc_ros import methods
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.build import build_estimator, files_of, with_method
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.methods.contract import MethodOptions
+from hand_unc_ros.methods.landmarks import live
+from hand_unc_ros.resources import resource
+from hand_unc_ros.settings.parameters import TABLE
+
+FETCHED = Path('hand.safetensors'), Path('palm.safetensors')
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    monkeypatch.setattr(methods, 'landmark_models', lambda: FETCHED)
+    monkeypatch.setattr(live, 'landmark_models', lambda: FETCHED)
+
+
+@pytest.fixture
+def missing(monkeypatch):
+    monkeypatch.setattr(methods, 'landmark_models', lambda: None)
+    monkeypatch.setattr(live, 'landmark_models', lambda: None)
+
+
+def test_cameras_get_the_landmarks_of_real_hands(fetched):
+    assert TABLE['method'].default == EstimatorSettings().method == 'auto'
+    settings = with_method(EstimatorSettings(handedness='both'))
+    assert settings.method == 'landmarks' and settings.hands == ('right', 'left')
+    assert {name: file for name, file in files_of(EstimatorSettings()).items() if name != 'covariance_head'} == {
+        'weights': FETCHED[0], 'finder_weights': FETCHED[1]}
+
+
+def test_a_trained_network_is_one_of_jump_hand(fetched):
+    assert with_method(EstimatorSettings(weights='mine.safetensors')).method == 'jump_hand'
+
+
+def test_a_method_that_was_named_is_taken(fetched):
+    for name in methods.live_methods():
+        settings = EstimatorSettings(method=name)
+        assert with_method(settings) is settings
+
+
+def test_without_the_networks_the_package_says_so_once(missing, caplog):
+    with caplog.at_level(logging.WARNING):
+        estimator = build_estimator(EstimatorSettings(device='cpu', threads=1), ())
+    assert estimator.method.name == 'jump_hand' and estimator.settings.method == 'jump_hand'
+    assert [record.getMessage().count('hand-unc models get landmarks') for record in caplog.records] == [1]
+    with pytest.raises(ConfigError, match='hand-unc models get landmarks'):
+        build_estimator(EstimatorSettings(method='landmarks'), ())
+
+
+def test_own_weights_bring_no_warning(missing, caplog, tmp_path):
+    weights, finder = save_tiny(tmp_path)
+    settings = EstimatorSettings(weights=str(weights), finder_weights=str(finder), device='cpu', threads=1)
+    with caplog.at_level(logging.WARNING):
+        build_estimator(settings, ())
+    assert caplog.records == []
+
+
+def test_shipped_configurations_name_what_they_need():
+    cameras = yaml.safe_load(resource('config/multiview.yaml').read_text())['/**/multiview']['ros__parameters']
+    demo = yaml.safe_load(resource('config/synthetic.yaml').read_text())['/**/multiview']['ros__parameters']
+    assert cameras['method'] == 'auto' and demo['method'] == 'jump_hand'
+
+
+def test_the_variance_head_goes_with_the_weights_that_it_was_trained_on(fetched, monkeypatch):
+    monkeypatch.setattr(live, 'shipped_head', lambda: Path('head.safetensors'))
+    assert live.files(MethodOptions())['covariance_head'] == Path('head.safetensors')
+    assert live.files(MethodOptions(covariance_head='own.st'))['covariance_head'] == Path('own.st')
+    assert 'covariance_head' not in live.files(MethodOptions(covariance_head='none'))
+    assert 'covariance_head' not in live.files(MethodOptions(weights='other.safetensors'))
+    monkeypatch.setattr(live, 'shipped_head', lambda: None)
+    assert 'covariance_head' not in live.files(MethodOptions())
