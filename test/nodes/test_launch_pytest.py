@@ -174,11 +174,13 @@ def test_a_killed_node_comes_back_active(client: Client, exit_statuses: list[int
                    and any(pair.key == 'process' and pair.value.endswith(f':{pid}') for pair in status.values)
                    for status in heard)
 
+    begin = time.monotonic()
     client.until(lambda: bool(pids) and active(pids[0]), 'active')
     killed = time.monotonic()
     os.kill(pids[0], signal.SIGKILL)
     client.until(lambda: len(pids) == 2 and active(pids[1]), 'active again')
-    assert time.monotonic() - killed < RESPAWN_S
+    # A machine that takes longer for a start takes longer for the second one, too.
+    assert time.monotonic() - killed < max(RESPAWN_S, 2 * (killed - begin))
     assert exit_statuses == [-signal.SIGKILL]
 
 
