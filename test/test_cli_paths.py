@@ -154,7 +154,7 @@ def test_the_tables_hold_every_path_argument():
     assert arguments == set(READ) | set(WRITTEN)
 
 
-@pytest.mark.parametrize('arguments', (['--help'], ['bag', 'info', '{images}'], ['doctor', '--json'], ['doctor'],
+@pytest.mark.parametrize('arguments', (['--help'], ['bag', 'info', '{images}'], ['doctor', '--json'],
                                        ['evaluate', '--bag', '{bag}'], ['--version']), ids=' '.join)
 def test_standard_output_on_a_full_disk(arguments, files):
     # Unbuffered, argparse would swallow what its own output runs into.
@@ -171,6 +171,18 @@ def test_a_reader_that_has_seen_enough_is_no_error(files):
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     command.stdout.close()
     assert command.wait(PATIENCE_S) == 1 and command.stderr.read() == ''
+
+
+def test_parameters_that_ros_cannot_parse(tmp_path, ros_domain):
+    params = tmp_path / 'params.yaml'
+    params.write_text('/hand/viewer:\n  ros__parameters:\n    cameras: [1, two]\n')
+    done = subprocess.run([sys.executable, '-m', 'hand_unc_ros.cli', 'view', '--port', '0', '--params', str(params)],
+                          capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 2
+    # rcl logs a line of its own before.
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith('viewer: the ROS arguments cannot be used: ') and str(params) in line
+    assert '.c:' not in line
 
 
 def test_mano_convert_takes_the_side_that_no_name_says(files, tmp_path, capfd):
