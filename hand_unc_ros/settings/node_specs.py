@@ -57,11 +57,11 @@ def sections_of(params: Path) -> dict[str, dict[str, Any]]:
     """The sections of a ROS parameter file (YAML) by the names of nodes, such as /hand/multiview, with what is below
     their `ros__parameters`. Raises ConfigError when the file cannot be read or is something else."""
     try:
-        content = yaml.safe_load(params.read_text())
+        content = yaml.safe_load(params.read_bytes())
     except OSError as error:
         raise ConfigError(f'{params}: {error.strerror}; give a ROS parameter file') from error
     except yaml.YAMLError as error:
-        raise ConfigError(f'{params} is not YAML: {error}') from error
+        raise ConfigError(f'{params} is not YAML: {" ".join(str(error).split())}') from error
     if not isinstance(content, dict):
         raise ConfigError(f'{params} is no ROS parameter file: it has no sections by node name')
     sections = {}

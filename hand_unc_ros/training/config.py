@@ -142,7 +142,7 @@ class TrainingConfig:
 def read_values(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
     """The nested mapping in a YAML file, with 'key.of.it=value' changes. Raises ConfigError naming what is wrong."""
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = yaml.safe_load(Path(path).read_bytes())
     except OSError as error:
         raise ConfigError(f'{path} cannot be read ({error.strerror}); give a YAML file such as those in config/train/'
                           ) from error
