@@ -62,6 +62,7 @@ def test_a_demo_waits_for_time_and_gives_up_where_time_does_not_help(capsys: pyt
             assert said.count('the demo goes on at http://127.0.0.1:8080') == 1 and 'no hand' in said
 
 
+@pytest.mark.slow
 def test_a_demo_on_a_slow_machine_lowers_its_rate_says_so_once_and_keeps_the_page(ros_domain: int, tmp_path: Path):
     pytest.importorskip('viser', reason='the page needs the extra `viewer`')
     with socket.socket() as free:
