@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 import numpy as np
+import torch
 from scipy.optimize import linear_sum_assignment
 
 from hand_unc_ros.estimation.association import AssociatedHand, ExpectedHand, ImageHands, associate
@@ -22,9 +22,10 @@ from hand_unc_ros.methods.contract import HANDEDNESS, Detection, ViewReading
 TRACK_RIGHT = {'right': 0.99, 'left': 0.01}
 # A hand that views take for one side with more than this is not followed as the other one.
 MOST_OTHER_SIDE = 0.9
-# Shares of the crop's side: readings of two tracks that lie closer, in the median over the joints, show one hand;
-# hands whose middles lie closer overlap, so that a crop of one may show the other.
-SAME_HAND_SHARE, OVERLAP_SHARE = 0.12, 0.6
+# Readings of two tracks that lie closer than this share of the crop's side, in the median over the joints, show one hand.
+SAME_HAND_SHARE = 0.12
+# A reading may be another hand's where it is not nearer to its own than by this factor, in the median over the joints.
+DOUBT = 0.5
 # Fewest joints of a reading that can be compared.
 MIN_JOINTS = 8
 
@@ -111,13 +112,13 @@ def _boxes(places: Sequence[tuple[int, Detection]], views: int, members: Sequenc
 
 def owned_readings(readings: Sequence[Mapping[str, ViewReading]], tracks: Sequence[Track], lost: Sequence[Track],
                    rig: CameraRig, stamp_ns: int) -> list[frozenset[str]] | None:
-    """Of each track, the cameras whose readings show its own hand; None where there is no doubt: no two hands overlap in
-    any view, and none is lost that crops could show as well.
+    """Of each track, the cameras whose readings show its own hand; None where there is no doubt: every reading is far
+    nearer to where its own hand is expected than to where another one is.
 
     readings: of each track's crops, by camera in the order of `rig`.  lost: tracks that ended a moment ago.
     """
-    if not lost and not any(_closeness(*(of_track[camera] for of_track in pair)) < OVERLAP_SHARE
-               for pair in combinations(readings, 2) for camera in rig.names):
+    expected = [expected_hand(track, stamp_ns) for track in (*tracks, *lost)]
+    if any(hand is None for hand in expected) or not _doubtful(readings, expected, rig):
         return None
     shown: list[_Shown] = []
     for view, camera in enumerate(rig.names):
@@ -132,9 +133,6 @@ def owned_readings(readings: Sequence[Mapping[str, ViewReading]], tracks: Sequen
                 reading = max(same.reading, reading, key=lambda one: one.score)
             of_view.append(_Shown(view, reading, frozenset({place}) | (same.owners if same else frozenset())))
         shown += of_view
-    expected = [expected_hand(track, stamp_ns) for track in (*tracks, *lost)]
-    if not shown or any(hand is None for hand in expected):
-        return None
     owned: list[frozenset[str]] = [frozenset()] * len(tracks)
     for group in associate(_image_hands(shown), rig, expected, max_hands=len(expected)):
         if group.expected is not None and group.expected < len(tracks):
@@ -161,9 +159,18 @@ def _difference(one: ViewReading, other: ViewReading) -> float:
     return float(np.median(apart) / max(one.box_px[2], other.box_px[2]))
 
 
-def _closeness(one: ViewReading, other: ViewReading) -> float:
-    """Distance of the middles of two hands as a share of the crop's side; infinite where one is not shown."""
-    if min(one.valid.sum(), other.valid.sum()) < MIN_JOINTS:
-        return np.inf
-    apart = one.joints_px[one.valid].mean(0) - other.joints_px[other.valid].mean(0)
-    return float(np.linalg.norm(apart) / max(one.box_px[2], other.box_px[2]))
+def _doubtful(readings: Sequence[Mapping[str, ViewReading]], expected: Sequence[ExpectedHand], rig: CameraRig) -> bool:
+    """Whether a reading may show another hand than its own: `expected` begins with those of `readings`."""
+    if len(expected) < 2:
+        return False
+    joints = np.stack([hand.joints for hand in expected])
+    px = rig.project(torch.from_numpy(joints.reshape(-1, 3)))[0].numpy().reshape(len(rig), len(expected), -1, 2)
+    for place, of_track in enumerate(readings):
+        for view, camera in enumerate(rig.names):
+            apart = np.linalg.norm(px[view] - of_track[camera].joints_px, axis=-1)
+            if of_track[camera].valid.sum() < MIN_JOINTS or not np.isfinite(apart).any(1).all():
+                continue
+            middle = np.nanmedian(apart, axis=1)
+            if middle[place] > DOUBT * np.delete(middle, place).min():
+                return True
+    return False
