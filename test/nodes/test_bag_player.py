@@ -276,7 +276,7 @@ def with_output(tmp_path, bag):
     return tmp_path / 'mixed'
 
 
-def test_for_an_estimator_only_its_inputs_are_played(with_output, ros_domain):
+def test_for_an_estimator_only_its_inputs_are_played(ros_domain, with_output):
     pytest.importorskip('rclpy', reason='ROS is not installed')
     from hand_unc_ros.nodes.bag_player import play
 
