@@ -168,9 +168,10 @@ def _doubtful(readings: Sequence[Mapping[str, ViewReading]], expected: Sequence[
     for place, of_track in enumerate(readings):
         for view, camera in enumerate(rig.names):
             apart = np.linalg.norm(px[view] - of_track[camera].joints_px, axis=-1)
-            if of_track[camera].valid.sum() < MIN_JOINTS or not np.isfinite(apart).any(1).all():
+            shared = np.isfinite(apart).all(0)
+            if shared.sum() < MIN_JOINTS:
                 continue
-            middle = np.nanmedian(apart, axis=1)
+            middle = np.median(apart[:, shared], axis=1)
             if middle[place] > DOUBT * np.delete(middle, place).min():
                 return True
     return False
