@@ -6,9 +6,10 @@ import torch
 from rig_cases import ring
 from view_cases import START_NS
 
-from hand_unc_ros.estimation.estimator import HandEstimator, _Sighting
+from hand_unc_ros.estimation.crop_boxes import boxes_around
+from hand_unc_ros.estimation.estimator import HandEstimator
+from hand_unc_ros.estimation.hand_assignment import boxes_of_new_hands
 from hand_unc_ros.estimation.settings import EstimatorSettings
-from hand_unc_ros.estimation.tracks import Track
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.methods.contract import MethodOptions, Triangulation, View, ViewReading
@@ -67,9 +68,12 @@ class Reader:
 
     def estimate(self, views, predicted=None):
         """The readings of all views, stacked; of whole frames where no joints (21, 3) are predicted."""
-        found = self.method.find(views) if predicted is None else []
-        sighting = _Sighting(Track(0, self.side), predicted, {})
-        return self._read(views, self.estimator._crops(views, rig_of(views), sighting, found))
+        rig = rig_of(views)
+        if predicted is None:
+            boxes = boxes_of_new_hands(self.method.find(views), rig, [self.side], [], [], START_NS)[self.side]
+        else:
+            boxes = boxes_around(rig, predicted, self.method.crop_box)
+        return self._read(views, self.estimator._crops(views, self.side, boxes))
 
     def _read(self, views, crops):
         readings = {name: ViewReading.unread(view, self.side) for name, view in views.items()}

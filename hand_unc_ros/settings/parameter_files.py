@@ -42,7 +42,7 @@ def names_for_any_node(argv: Sequence[str], node: str) -> frozenset[str]:
     for option, file in zip(argv, argv[1:]):
         if option != '--params-file':
             continue
-        for key, section in (yaml.safe_load(Path(file).read_text()) or {}).items():
+        for key, section in (parse_yaml(read_text(Path(file))) or {}).items():
             name = str(key).rpartition('/')[2]
             if name in ('*', '**', node):
                 (own if name == node else for_any).update(_flat(section.get('ros__parameters') or {}))

@@ -30,7 +30,7 @@ def test_views_vanish_one_by_one_until_depth_is_not_observable(tmp_path: Path):
     with system(tmp_path, rate_hz=5.0) as running:
         listener = running.listener
         running.show(scene.rig, scene.images(0.0))
-        running.start_node(hand_model='stand-in', threads=1)
+        running.start_node(method='jump_hand', hand_model='stand-in', threads=1)
         running.start_cameras()
 
         def wait_for(views: int) -> None:
