@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -94,9 +97,10 @@ def openvino_run(function: Callable[[Tensor], Any], example: Tensor, dtype: torc
         decoder = TorchScriptPythonDecoder(_Flat(function), example_input=(example,))
         model = frontend.convert(frontend.load(decoder))
     model.reshape(openvino.PartialShape([-1, *example.shape[1:]]))
-    compiled = openvino.Core().compile_model(model, 'CPU', {
-        'INFERENCE_PRECISION_HINT': 'bf16' if dtype == torch.bfloat16 else 'f32', 'PERFORMANCE_HINT': 'LATENCY',
-        'INFERENCE_NUM_THREADS': torch.get_num_threads()})
+    with _own_signal_stack():
+        compiled = openvino.Core().compile_model(model, 'CPU', {
+            'INFERENCE_PRECISION_HINT': 'bf16' if dtype == torch.bfloat16 else 'f32', 'PERFORMANCE_HINT': 'LATENCY',
+            'INFERENCE_NUM_THREADS': torch.get_num_threads()})
     request = compiled.create_infer_request()
 
     def run(images: Tensor) -> Any:
@@ -105,6 +109,28 @@ def openvino_run(function: Callable[[Tensor], Any], example: Tensor, dtype: torc
         return _rebuilt(like, iter([torch.from_numpy(out[port].copy()) for port in compiled.outputs]))
 
     return run
+
+
+class _SignalStack(ctypes.Structure):
+    """`stack_t` of Linux."""
+
+    _fields_ = [('pointer', ctypes.c_void_p), ('flags', ctypes.c_int), ('size', ctypes.c_size_t)]
+
+
+@contextmanager
+def _own_signal_stack() -> Iterator[None]:
+    """This thread's signal handlers run afterwards where they ran before. OpenVINO's CPU plugin gives the thread a signal
+    stack that holds the registers of a CPU with AMX and nothing more; Python's handlers then overflow it, so that Ctrl-C
+    is a segmentation fault."""
+    if sys.platform != 'linux':
+        yield
+        return
+    libc, before = ctypes.CDLL(None), _SignalStack()
+    libc.sigaltstack(None, ctypes.byref(before))
+    try:
+        yield
+    finally:
+        libc.sigaltstack(ctypes.byref(before), None)
 
 
 def _torch_run(function: Callable[[Tensor], Any], dtype: torch.dtype) -> Callable[[Tensor], Any]:

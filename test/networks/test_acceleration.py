@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 from typing import NamedTuple
 
 import pytest
@@ -77,6 +79,19 @@ def landmark_networks():
     if models is None:
         pytest.skip('the landmark networks are missing (hand-unc models get landmarks)')
     return LandmarkNetworks(*models)
+
+
+def test_signals_are_handled_after_networks_were_compiled(landmark_networks):
+    """On a CPU with AMX the process ended by a segmentation fault, on OpenVINO's own small signal stack."""
+    pytest.importorskip('openvino', reason='the extra `openvino` is not installed')
+    landmark_networks.accelerate('openvino', 2)
+    came = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: came.append(True))
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert came == [True]
 
 
 def test_no_statistics_of_use_are_sent(network, monkeypatch):
