@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hand_unc_ros.estimation.blame import blame_worst
 from hand_unc_ros.estimation.innovations import Innovations
 from hand_unc_ros.estimation.windows import Window
 
@@ -23,8 +24,6 @@ WINDOW_S = 10.0
 RAISE_AT, CLEAR_AT = 0.4, 0.25
 # Less is jitter.
 SHORTEST_S = 0.04
-# A second camera that explains this share of what the first does may as well be the one whose stamps are wrong.
-AMBIGUOUS = 0.9
 # Velocities are central differences over so long a time to each side. Forward or backward ones would take a part of the
 # noise of the innovation for motion.
 _HALF_SPAN_S = 0.12
@@ -123,10 +122,7 @@ class ViewDelays:
             guilty = np.flatnonzero(strength >= limit)
             if not len(guilty):
                 break
-            worst = int(guilty[explained[guilty].argmax()])
-            explained[list(blamed)] = 0
-            others = np.flatnonzero(explained >= AMBIGUOUS * explained[worst])
-            blamed[worst] = (worst, *(int(row) for row in others if row != worst))
+            worst = blame_worst(explained, guilty, blamed)
             self.strength[worst], self.delay_s[worst] = strength[worst], delay_s[worst]
         self.late = blamed
 

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hand_unc_ros.estimation.blame import blame_worst
 from hand_unc_ros.estimation.innovations import Innovations
 from hand_unc_ros.estimation.types import ViewReport
 from hand_unc_ros.estimation.view_delays import Moment, ViewDelays
@@ -39,8 +40,6 @@ class Scale(NamedTuple):
 
 # Strength is the shift in units of the innovation's σ, as the views claim it.
 SCALES = (Scale(2.5, 0.75, 0.5), Scale(10.0, 0.42, 0.28))
-# A second camera that explains this share of what the first does may as well be the one that has moved.
-AMBIGUOUS = 0.9
 # Share of the sets in the longest window from which a view was left out for disagreeing with all others.
 LEFT_OUT_RAISE, LEFT_OUT_CLEAR = 0.5, 0.3
 # Prior on a shift, as a share of its mean information; two views say nothing of a shift along the epipolar lines.
@@ -156,11 +155,7 @@ class ViewHealth:
                 guilty = np.flatnonzero(strength >= limit)
                 if not len(guilty):
                     break
-                worst = int(guilty[explained[guilty].argmax()])
-                # Not those that are blamed already, for whatever is left of their shift.
-                explained[list(blamed)] = 0
-                others = np.flatnonzero(explained >= AMBIGUOUS * explained[worst])
-                blamed[worst] = (worst, *(int(row) for row in others if row != worst))
+                worst = blame_worst(explained, guilty, blamed)
                 self._strength[worst], self._shift_px[worst] = strength[worst], shift[worst]
         self._blamed = blamed
 
