@@ -50,7 +50,7 @@ def choose_runner(function: Callable[..., Any], example: Tensor | Sequence[Tenso
     """
     inputs = (example,) if isinstance(example, Tensor) else tuple(example)
     device = inputs[0].device
-    plain = Runner(_torch_run(function, dtype, device.type), 'torch', float('nan'))
+    plain = torch_runner(function, dtype, device)
     if acceleration == 'none' or (acceleration == 'auto' and (device.type != 'cpu' or not has_openvino())):
         return plain
     if device.type != 'cpu':
@@ -77,12 +77,13 @@ def choose_runner(function: Callable[..., Any], example: Tensor | Sequence[Tenso
     return chosen
 
 
-def _torch_run(function: Callable[..., Any], dtype: torch.dtype, device: str) -> Callable[..., Any]:
+def torch_runner(function: Callable[..., Any], dtype: torch.dtype, device: torch.device) -> Runner:
+    """As it is, by torch with automatic mixed precision where `dtype` is not float32."""
     def run(*inputs: Tensor) -> Any:
-        with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             return function(*inputs)
 
-    return run
+    return Runner(run, 'torch', float('nan'))
 
 
 def _median_ms(run: Callable[..., Any], example: Sequence[Tensor]) -> float:

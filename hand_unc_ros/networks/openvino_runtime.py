@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -69,7 +70,9 @@ def _convert(function: Callable[..., Any], example: Sequence[Tensor]) -> Any:
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    with torch.inference_mode():
+    with torch.inference_mode(), warnings.catch_warnings():
+        # The tracer warns of itself, and of sizes that are constants of the network.
+        warnings.simplefilter('ignore')
         # What openvino.convert_model does, which also sends statistics of its use over the network.
         frontend = FrontEndManager().load_by_framework('pytorch')
         # The decoder must outlive the conversion, which does not hold it.
