@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,7 +49,7 @@ def main() -> None:
             first = first or line
             print(json.dumps({'method': method, 'acceleration': acceleration, 'hands': hands, 'busy': busy,
                               'views': len(recording.cameras), **line,
-                              'to_jump_hand': round(line['p50_ms'] / first['p50_ms'], 3)}), flush=True)
+                              'to_jump_hand': ratio(line['p50_ms'], first['p50_ms'])}), flush=True)
 
 
 def run(tracker: HandTracker, sets: Sequence[tuple]) -> list[tuple[int, int, float, float]]:
@@ -64,12 +63,16 @@ def run(tracker: HandTracker, sets: Sequence[tuple]) -> list[tuple[int, int, flo
     return rows
 
 
-def summary(rows: Sequence[tuple[int, int, float, float]], hands: int) -> dict[str, float]:
-    """hands: those that were looked for."""
+def ratio(ms: float | None, first_ms: float | None) -> float | None:
+    return round(ms / first_ms, 3) if ms and first_ms else None
+
+
+def summary(rows: Sequence[tuple[int, int, float, float]], hands: int) -> dict[str, float | None]:
+    """hands: those that were looked for.  None where they were never followed."""
     here, before, clock, processor = np.array(rows).T
     followed = (here == hands) & (before == hands)
     if not followed.any():
-        return {'p50_ms': math.nan, 'p95_ms': math.nan, 'processor_ms': math.nan, 'with_all': 0.0,
+        return {'p50_ms': None, 'p95_ms': None, 'processor_ms': None, 'with_all': 0.0,
                 'with_hand': round(float((here > 0).mean()), 3)}
     return {'p50_ms': round(float(np.median(clock[followed])), 2),
             'p95_ms': round(float(np.percentile(clock[followed], 95)), 2),
