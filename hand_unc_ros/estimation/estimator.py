@@ -31,6 +31,8 @@ from hand_unc_ros.methods.view_gaussians import stack
 
 # Seconds between two searches for a hand beside one that is followed.
 SEARCH_PERIOD_S = 0.2
+# Hands whose joints are nearer to each other in the median, metres, are one: those of folded hands are a palm apart.
+SAME_HAND_M = 0.015
 
 
 class _Sighting(NamedTuple):
@@ -96,12 +98,13 @@ class HandEstimator:
                 ' needed: depth is not observable',))
         stage_ms: Counter[str] = Counter()
         rig = self._rigs.of([view.camera for view in frames.views.values()])
-        outcomes = self._outcomes(self._follow(frames, rig, stage_ms), rig, stage_ms)
+        outcomes = _without_doubles(self._outcomes(self._follow(frames, rig, stage_ms), rig, stage_ms))
         # What was followed and is no hand, or another one, is searched for at once.
         self._lose([outcome.sighting.track for outcome in outcomes.values() if isinstance(outcome.fused, NotFused)])
         for side, outcome in self._outcomes(self._search(frames, rig, stage_ms), rig, stage_ms).items():
             if side not in outcomes or isinstance(outcome.fused, Fused):
                 outcomes[side] = outcome
+        outcomes = _without_doubles(outcomes)
         hands, readings, reasons, observed = [], [], [], []
         for side in self.hands:
             if side not in outcomes:
@@ -292,6 +295,33 @@ class HandEstimator:
             covariance=published.covariance, valid=valid, cameras=frames.expected, view_used=used, view_weights=weights,
             reprojection_px=residuals, covariance_calibrated=published.calibrated, velocity=published.velocity,
             vertices=vertices, vertex_variance=spread, fit=track.fit, track_id=track.track_id)
+
+
+def _without_doubles(outcomes: Mapping[str, _Outcome]) -> dict[str, _Outcome]:
+    """By side, as given, but of two sightings that became the same hand only the one that was expected nearer to it."""
+    fused = {side: outcome for side, outcome in outcomes.items() if isinstance(outcome.fused, Fused)}
+    if len(fused) == 2:
+        right, left = (outcome.fused.joints for outcome in fused.values())
+        if _median_distance(right, left) < SAME_HAND_M:
+            worse = max(fused, key=lambda side: _surprise(fused[side]))
+            reason = NotFused(f'the hand that was taken for the {worse} one is the other one')
+            return {**outcomes, worse: fused[worse]._replace(fused=reason)}
+    return dict(outcomes)
+
+
+def _surprise(outcome: _Outcome) -> tuple[float, float]:
+    """How far from where it was expected a hand is, metres, infinite where it was searched for; then the probability
+    that the images give to the other side."""
+    track, predicted, readings = outcome.sighting
+    other = np.mean([1 - one.right if track.handedness == 'right' else one.right for one in readings.values()])
+    return np.inf if predicted is None else _median_distance(outcome.fused.joints, predicted), float(other)
+
+
+def _median_distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Of joints (21, 3) that both have; infinite without any."""
+    apart = np.linalg.norm(one - other, axis=1)
+    known = np.isfinite(apart)
+    return float(np.median(apart[known])) if known.any() else np.inf
 
 
 def _unread(views: Mapping[str, View], side: str) -> dict[str, ViewReading]:

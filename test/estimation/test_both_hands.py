@@ -156,6 +156,31 @@ def test_a_hand_that_comes_back_elsewhere_is_another_one():
     assert estimator.process(frames(RIG, 2)).hands[0].track_id == 2
 
 
+class OneSeenTwice(TruthMethod):
+    """Every crop shows the right hand, and the images call it `side`."""
+
+    side = 'right'
+
+    def read(self, crops):
+        own = [[crop for crop in crops if crop.handedness == side] for side in HANDS]
+        return [replace(reading, right=0.9 if self.side == 'right' else 0.1)
+                for of_side in own for reading in super(OneSeenTwice, self).read(of_side)]
+
+
+@pytest.mark.parametrize('side', HANDS)
+def test_one_hand_is_not_published_as_two(side):
+    method = OneSeenTwice(lambda t: HANDS['right'])
+    method.side = side
+    estimator = HandEstimator(method, EstimatorSettings(handedness='both'))
+    for index in range(15):
+        result = estimator.process(frames(RIG, index))
+        assert [(hand.handedness, hand.track_id) for hand in result.hands] == [(side, 1)]
+        # Once it is followed it stays what it is.
+        method.side = 'left' if side == 'right' else 'right'
+    method.side = side
+    assert 'is the other one' in HandEstimator(method, estimator.settings).process(frames(RIG, 0)).reasons[0]
+
+
 def test_a_missing_second_hand_is_searched_for_now_and_then():
     class OneOfBoth(Blinking):
         def read(self, crops):
