@@ -77,7 +77,7 @@ _EXTRAS = (
      "pip install 'hand_unc_ros[synthetic]'"),
     ('lightning', 'lightning', 'training (hand-unc train)', "pip install 'hand_unc_ros[train]'"),
     ('onnxruntime', 'onnxruntime', 'ONNX files (hand-unc export)', "pip install 'hand_unc_ros[export]'"),
-    ('openvino', 'openvino', 'faster landmark networks on CPUs', "pip install 'hand_unc_ros[openvino]'"),
+    ('openvino', 'openvino', 'faster networks on CPUs', "pip install 'hand_unc_ros[openvino]'"),
     ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
     ('matplotlib', 'matplotlib', 'plots in reports (hand-unc evaluate)', "pip install 'hand_unc_ros[report]'"),
 )
