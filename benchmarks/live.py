@@ -19,7 +19,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings

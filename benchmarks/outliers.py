@@ -26,7 +26,8 @@ from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.crops import box_around, image_from_crop, transform
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians, fuse
+from hand_unc_ros.methods.geometric_fusion import fuse
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 Noise = Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]
 

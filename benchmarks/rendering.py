@@ -25,7 +25,8 @@ import numpy as np
 import torch
 
 from hand_unc_ros.data.synthetic.multiview import MultiviewSettings
-from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.training.streams import SyntheticStream
 

@@ -16,7 +16,8 @@ import numpy as np
 from retargeting import DRIFT, RobotHand, VectorFilter, human_vectors, vector_covariance
 from scipy.signal import savgol_filter
 
-from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameSet

@@ -181,7 +181,8 @@ class HandTracker:
 
     >>> import numpy as np
     >>> from hand_unc_ros import HandTracker
-    >>> from hand_unc_ros.data.synthetic.scene import Scene, ring_of_cameras
+    >>> from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+    >>> from hand_unc_ros.data.synthetic.scene import Scene
     >>> from hand_unc_ros.hand.model import load_hand_model
     >>> scene = Scene(load_hand_model(), ring_of_cameras(4, seed=3), seed=3)
     >>> with HandTracker(scene.rig, method='jump_hand') as tracker:

@@ -30,7 +30,8 @@ from chaos_camera import FAULTS, INFOS
 from ros_system import Process, end
 
 from hand_unc_ros.data.rigs import save_rig
-from hand_unc_ros.data.synthetic.scene import Scene, ring_of_cameras
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import Scene
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.processes.discovery import keep_to_this_machine
 from hand_unc_ros.processes.shared_memory import remove_dead_segments, use_large_shared_memory

@@ -14,7 +14,7 @@ from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.triangulation import propagate_covariance, triangulate_dlt
 from hand_unc_ros.hand.fitting import HandFitter
 from hand_unc_ros.methods.contract import ViewReading
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 WIDTH, HEIGHT, FOCAL = 320, 240, 300.0
 SIGMA_PX = 1.0

@@ -14,9 +14,9 @@ from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.methods.contract import MethodOptions, Triangulation, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop
-from hand_unc_ros.methods.geometric_fusion import stack
 from hand_unc_ros.methods.jump_hand.live import JumpHandLive
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandConfig, ViewStage, save_jump_hand
+from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.gaussian_2d import Gaussian2DConfig, pixels_to_cells
 from hand_unc_ros.networks.hand_finder import HandFinder
 from hand_unc_ros.networks.weights import save_network

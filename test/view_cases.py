@@ -14,7 +14,8 @@ from hand_unc_ros.hand.joints import FINGERS
 from hand_unc_ros.hand.standin import build_standin
 from hand_unc_ros.methods.contract import HANDEDNESS, Detection, MethodOptions, View, ViewReading
 from hand_unc_ros.methods.cropping import whole_image
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians, fuse, stack, with_refinement
+from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
+from hand_unc_ros.methods.view_gaussians import ViewGaussians, stack
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)
 PERIOD_NS = 66_666_667

@@ -13,7 +13,7 @@ from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.hand.fitting import load_hand_fitter
-from hand_unc_ros.hand.model import STANDIN
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.methods import AUTOMATIC, DEFAULT, automatic, build_method, method_files
 from hand_unc_ros.networks.weights import fingerprint
 from hand_unc_ros.threads import live_threads

@@ -27,7 +27,7 @@ from hand_unc_ros.geometry.rig_cache import RigCache
 from hand_unc_ros.hand.fitting import HandFitter
 from hand_unc_ros.methods.contract import Crop, Fused, HandPrior, Method, NotFused, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop, whole_image
-from hand_unc_ros.methods.geometric_fusion import stack
+from hand_unc_ros.methods.view_gaussians import stack
 
 # Seconds between two searches for a hand beside one that is followed.
 SEARCH_PERIOD_S = 0.2

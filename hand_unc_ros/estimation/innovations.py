@@ -10,7 +10,8 @@ import torch
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.measurement_range import MAX_DISTANCE
 from hand_unc_ros.geometry.triangulation import CAUCHY_SCALE
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians, within_range
+from hand_unc_ros.methods.geometric_fusion import within_range
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 # Of the information about one joint: beyond it the inverse is rounding alone.
 MAX_CONDITION = 1e14

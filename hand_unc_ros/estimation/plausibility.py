@@ -6,7 +6,7 @@ import numpy as np
 
 from hand_unc_ros.hand.joints import BONES, MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import Triangulation
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 # Lengths of the 20 bones in metres, adult mean, in the order of BONES (each finger base → tip; the first
 # of a finger runs from the wrist). Hands differ by about ±25 %; estimates err more. The limits below

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hand_unc_ros.hand.fitting import HandFit
 from hand_unc_ros.methods.contract import View, ViewReading
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians, stack
+from hand_unc_ros.methods.view_gaussians import ViewGaussians, stack
+
+if TYPE_CHECKING:
+    from hand_unc_ros.hand.fitting import HandFit
 
 
 @dataclass(frozen=True)

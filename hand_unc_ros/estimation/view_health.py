@@ -19,7 +19,7 @@ from hand_unc_ros.estimation.innovations import Innovations
 from hand_unc_ros.estimation.types import ViewReport
 from hand_unc_ros.estimation.view_delays import Moment, ViewDelays
 from hand_unc_ros.estimation.windows import Window
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 # The knuckles move with the palm.
 GROUPS = {'palm': (0, 1, 5, 9, 13, 17), 'thumb': (2, 3, 4), 'index': (6, 7, 8), 'middle': (10, 11, 12),

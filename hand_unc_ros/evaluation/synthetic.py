@@ -15,7 +15,8 @@ import numpy as np
 from tqdm import tqdm
 
 from hand_unc_ros.data.shards import open_shards
-from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings
 from hand_unc_ros.estimation.build import build_estimator, files_of
 from hand_unc_ros.estimation.covariance_map import KINDS, PROBABILITY, CovarianceMap, fit_factor, fit_map
 from hand_unc_ros.estimation.estimator import HandEstimator

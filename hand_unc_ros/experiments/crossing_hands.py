@@ -23,8 +23,9 @@ from hand_unc_ros.estimation.types import FrameSet
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.methods.contract import HANDEDNESS, Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
-from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
+from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
+from hand_unc_ros.methods.view_gaussians import stack
 
 START_NS = 1_700_000_000_000_000_000
 # A hand whose middle is nearer to the camera hides the other one where their middles are closer than this share of it.
@@ -156,7 +157,7 @@ def _rotation(vector: np.ndarray) -> np.ndarray:
 
 def main() -> None:
     """The command: run the script and print the numbers as JSON."""
-    from hand_unc_ros.data.synthetic.scene import ring_of_cameras
+    from hand_unc_ros.data.synthetic.ring import ring_of_cameras
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--minutes', type=float, default=10.0)
     parser.add_argument('--rate', type=float, default=30.0, help='sets a second (default 30)')

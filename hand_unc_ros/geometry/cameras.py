@@ -1,4 +1,4 @@
-"""Calibrated cameras: one camera, and a rig of them as stacked tensors.
+"""Calibrated cameras: one camera, and a rig of them.
 
 Camera frames are optical (z forward, x right, y down).  Pixels are those of the full, distorted image,
 with the centre of the top-left pixel at (0, 0) as in OpenCV and ROS.  `world_from_camera` maps camera
@@ -8,28 +8,20 @@ coordinates to world coordinates, metres.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from hand_unc_ros.errors import CalibrationError
-from hand_unc_ros.geometry.distortion import (
-    DISTORTION_MODELS,
-    coefficients,
-    distort,
-    distort_components,
-    folding_radius,
-    undistort,
-    undistort_components,
-)
-from hand_unc_ros.geometry.lens_names import LARGEST_COEFFICIENT
+from hand_unc_ros.geometry.lens_names import DISTORTION_MODELS, LARGEST_COEFFICIENT
 
-__all__ = ['DISTORTION_MODELS', 'CalibrationUncertainty', 'Camera', 'CameraRig', 'distort', 'undistort']
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hand_unc_ros.geometry.projection import CameraProjection, RigProjection
 
 _ROTATION_TOLERANCE = 1e-5
 # No camera has more pixels along a side, or a focal length outside of these.
@@ -193,45 +185,32 @@ class Camera:
         return self.world_from_camera[:3, 3]
 
     @cached_property
-    def _rig(self) -> CameraRig:
-        return CameraRig((self,))
+    def _projection(self) -> CameraProjection:
+        from hand_unc_ros.geometry.projection import CameraProjection
+        return CameraProjection(self)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Project points (N, 3), metres, world.  Returns px (N, 2) and depth (N,); see CameraRig.project."""
-        with torch.no_grad():
-            px, depth = self._rig.project(torch.from_numpy(np.array(points, dtype=np.float64)))
-        return px[0].numpy(), depth[0].numpy()
+        return self._projection.project(points)
 
     def normalise(self, px: np.ndarray) -> np.ndarray:
         """px (N, 2) -> undistorted normalised image coordinates (N, 2); see CameraRig.normalise."""
-        with torch.no_grad():
-            return self._rig.normalise(torch.from_numpy(np.array(px, dtype=np.float64))[None])[0].numpy()
+        return self._projection.normalise(px)
 
     def denormalise(self, xy: np.ndarray) -> np.ndarray:
         """Inverse of `normalise`: xy (N, 2) -> px (N, 2), NaN where the lens model does not hold; see
         CameraRig.denormalise_with_jacobian."""
-        with torch.no_grad():
-            px, _ = self._rig.denormalise_with_jacobian(torch.from_numpy(np.array(xy, dtype=np.float64))[None])
-        return px[0].numpy()
+        return self._projection.denormalise(xy)
 
     def with_pose(self, world_from_camera: np.ndarray) -> Camera:
         """The same camera at another (4, 4) pose."""
         return replace(self, world_from_camera=world_from_camera)
 
 
-class _Group(NamedTuple):
-    """Cameras of a rig that share a distortion model; rows is None where that is the whole rig."""
-
-    rows: Tensor | None
-    model: str
-    k: tuple[Tensor, ...]
-    limit: Tensor
-
-
 class CameraRig:
-    """An ordered set of cameras with distinct names, as stacked float64 tensors on the CPU.
+    """An ordered set of cameras with distinct names.
 
-    Outputs are float64 and keep the order of `names` in their first dimension, V.
+    What it computes is float64 on the CPU and keeps the order of `names` in its first dimension, V.
     """
 
     def __init__(self, cameras: Sequence[Camera]) -> None:
@@ -242,33 +221,6 @@ class CameraRig:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise CalibrationError(f"camera name '{twice[0]}' is used twice; give every camera its own name")
-        poses = np.stack([camera.camera_from_world[:3] for camera in self.cameras])
-        self.camera_from_world: Tensor = torch.from_numpy(poses)
-        self._rotation = self.camera_from_world[:, :, :3]
-        self._translation = self.camera_from_world[:, None, :, 3]
-        K = torch.from_numpy(np.stack([camera.K for camera in self.cameras]))
-        self._affine, self._offset = K[:, None, :2, :2], K[:, None, :2, 2]
-        self._affine_inverse = torch.linalg.inv(self._affine)
-        self._groups = self._group_by_model()
-        order = [row for group in self._groups if group.rows is not None for row in group.rows.tolist()]
-        self._order = torch.tensor(np.argsort(order), dtype=torch.long)
-        limits = torch.cat([group.limit for group in self._groups])
-        self._limit2 = (limits if len(self._groups) == 1 else limits[self._order]) ** 2
-
-    def _group_by_model(self) -> tuple[_Group, ...]:
-        # An equidistant lens without coefficients is still r = f θ and no pinhole.
-        models = [camera.distortion_model if camera.D.any() or camera.distortion_model == 'equidistant' else 'none'
-                  for camera in self.cameras]
-        groups = []
-        for model in dict.fromkeys(models):
-            rows = [row for row, other in enumerate(models) if other == model]
-            if model == 'none':
-                D = torch.zeros(len(rows), 1, 0, dtype=torch.float64)
-            else:
-                D = torch.from_numpy(np.stack([self.cameras[row].D for row in rows]))[:, None]
-            groups.append(_Group(None if len(rows) == len(models) else torch.tensor(rows), model,
-                                 coefficients(model, D), folding_radius(model, D)))
-        return tuple(groups)
 
     def __len__(self) -> int:
         return len(self.cameras)
@@ -285,28 +237,15 @@ class CameraRig:
         """The named cameras, in the order of `names`."""
         return CameraRig([self[name] for name in names])
 
-    def _by_group(
-        self, function: Callable[..., tuple[Tensor, ...]], *components: Tensor,
-    ) -> tuple[Tensor, ...]:
-        """Run function(group, *components) on each group's rows and put the rows back in order."""
-        if len(self._groups) == 1:
-            return function(self._groups[0], *components)
-        parts = [function(group, *(component[group.rows] for component in components))
-                 for group in self._groups]
-        return tuple(torch.cat(pieces)[self._order] for pieces in zip(*parts))
+    @cached_property
+    def _projection(self) -> RigProjection:
+        from hand_unc_ros.geometry.projection import RigProjection
+        return RigProjection(self.cameras)
 
-    def _to_cameras(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """points (N, 3) -> normalised x, y (V, N), depth (V, N), visible (V, N); x = y = 0 where not."""
-        local = torch.matmul(points.double(), self._rotation.mT) + self._translation
-        depth = local[..., 2]
-        safe = torch.where(depth > 0, depth, torch.ones_like(depth))
-        xy = local[..., :2] / safe[..., None]
-        visible = (depth > 0) & (xy.square().sum(-1) < self._limit2)
-        xy = torch.where(visible[..., None], xy, torch.zeros_like(xy))
-        return xy[..., 0], xy[..., 1], depth, visible
-
-    def _distort(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return self._by_group(lambda group, x, y: distort_components(x, y, group.model, group.k), x, y)
+    @property
+    def camera_from_world(self) -> Tensor:
+        """(V, 3, 4) rigid transforms from world to camera coordinates."""
+        return self._projection.camera_from_world
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Project points (N, 3), metres, world, into every camera.
@@ -315,62 +254,27 @@ class CameraRig:
         is not above 0 and where the point lies beyond the radius at which the lens model folds back on
         itself; it may lie outside the image.  Differentiable.
         """
-        x, y, depth, visible = self._to_cameras(points)
-        xd, yd = self._distort(x, y)[:2]
-        px = torch.matmul(self._affine, torch.stack((xd, yd), -1)[..., None])[..., 0] + self._offset
-        return torch.where(visible[..., None], px, torch.full_like(px, math.nan)), depth
+        return self._projection.project(points)
 
     def projection_jacobian(self, points: Tensor) -> Tensor:
         """d px / d world (V, N, 2, 3), pixels per metre, distortion included, at points (N, 3).
 
         NaN where `project` gives NaN.
         """
-        x, y, depth, visible = self._to_cameras(points)
-        _, _, xx, xy, yy = self._distort(x, y)
-        lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
-        safe = torch.where(visible, depth, torch.ones_like(depth))
-        pinhole = _pinhole_jacobian(torch.stack((x, y), -1), safe, self._rotation[:, None])
-        jacobian = self._affine @ lens @ pinhole
-        return torch.where(visible[..., None, None], jacobian, torch.full_like(jacobian, math.nan))
+        return self._projection.projection_jacobian(points)
 
     def normalise(self, px: Tensor) -> Tensor:
         """px (V, N, 2) -> undistorted normalised image coordinates (V, N, 2).
 
         NaN where px is not finite or has no preimage under the lens model.  Differentiable.
         """
-        x, y, *_ = self._undistort(px)
-        return torch.stack((x, y), -1)
+        return self._projection.normalise(px)
 
     def normalise_with_jacobian(self, px: Tensor) -> tuple[Tensor, Tensor]:
         """As `normalise`, with J (V, N, 2, 2) = d xy / d px, NaN where xy is NaN."""
-        x, y, xx, xy, yy = self._undistort(px)
-        lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
-        return torch.stack((x, y), -1), lens @ self._affine_inverse
+        return self._projection.normalise_with_jacobian(px)
 
     def denormalise_with_jacobian(self, xy: Tensor) -> tuple[Tensor, Tensor]:
         """Inverse of `normalise_with_jacobian`: xy (V, N, 2) to px and J (V, N, 2, 2) = d px / d xy, NaN where xy is
         not finite or lies beyond the radius at which the lens model folds back on itself.  Differentiable."""
-        known = torch.isfinite(xy).all(-1) & (xy.square().sum(-1) < self._limit2)
-        safe = torch.where(known[..., None], xy, torch.zeros_like(xy)).double()
-        xd, yd, a, b, d = self._distort(safe[..., 0], safe[..., 1])
-        px = torch.matmul(self._affine, torch.stack((xd, yd), -1)[..., None])[..., 0] + self._offset
-        jacobian = self._affine @ torch.stack((a, b, b, d), -1).unflatten(-1, (2, 2))
-        return (torch.where(known[..., None], px, torch.full_like(px, math.nan)),
-                torch.where(known[..., None, None], jacobian, torch.full_like(jacobian, math.nan)))
-
-    def _undistort(self, px: Tensor) -> tuple[Tensor, ...]:
-        distorted = torch.matmul(self._affine_inverse, (px.double() - self._offset)[..., None])
-
-        def invert(group: _Group, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-            x, y, jacobian = undistort_components(x, y, group.model, group.k, group.limit)
-            return x, y, *jacobian
-
-        return self._by_group(invert, distorted[..., 0, 0], distorted[..., 1, 0])
-
-
-def _pinhole_jacobian(xy: Tensor, depth: Tensor, rotation: Tensor) -> Tensor:
-    """d (normalised coordinates) / d (world point): (R[:2] − xy R[2]) / depth.
-
-    xy: (..., 2).  depth: (...), above 0.  rotation: (..., 3, 3) camera from world.  Returns (..., 2, 3).
-    """
-    return (rotation[..., :2, :] - xy[..., None] * rotation[..., 2:, :]) / depth[..., None, None]
+        return self._projection.denormalise_with_jacobian(xy)

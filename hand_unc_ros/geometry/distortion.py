@@ -17,9 +17,7 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.errors import CalibrationError
-
-# Number of coefficients of each model.
-DISTORTION_MODELS: dict[str, int] = {'none': 0, 'plumb_bob': 5, 'rational_polynomial': 8, 'equidistant': 4}
+from hand_unc_ros.geometry.lens_names import DISTORTION_MODELS
 
 # A point counts as undistorted when distorting it again lands this near (normalised units: at a
 # focal length of 600 px, 1e-6 is 0.0006 px).

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import torch
+from scipy.special import gammaincinv
 
 
 def is_psd(covariance: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:
@@ -51,18 +51,7 @@ def chi2_quantile(probability: float, dof: int) -> float:
     """Quantile of the χ² distribution with `dof` degrees of freedom.  Raises ValueError outside (0, 1)."""
     if not 0.0 < probability < 1.0 or dof < 1:
         raise ValueError(f'χ² quantile needs 0 < probability < 1 and dof ≥ 1, got {probability}, {dof}')
-    shape = torch.tensor(dof / 2, dtype=torch.float64)
-
-    def below(value: float) -> bool:
-        return float(torch.special.gammainc(shape, shape.new_tensor(value / 2))) < probability
-
-    low, high = 0.0, float(dof)
-    while below(high):
-        low, high = high, 2 * high
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if below(middle) else (low, middle)
-    return (low + high) / 2
+    return float(2 * gammaincinv(dof / 2, probability))
 
 
 def ellipsoid_axes(covariance: np.ndarray, probability: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

@@ -11,6 +11,9 @@ import numpy as np
 
 from hand_unc_ros.errors import CalibrationError
 
+# Number of coefficients of each model.
+DISTORTION_MODELS: dict[str, int] = {'none': 0, 'plumb_bob': 5, 'rational_polynomial': 8, 'equidistant': 4}
+
 _RADIAL = ('plumb_bob', 'radtan', 'radial-tangential', 'radial_tangential', 'brown', 'brown_conrady',
            'rational_polynomial', 'rational', 'opencv', 'perspective')
 _EQUIDISTANT = ('equidistant', 'equi', 'fisheye', 'opencv_fisheye', 'kannala_brandt', 'kannala_brandt4')

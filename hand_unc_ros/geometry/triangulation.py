@@ -100,7 +100,8 @@ def gate_weights(variance_cells2: Tensor, valid: Tensor | None = None) -> Tensor
     if valid is not None:
         used = used & valid
     variance = torch.where(used[..., None], variance_cells2, 0.0)
-    logits = (-variance.mean(-1)).masked_fill(~used, -math.inf)
+    # Halves are added, since a sum of two finite variances may not be finite.
+    logits = (-(variance / 2).sum(-1)).masked_fill(~used, -math.inf)
     logits = torch.where(used.any(-2, keepdim=True), logits, 0.0)
     return torch.where(used, torch.softmax(logits, -2), 0.0)
 

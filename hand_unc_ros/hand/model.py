@@ -13,13 +13,11 @@ from hand_unc_ros.errors import HandModelError
 from hand_unc_ros.hand.blend_skinning import BlendSkinning
 from hand_unc_ros.hand.joints import ORDERS
 from hand_unc_ros.hand.smplx_layer import SmplxLayer
-from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.hand.standin import STANDIN, build_standin
 from hand_unc_ros.hand.topology import FACE_COUNT, VERTEX_COUNT
 
 # A converted MANO has 3 MB.
 MAX_BYTES = 64 * 2 ** 20
-# Names the procedural hand where a model is asked for.
-STANDIN = 'stand-in'
 # Vertices taken for the tips thumb, index, middle, ring, little; projects differ by a vertex or two.
 TIP_VERTICES: dict[str, tuple[int, int, int, int, int]] = {
     'smplx': (744, 320, 443, 554, 671),

@@ -17,6 +17,8 @@ from hand_unc_ros.hand.standin_mesh import Topology, build_mesh
 from hand_unc_ros.hand.standin_shape import BETA_NAMES, CHAINS, FIRST_JOINT, Skeleton, pad_direction, skeleton
 from hand_unc_ros.hand.topology import VERTEX_COUNT
 
+# Names this hand where a model is asked for.
+STANDIN = 'stand-in'
 # Parent of each of smplx.MANO's 16 joints.
 PARENTS16 = (-1, 0, 1, 2, 0, 4, 5, 0, 7, 8, 0, 10, 11, 0, 13, 14)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,29 +18,14 @@ from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_wei
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS as ALL_TRIANGULATIONS
 from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
-from hand_unc_ros.methods.contract import Fused, Triangulation, ViewReading
+from hand_unc_ros.methods.contract import Fused, Triangulation
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE
 
 # Those that need nothing learned.
 TRIANGULATIONS = tuple(name for name in ALL_TRIANGULATIONS if name != 'learnable')
 # A view whose median whitened error over the joints exceeds this (in σ, 2D) disagrees with the rest.
 DISAGREEMENT_SIGMA = 6.0
-
-
-@dataclass(frozen=True)
-class ViewGaussians:
-    """The readings of one hand by V cameras as arrays; the fields of ViewReading with V in front.
-
-    cameras: V names.  joints_px, variance_px2: (V, 21, 2), NaN where valid: (V, 21) is False.  score: (V,).
-    boxes_px: (V, 4).
-    """
-
-    cameras: tuple[str, ...]
-    joints_px: np.ndarray
-    variance_px2: np.ndarray
-    valid: np.ndarray
-    score: np.ndarray
-    boxes_px: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -53,17 +37,6 @@ class Refinement:
     vertices: np.ndarray
     gate: np.ndarray
     covariance: np.ndarray | None = None
-
-
-def stack(readings: Iterable[ViewReading]) -> ViewGaussians:
-    """The readings of one hand, one for each camera, in their order."""
-    rows = list(readings)
-
-    def stacked(name: str, *shape: int) -> np.ndarray:
-        return np.array([vars(row)[name] for row in rows]).reshape(len(rows), *shape)
-
-    return ViewGaussians(tuple(row.camera for row in rows), stacked('joints_px', 21, 2), stacked('variance_px2', 21, 2),
-                         stacked('valid', 21).astype(bool), stacked('score').astype(float), stacked('box_px', 4))
 
 
 def with_refinement(triangulation: Triangulation, refinement: Refinement | None,

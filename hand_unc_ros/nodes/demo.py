@@ -23,11 +23,11 @@ from rclpy.qos import QoSProfile
 
 from hand_unc_ros import __version__
 from hand_unc_ros.data.rigs import save_rig
-from hand_unc_ros.data.synthetic.scene import ring_of_cameras
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
-from hand_unc_ros.hand.model import STANDIN
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.methods import DEFAULT
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import stamp_from_message

@@ -17,7 +17,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.data.synthetic.pace import RenderingPace
-from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings
 from hand_unc_ros.estimation.types import HandEstimate
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.geometry.quaternions import quaternions_xyzw

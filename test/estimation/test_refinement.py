@@ -16,7 +16,8 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.fitting import load_hand_fitter
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
 from hand_unc_ros.methods.contract import Detection, View
-from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, stack, with_refinement
+from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, with_refinement
+from hand_unc_ros.methods.view_gaussians import stack
 
 torch.set_num_threads(1)
 

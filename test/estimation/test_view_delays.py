@@ -19,7 +19,7 @@ from hand_unc_ros.estimation.types import FrameSet, ViewReport
 from hand_unc_ros.estimation.view_health import Observation, ViewHealth
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods.contract import View
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 torch.set_num_threads(1)
 

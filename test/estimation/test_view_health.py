@@ -333,7 +333,8 @@ def test_nothing_is_watched_where_it_is_switched_off():
 def test_the_shipped_network_tells_a_moved_camera_within_three_seconds(camera):
     """Rendered hands and the network itself, a scene not used to choose the thresholds; None: nothing has moved."""
     pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
-    from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras
+    from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+    from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings
     from hand_unc_ros.estimation.build import build_estimator
     from hand_unc_ros.hand.model import load_hand_model
 

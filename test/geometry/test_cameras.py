@@ -9,7 +9,9 @@ import torch
 from rig_cases import LENSES, camera, look_at, mixed_rig, ring
 
 from hand_unc_ros.errors import CalibrationError
-from hand_unc_ros.geometry.cameras import DISTORTION_MODELS, Camera, CameraRig, distort, undistort
+from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.geometry.distortion import distort, undistort
+from hand_unc_ros.geometry.lens_names import DISTORTION_MODELS
 from hand_unc_ros.geometry.distortion import folding_radius
 
 

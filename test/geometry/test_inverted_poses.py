@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from rig_cases import hand_points, look_at, ring
 
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
-from hand_unc_ros.geometry.inverted_poses import inversion_hint, inverted, meeting_point
+from hand_unc_ros.geometry.inverted_poses import inversion_hint
+from hand_unc_ros.geometry.optical_axes import inverted, meeting_point
 
 RING = ring((5, 80, 170, 260), models=('plumb_bob', 'equidistant', 'none', 'plumb_bob'))
 

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.errors import HandModelError
+from hand_unc_ros.hand.anatomical_pose import pose_from_angles
 from hand_unc_ros.hand.fitting import MAX_STEPS, PALM, HandFitter, load_hand_fitter
 from hand_unc_ros.hand.joints import FINGERTIPS, ORDERS
-from hand_unc_ros.hand.limits import ANGLE_LIMITS, FlexionAxes, pose_from_angles
+from hand_unc_ros.hand.limits import ANGLE_LIMITS, FlexionAxes
 from hand_unc_ros.hand.model import TIP_VERTICES
 from hand_unc_ros.hand.skinned_points import SkinnedPoints
 from hand_unc_ros.hand.standin import build_standin

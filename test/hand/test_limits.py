@@ -5,8 +5,9 @@ import pytest
 import torch
 from hand_cases import directed_edges, rodrigues, volume
 
+from hand_unc_ros.hand.anatomical_pose import pose_from_angles
 from hand_unc_ros.hand.joints import FINGERS
-from hand_unc_ros.hand.limits import (ANGLE_COUNT, ANGLE_LIMITS, ANGLE_NAMES, FlexionAxes, pose_from_angles)
+from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_LIMITS, ANGLE_NAMES, FlexionAxes
 from hand_unc_ros.hand.standin import build_standin
 
 

@@ -14,7 +14,8 @@ pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
 from diagnostic_msgs.msg import DiagnosticStatus  # noqa: E402
 from ros_system import system  # noqa: E402
 
-from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings, ring_of_cameras  # noqa: E402
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras  # noqa: E402
+from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings  # noqa: E402
 from hand_unc_ros.hand.model import load_hand_model  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures('ros_domain')

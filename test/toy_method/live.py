@@ -13,7 +13,8 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
 from hand_unc_ros.methods.cropping import whole_image
-from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
+from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
+from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.weights import load_into, read_weights
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.geometry.inverted_poses import inverted, meeting_point
+from hand_unc_ros.geometry.optical_axes import inverted, meeting_point
 
 # No hand is watched by cameras this far apart, nor by cameras this near each other: the file is in another unit.
 _LARGEST_RIG_M = 50.0

@@ -13,7 +13,8 @@ from hand_unc_ros.data.rigs.camera_info import read_intrinsics
 from hand_unc_ros.data.rigs.tables import ROUNDING, CameraTable
 from hand_unc_ros.data.rigs.text import short
 from hand_unc_ros.errors import CalibrationError
-from hand_unc_ros.geometry.cameras import DISTORTION_MODELS, CalibrationUncertainty, Camera
+from hand_unc_ros.geometry.cameras import CalibrationUncertainty, Camera
+from hand_unc_ros.geometry.lens_names import DISTORTION_MODELS
 
 _INTRINSICS = ('image_size', 'K', 'distortion_model', 'D')
 _KEYS = (*_INTRINSICS, 'intrinsics', 'world_from_camera', 'topic', 'camera_info', 'uncertainty')

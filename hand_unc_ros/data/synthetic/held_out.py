@@ -21,7 +21,8 @@ from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandMotion
 from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge, noise_lattice
-from hand_unc_ros.data.synthetic.scene import PosedHand, photograph, ring_of_cameras
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import PosedHand, photograph
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand import crops

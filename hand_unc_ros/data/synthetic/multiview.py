@@ -16,7 +16,8 @@ from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
 from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge, noise_lattice, render
-from hand_unc_ros.data.synthetic.scene import PosedHand, look_at
+from hand_unc_ros.data.synthetic.ring import look_at
+from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP

@@ -23,7 +23,8 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.methods.contract import HandPrior, Method, NotFused, Triangulation
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians, fuse
+from hand_unc_ros.methods.geometric_fusion import fuse
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 # Numbers of other views that calibration tries, besides all of them.
 SIZES = (2, 3, 4, 6, 8, 12)

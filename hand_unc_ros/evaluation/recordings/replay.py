@@ -29,7 +29,7 @@ from hand_unc_ros.estimation.stream import Estimator, Processed, Stream
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import FrameResult
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
-from hand_unc_ros.methods.geometric_fusion import ViewGaussians
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
 from hand_unc_ros.settings.recordings import BagSettings
 
 # A recording is no live system: its clocks may be decades apart, and stamps are not held against the log's times.

@@ -31,9 +31,10 @@ from hand_unc_ros.methods.contract import (
     ViewReading,
 )
 from hand_unc_ros.methods.cropping import cut_crop
-from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, stack, with_refinement
+from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, with_refinement
 from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
 from hand_unc_ros.methods.jump_hand.network import JumpHandOutput, ViewStage, load_jump_hand
+from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder, decode
 from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance

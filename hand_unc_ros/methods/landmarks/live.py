@@ -30,11 +30,12 @@ from hand_unc_ros.methods.contract import (
     View,
     ViewReading,
 )
-from hand_unc_ros.methods.geometric_fusion import fuse, stack, with_refinement
+from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
 from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker, SeenHand
 from hand_unc_ros.methods.landmarks.noise_model import known_landmarks, landmark_variance
 from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, CropLandmarks, LandmarkNetworks
+from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.placement import choose_device, choose_precision

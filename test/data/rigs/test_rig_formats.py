@@ -13,7 +13,7 @@ from rig_cases import look_at, mixed_rig, ring
 from hand_unc_ros.data.rigs import load_info_topics, load_rig, load_topics, save_rig
 from hand_unc_ros.errors import CalibrationError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
-from hand_unc_ros.geometry.inverted_poses import inverted
+from hand_unc_ros.geometry.optical_axes import inverted
 
 
 def refused(path, *words):

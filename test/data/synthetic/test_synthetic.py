@@ -63,7 +63,8 @@ def test_the_seed_decides_the_images_in_any_process(model, scene):
     again.images(1.7)
     assert digest(again.images(0.4)) == expected
     code = ('import torch; torch.set_num_threads(1)\nfrom test_synthetic import SMALL, digest\n'
-            'from hand_unc_ros.data.synthetic.scene import Scene, ring_of_cameras\n'
+            'from hand_unc_ros.data.synthetic.ring import ring_of_cameras\n'
+            'from hand_unc_ros.data.synthetic.scene import Scene\n'
             'from hand_unc_ros.hand.model import load_hand_model\n'
             'print(digest(Scene(load_hand_model(None), ring_of_cameras(3, **SMALL, seed=4), 4).images(0.4)))')
     path = os.pathsep.join(map(str, (TESTS, ROOT)))

@@ -374,7 +374,8 @@ def test_the_nodes_parameters_are_the_settings(tmp_path):
 @pytest.mark.slow
 def test_the_shipped_network_gives_the_same_numbers_twice(tmp_path):
     pytest.importorskip('numba')
-    from hand_unc_ros.data.synthetic.scene import Scene, ring_of_cameras
+    from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+    from hand_unc_ros.data.synthetic.scene import Scene
     from hand_unc_ros.hand.model import load_hand_model
     rig = ring_of_cameras(4, seed=62003)
     scene = Scene(load_hand_model(None), rig, 62003)

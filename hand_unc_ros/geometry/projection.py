@@ -1,0 +1,167 @@
+"""Projection by a rig of cameras, and its inverse, as stacked float64 tensors on the CPU.
+
+Apart from `geometry.cameras`, since PyTorch takes seconds to load and programs that only hold a camera calibration (the
+recorder, the viewer) need none of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hand_unc_ros.geometry.distortion import coefficients, distort_components, folding_radius, undistort_components
+
+if TYPE_CHECKING:
+    from hand_unc_ros.geometry.cameras import Camera
+
+
+class _Group(NamedTuple):
+    """Cameras of a rig that share a distortion model; rows is None where that is the whole rig."""
+
+    rows: Tensor | None
+    model: str
+    k: tuple[Tensor, ...]
+    limit: Tensor
+
+
+class RigProjection:
+    """What `CameraRig` computes, of its cameras in their order; see there."""
+
+    def __init__(self, cameras: Sequence[Camera]) -> None:
+        self.camera_from_world: Tensor = torch.from_numpy(np.stack([camera.camera_from_world[:3] for camera in cameras]))
+        self._rotation = self.camera_from_world[:, :, :3]
+        self._translation = self.camera_from_world[:, None, :, 3]
+        K = torch.from_numpy(np.stack([camera.K for camera in cameras]))
+        self._affine, self._offset = K[:, None, :2, :2], K[:, None, :2, 2]
+        self._affine_inverse = torch.linalg.inv(self._affine)
+        self._groups = _by_model(cameras)
+        order = [row for group in self._groups if group.rows is not None for row in group.rows.tolist()]
+        self._order = torch.tensor(np.argsort(order), dtype=torch.long)
+        limits = torch.cat([group.limit for group in self._groups])
+        self._limit2 = (limits if len(self._groups) == 1 else limits[self._order]) ** 2
+
+    def _by_group(
+        self, function: Callable[..., tuple[Tensor, ...]], *components: Tensor,
+    ) -> tuple[Tensor, ...]:
+        """Run function(group, *components) on each group's rows and put the rows back in order."""
+        if len(self._groups) == 1:
+            return function(self._groups[0], *components)
+        parts = [function(group, *(component[group.rows] for component in components))
+                 for group in self._groups]
+        return tuple(torch.cat(pieces)[self._order] for pieces in zip(*parts))
+
+    def _to_cameras(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """points (N, 3) -> normalised x, y (V, N), depth (V, N), visible (V, N); x = y = 0 where not."""
+        local = torch.matmul(points.double(), self._rotation.mT) + self._translation
+        depth = local[..., 2]
+        safe = torch.where(depth > 0, depth, torch.ones_like(depth))
+        xy = local[..., :2] / safe[..., None]
+        visible = (depth > 0) & (xy.square().sum(-1) < self._limit2)
+        xy = torch.where(visible[..., None], xy, torch.zeros_like(xy))
+        return xy[..., 0], xy[..., 1], depth, visible
+
+    def _distort(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+        return self._by_group(lambda group, x, y: distort_components(x, y, group.model, group.k), x, y)
+
+    def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """points (N, 3) -> px (V, N, 2), depth (V, N)."""
+        x, y, depth, visible = self._to_cameras(points)
+        xd, yd = self._distort(x, y)[:2]
+        px = torch.matmul(self._affine, torch.stack((xd, yd), -1)[..., None])[..., 0] + self._offset
+        return torch.where(visible[..., None], px, torch.full_like(px, math.nan)), depth
+
+    def projection_jacobian(self, points: Tensor) -> Tensor:
+        """points (N, 3) -> d px / d world (V, N, 2, 3)."""
+        x, y, depth, visible = self._to_cameras(points)
+        _, _, xx, xy, yy = self._distort(x, y)
+        lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
+        safe = torch.where(visible, depth, torch.ones_like(depth))
+        pinhole = _pinhole_jacobian(torch.stack((x, y), -1), safe, self._rotation[:, None])
+        jacobian = self._affine @ lens @ pinhole
+        return torch.where(visible[..., None, None], jacobian, torch.full_like(jacobian, math.nan))
+
+    def normalise(self, px: Tensor) -> Tensor:
+        """px (V, N, 2) -> xy (V, N, 2)."""
+        x, y, *_ = self._undistort(px)
+        return torch.stack((x, y), -1)
+
+    def normalise_with_jacobian(self, px: Tensor) -> tuple[Tensor, Tensor]:
+        """px (V, N, 2) -> xy (V, N, 2), d xy / d px (V, N, 2, 2)."""
+        x, y, xx, xy, yy = self._undistort(px)
+        lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
+        return torch.stack((x, y), -1), lens @ self._affine_inverse
+
+    def denormalise_with_jacobian(self, xy: Tensor) -> tuple[Tensor, Tensor]:
+        """xy (V, N, 2) -> px (V, N, 2), d px / d xy (V, N, 2, 2)."""
+        known = torch.isfinite(xy).all(-1) & (xy.square().sum(-1) < self._limit2)
+        safe = torch.where(known[..., None], xy, torch.zeros_like(xy)).double()
+        xd, yd, a, b, d = self._distort(safe[..., 0], safe[..., 1])
+        px = torch.matmul(self._affine, torch.stack((xd, yd), -1)[..., None])[..., 0] + self._offset
+        jacobian = self._affine @ torch.stack((a, b, b, d), -1).unflatten(-1, (2, 2))
+        return (torch.where(known[..., None], px, torch.full_like(px, math.nan)),
+                torch.where(known[..., None, None], jacobian, torch.full_like(jacobian, math.nan)))
+
+    def _undistort(self, px: Tensor) -> tuple[Tensor, ...]:
+        distorted = torch.matmul(self._affine_inverse, (px.double() - self._offset)[..., None])
+
+        def invert(group: _Group, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
+            x, y, jacobian = undistort_components(x, y, group.model, group.k, group.limit)
+            return x, y, *jacobian
+
+        return self._by_group(invert, distorted[..., 0, 0], distorted[..., 1, 0])
+
+
+class CameraProjection:
+    """What `Camera` computes, in NumPy; see there."""
+
+    def __init__(self, camera: Camera) -> None:
+        self._rig = RigProjection((camera,))
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """points (N, 3) -> px (N, 2), depth (N,)."""
+        with torch.no_grad():
+            px, depth = self._rig.project(_tensor(points))
+        return px[0].numpy(), depth[0].numpy()
+
+    def normalise(self, px: np.ndarray) -> np.ndarray:
+        """px (N, 2) -> xy (N, 2)."""
+        with torch.no_grad():
+            return self._rig.normalise(_tensor(px)[None])[0].numpy()
+
+    def denormalise(self, xy: np.ndarray) -> np.ndarray:
+        """xy (N, 2) -> px (N, 2)."""
+        with torch.no_grad():
+            return self._rig.denormalise_with_jacobian(_tensor(xy)[None])[0][0].numpy()
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.array(array, dtype=np.float64))
+
+
+def _pinhole_jacobian(xy: Tensor, depth: Tensor, rotation: Tensor) -> Tensor:
+    """d (normalised coordinates) / d (world point): (R[:2] − xy R[2]) / depth.
+
+    xy: (..., 2).  depth: (...), above 0.  rotation: (..., 3, 3) camera from world.  Returns (..., 2, 3).
+    """
+    return (rotation[..., :2, :] - xy[..., None] * rotation[..., 2:, :]) / depth[..., None, None]
+
+
+def _by_model(cameras: Sequence[Camera]) -> tuple[_Group, ...]:
+    # An equidistant lens without coefficients is still r = f θ and no pinhole.
+    models = [camera.distortion_model if camera.D.any() or camera.distortion_model == 'equidistant' else 'none'
+              for camera in cameras]
+    groups = []
+    for model in dict.fromkeys(models):
+        rows = [row for row, other in enumerate(models) if other == model]
+        if model == 'none':
+            D = torch.zeros(len(rows), 1, 0, dtype=torch.float64)
+        else:
+            D = torch.from_numpy(np.stack([cameras[row].D for row in rows]))[:, None]
+        groups.append(_Group(None if len(rows) == len(models) else torch.tensor(rows), model,
+                             coefficients(model, D), folding_radius(model, D)))
+    return tuple(groups)
