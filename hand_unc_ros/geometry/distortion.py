@@ -138,9 +138,10 @@ def _radial_tangential(x: Tensor, y: Tensor, k: Sequence[Tensor]) -> _Distorted:
     p2x, p1y = p2 * x, p1 * y
     cross = p1 * x + p2 * y
     # The tangential terms 2 p1 xy + p2 (q + 2x²) and p1 (q + 2y²) + 2 p2 xy, regrouped.
+    scale = radial + 2 * (p1y + p2x)
     return _Distorted(
-        x * (radial + 2 * (p1y + p2x)) + p2 * q,
-        y * (radial + 2 * (p1y + p2x)) + p1 * q,
+        x * scale + p2 * q,
+        y * scale + p1 * q,
         radial + 2 * (slope * x * x + 3 * p2x + p1y),
         2 * (slope * x * y + cross),
         radial + 2 * (slope * y * y + 3 * p1y + p2x),
@@ -186,16 +187,14 @@ def undistort_components(
     y_in = torch.where(finite, y, torch.zeros_like(y))
     with torch.no_grad():
         u, v = (_equidistant_start(x_in, y_in, k) if model == 'equidistant' else (x_in.clone(), y_in.clone()))
-        for _ in range(_NEWTON_ITERATIONS):
+        for iteration in range(_NEWTON_ITERATIONS + 1):
             at = distort_components(u, v, model, k)
             ex, ey = at.x - x_in, at.y - y_in
             error = torch.maximum(ex.abs(), ey.abs())
-            if not bool((error > _CONVERGED).any()):
+            if iteration == _NEWTON_ITERATIONS or not bool((error > _CONVERGED).any()):
                 break
             xx, xy, yy = _inverse_symmetric(at)
             u, v = u - (xx * ex + xy * ey), v - (xy * ex + yy * ey)
-        at = distort_components(u, v, model, k)
-        error = torch.maximum((at.x - x_in).abs(), (at.y - y_in).abs())
         determinant = at.xx * at.yy - at.xy * at.xy
         ok = finite & (error < ROUND_TRIP_TOLERANCE) & (determinant > 0) & (u * u + v * v < limit * limit)
         u, v = torch.where(ok, u, torch.zeros_like(u)), torch.where(ok, v, torch.zeros_like(v))

@@ -164,7 +164,9 @@ def refine_reprojection(
     for _ in range(iterations):
         normal = sums[..., :3]
         damped = normal + diagonal * (damping[..., None, None] * normal)
-        candidate = current - (_inverse_3x3(damped)[0] @ sums[..., 3:])[..., 0]
+        cofactors, determinant = _cofactors(damped)
+        step = (cofactors @ sums[..., 3:])[..., 0] / torch.where(determinant > 0, determinant, 1.0)[..., None]
+        candidate = current - step
         at = problem.evaluate(candidate, scale2)
         better = at.cost <= cost
         current = torch.where(better[..., None], candidate, current)
@@ -320,11 +322,15 @@ def _inverse_3x3(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """
     scale = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
     scale = torch.where(scale > 0, scale, 1.0)[..., None, None]
-    unit = matrix / scale
-    cofactors = torch.linalg.cross(unit.roll(-1, -2), unit.roll(-2, -2), dim=-1)
-    determinant = (unit[..., 0, :] * cofactors[..., 0, :]).sum(-1)
+    cofactors, determinant = _cofactors(matrix / scale)
     # The trace is 1, so trace(inverse) = trace(cofactors) / determinant bounds the condition number.
     spread = cofactors.diagonal(dim1=-2, dim2=-1).sum(-1)
     solvable = (determinant > 0) & (spread < MAX_CONDITION * determinant)
     determinant = torch.where(solvable, determinant, 1.0)
     return cofactors / (determinant[..., None, None] * scale), solvable
+
+
+def _cofactors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Cofactors of (..., 3, 3), and its determinant."""
+    cofactors = torch.linalg.cross(matrix.roll(-1, -2), matrix.roll(-2, -2), dim=-1)
+    return cofactors, (matrix[..., 0, :] * cofactors[..., 0, :]).sum(-1)
