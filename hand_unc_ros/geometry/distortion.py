@@ -126,7 +126,7 @@ def distort_components(x: Tensor, y: Tensor, model: str, k: Sequence[Tensor]) ->
 
 def _radial_tangential(x: Tensor, y: Tensor, k: Sequence[Tensor]) -> _Distorted:
     k1, k2, p1, p2, k3 = k[:5]
-    q = x * x + y * y
+    q = torch.addcmul(x * x, y, y)
     radial = 1 + q * torch.addcmul(k1, q, torch.addcmul(k2, q, k3))
     slope = torch.addcmul(k1, q, torch.addcmul(2 * k2, q, 3 * k3))  # d radial / dq
     if len(k) == 8:
@@ -136,15 +136,15 @@ def _radial_tangential(x: Tensor, y: Tensor, k: Sequence[Tensor]) -> _Distorted:
         radial = radial / denominator
         slope = (slope - radial * denominator_slope) / denominator
     p2x, p1y = p2 * x, p1 * y
-    cross = p1 * x + p2 * y
     # The tangential terms 2 p1 xy + p2 (q + 2x²) and p1 (q + 2y²) + 2 p2 xy, regrouped.
-    scale = radial + 2 * (p1y + p2x)
+    scale = torch.add(radial, p1y + p2x, alpha=2)
+    slope_x, slope_y = slope * x, slope * y
     return _Distorted(
-        x * scale + p2 * q,
-        y * scale + p1 * q,
-        radial + 2 * (slope * x * x + 3 * p2x + p1y),
-        2 * (slope * x * y + cross),
-        radial + 2 * (slope * y * y + 3 * p1y + p2x),
+        torch.addcmul(p2 * q, x, scale),
+        torch.addcmul(p1 * q, y, scale),
+        torch.add(scale, torch.add(slope_x * x, p2x, alpha=2), alpha=2),
+        2 * (torch.addcmul(p1 * x, y, p2) + slope_x * y),
+        torch.add(scale, torch.add(slope_y * y, p1y, alpha=2), alpha=2),
     )
 
 

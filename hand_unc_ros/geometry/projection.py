@@ -122,18 +122,18 @@ class CameraProjection:
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """points (N, 3) -> px (N, 2), depth (N,)."""
-        with torch.no_grad():
+        with torch.inference_mode():
             px, depth = self._rig.project(_tensor(points))
         return px[0].numpy(), depth[0].numpy()
 
     def normalise(self, px: np.ndarray) -> np.ndarray:
         """px (N, 2) -> xy (N, 2)."""
-        with torch.no_grad():
+        with torch.inference_mode():
             return self._rig.normalise(_tensor(px)[None])[0].numpy()
 
     def denormalise(self, xy: np.ndarray) -> np.ndarray:
         """xy (N, 2) -> px (N, 2)."""
-        with torch.no_grad():
+        with torch.inference_mode():
             return self._rig.denormalise_with_jacobian(_tensor(xy)[None])[0][0].numpy()
 
 

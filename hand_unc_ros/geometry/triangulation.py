@@ -158,22 +158,20 @@ def refine_reprojection(
     known = torch.isfinite(points).all(-1)
     current = torch.where(known[..., None], points, 0.0).double()
     at = problem.evaluate(current, scale2)
-    sums, cost = at.sums, at.cost
-    damping = torch.full_like(cost, 1e-4)
+    damping = torch.full_like(at.cost, 1e-4)
     diagonal = torch.eye(3, dtype=torch.float64, device=points.device)
     for _ in range(iterations):
+        sums = at.sums(at.rows / (1 + at.distance2 / scale2)[..., None, None])
         normal = sums[..., :3]
-        damped = normal + diagonal * (damping[..., None, None] * normal)
-        cofactors, determinant = _cofactors(damped)
+        cofactors, determinant = _cofactors(normal + diagonal * (damping[..., None, None] * normal))
         step = (cofactors @ sums[..., 3:])[..., 0] / torch.where(determinant > 0, determinant, 1.0)[..., None]
-        candidate = current - step
-        at = problem.evaluate(candidate, scale2)
-        better = at.cost <= cost
-        current = torch.where(better[..., None], candidate, current)
-        sums = torch.where(better[..., None, None], at.sums, sums)
-        cost = torch.where(better, at.cost, cost)
+        candidate = problem.evaluate(current - step, scale2)
+        better = candidate.cost <= at.cost
+        current = torch.where(better[..., None], current - step, current)
+        at = _Evaluation(torch.where(better[..., None, None, None], candidate.rows, at.rows),
+                         torch.where(better[..., None], candidate.distance2, at.distance2),
+                         torch.where(better, candidate.cost, at.cost))
         damping = damping * torch.where(better, 0.1, 10.0)
-    at = problem.evaluate(current, math.inf)
     covariance, solvable = problem.covariance(current, at)
     ok = known & solvable
     share = at.rows[..., :3].square().sum((-2, -1)) / (1 + at.distance2 / scale2)
@@ -208,14 +206,16 @@ def propagate_covariance(
 
 
 class _Evaluation(NamedTuple):
-    """sums: (..., N, 3, 4), normal matrix JᵀwJ and gradient Jᵀwr, with r and J whitened and robust weights w.
-    cost: (..., N), infinite where a used camera has the point behind it.  distance2: (..., N, V) squared Mahalanobis.
-    rows: (..., N, V, 2, 4), J and r."""
+    """rows: (..., N, V, 2, 4), whitened Jacobian J and residual r.  distance2: (..., N, V) squared Mahalanobis.
+    cost: (..., N), infinite where a used camera has the point behind it."""
 
-    sums: Tensor
-    cost: Tensor
-    distance2: Tensor
     rows: Tensor
+    distance2: Tensor
+    cost: Tensor
+
+    def sums(self, weighted: Tensor) -> Tensor:
+        """Normal matrix JᵀwJ and gradient Jᵀwr (..., N, 3, 4) from the rows times their robust weights w."""
+        return self.rows[..., :3].flatten(-3, -2).mT @ weighted.flatten(-3, -2)
 
 
 class _Reprojection(NamedTuple):
@@ -249,7 +249,7 @@ class _Reprojection(NamedTuple):
                              (whitening @ xy[..., None])[..., 0])
 
     def evaluate(self, points: Tensor, scale2: float) -> _Evaluation:
-        """Linearise at points (..., N, 3); scale2: squared Cauchy scale, infinite for none."""
+        """Linearise at points (..., N, 3).  scale2: squared Cauchy scale of the cost, infinite for none."""
         axes = self.cameras[..., 2, :]
         depth = points @ axes[..., :3].mT + axes[..., None, :, 3]
         front = depth > MIN_DEPTH
@@ -258,22 +258,16 @@ class _Reprojection(NamedTuple):
         image = (image[..., :3] @ points[..., None])[..., 0] + image[..., 3]
         image = image.unflatten(-1, (-1, 2)) * inverse_depth
         residual = image - self.observed
-        distance2 = residual.square().sum(-1)
         jacobian = self.whitened[..., :3] - image[..., None] * axes[..., None, :, None, :3]
         rows = torch.cat((jacobian * inverse_depth[..., None], residual[..., None]), -1)
-        if math.isinf(scale2):
-            cost, weighted = distance2.sum(-1), rows
-        else:
-            relative = distance2 / scale2
-            cost, weighted = scale2 * torch.log1p(relative).sum(-1), rows / (1 + relative)[..., None, None]
-        cost = torch.where((front | ~self.used).all(-1), cost, math.inf)
-        sums = rows[..., :3].flatten(-3, -2).mT @ weighted.flatten(-3, -2)
-        return _Evaluation(sums, cost, distance2, rows)
+        distance2 = residual.square().sum(-1)
+        cost = distance2.sum(-1) if math.isinf(scale2) else scale2 * torch.log1p(distance2 / scale2).sum(-1)
+        return _Evaluation(rows, distance2, torch.where((front | ~self.used).all(-1), cost, math.inf))
 
     def covariance(self, points: Tensor, at: _Evaluation) -> tuple[Tensor, Tensor]:
         """Inverse information (..., N, 3, 3) of an evaluation at points without robust weights, and whether the views
         determine the point (..., N)."""
-        covariance, solvable = _inverse_3x3(at.sums[..., :3])
+        covariance, solvable = _inverse_3x3(at.sums(at.rows)[..., :3])
         rays = points[..., None, :] - _centres(self.cameras)[..., None, :, :]
         return covariance, solvable & _rays_differ(rays, self.used) & torch.isfinite(at.cost)
 
