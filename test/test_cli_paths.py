@@ -154,8 +154,9 @@ def test_the_tables_hold_every_path_argument():
     assert arguments == set(READ) | set(WRITTEN)
 
 
-@pytest.mark.parametrize('arguments', (['--help'], ['bag', 'info', '{images}'], ['doctor', '--json'],
-                                       ['evaluate', '--bag', '{bag}'], ['--version']), ids=' '.join)
+@pytest.mark.parametrize('arguments', (
+    ['--help'], ['bag', 'info', '{images}'], ['evaluate', '--bag', '{bag}'], ['--version'],
+    pytest.param(['doctor', '--json'], marks=pytest.mark.slow)), ids=' '.join)
 def test_standard_output_on_a_full_disk(arguments, files):
     # Unbuffered, argparse would swallow what its own output runs into.
     environment = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}

@@ -148,6 +148,13 @@ def test_interrupt_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     assert cli.main(['wait']) == 130
 
 
+def test_programs_that_only_hold_a_camera_calibration_load_no_torch() -> None:
+    pytest.importorskip('hand_unc_ros.msg', reason='the messages are not built')
+    code = ('import sys; from hand_unc_ros.nodes import bag_player, bag_recorder, demo, viewer; '
+            "assert 'torch' not in sys.modules")
+    subprocess.run([sys.executable, '-c', code], check=True)
+
+
 def test_doctor_reports_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                         capsys: pytest.CaptureFixture[str]) -> None:
     # None in sys.modules is Python's own way to say that a module cannot be imported.

@@ -88,7 +88,7 @@ def test_a_camera_that_is_early_is_told_as_such():
     assert blamed(reports[-1]) == {1: ('cam1',)} and reports[-1][1].delay_s < -0.1
 
 
-@pytest.mark.parametrize('views', (2, 3, 4))
+@pytest.mark.parametrize('views', (pytest.param(2, marks=pytest.mark.slow), 3, pytest.param(4, marks=pytest.mark.slow)))
 def test_cameras_in_time_are_not_blamed(views: int):
     assert all(not blamed(each) for each in watch(RIG.subset(RIG.names[:views]), 60, {}, seed=70 + views))
 

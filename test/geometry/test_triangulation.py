@@ -147,6 +147,13 @@ def test_gate_averages_the_axes_and_leaves_out_missing_views():
     assert (nothing == 0).all()
 
 
+def test_gate_of_variances_that_overflow_when_added():
+    largest = torch.full((3, 1, 2), torch.finfo(torch.float64).max, dtype=torch.float64)
+    assert (gate_weights(largest) == 1 / 3).all()
+    largest[1] = 1.0
+    assert gate_weights(largest)[:, 0].tolist() == [0, 1, 0]
+
+
 GEOMETRIES = {
     'ring of four': (ring(FOUR), 1.0),
     'stereo pair at 25 degrees': (ring((0, 25), models=('none',)), 1.0),

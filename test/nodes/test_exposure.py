@@ -9,7 +9,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
@@ -23,6 +25,9 @@ from hand_unc_ros.processes.discovery import (
 )
 from hand_unc_ros.processes.shared_memory import PROFILE_VARIABLE, use_large_shared_memory
 from hand_unc_ros.resources import resource
+
+if TYPE_CHECKING:
+    from ros_system import Listener
 
 DEMO_S = 120.0
 
@@ -124,35 +129,6 @@ def descendants(process: int) -> set[int]:
     return found
 
 
-def test_everything_that_the_demo_opens_is_bound_to_this_machine(ros_domain: int, tmp_path: Path, monkeypatch):
-    pytest.importorskip('viser', reason='the page needs the extra `viewer`')
-    pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
-    for variable in (RANGE, LOCALHOST_ONLY, PROFILE_VARIABLE):
-        monkeypatch.delenv(variable, raising=False)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    log = tmp_path / 'log'
-    with log.open('w') as output:
-        demo = subprocess.Popen([sys.executable, '-m', 'hand_unc_ros.cli', 'demo', '--cameras', '2', '--rate', '5',
-                                 '--port', str(port)], stdout=output, stderr=subprocess.STDOUT)
-    try:
-        end_s = time.monotonic() + DEMO_S
-        while 'the hand is at' not in log.read_text():
-            assert demo.poll() is None and time.monotonic() < end_s, log.read_text()
-            time.sleep(0.5)
-        sockets = open_sockets(descendants(demo.pid))
-    finally:
-        demo.terminate()
-        demo.wait(30)
-    listening = [(protocol, address, number) for protocol, address, number, _ in sockets]
-    assert ('tcp', '127.0.0.1', port) in listening
-    # Fast DDS sends from sockets of an ephemeral port, to which nobody is told to send.
-    received = [entry for entry in listening if entry[0].startswith('tcp') or 7400 <= entry[2] < 32768]
-    assert any(entry[0] == 'udp' for entry in received)
-    assert [entry for entry in received if not ipaddress.ip_address(entry[1]).is_loopback] == []
-
-
 def policy() -> dict[str, dict[str, list[str]]]:
     """Node → publish, subscribe and reply → full names, of config/security.policy.xml."""
     rules: dict[str, dict[str, list[str]]] = {}
@@ -169,30 +145,51 @@ def policy() -> dict[str, dict[str, list[str]]]:
     return rules
 
 
-def test_the_sros2_policy_allows_what_the_nodes_do(tmp_path: Path, ros_domain: int):
-    pytest.importorskip('viser', reason='the viewer needs the extra `viewer`')
-    pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
-    from ros_system import system
+def names_refused(listener: Listener, rules: dict[str, dict[str, list[str]]]) -> list[tuple[str, str, str]]:
+    """(node, qualifier, name) of what these nodes publish, subscribe and serve although the rules do not allow it."""
+    listener.until(lambda: all((name, '/hand') in listener.node.get_node_names_and_namespaces() for name in rules),
+                   f'the nodes {list(rules)}', patience_s=90)
+    refused = []
+    for node, allowed in rules.items():
+        for qualifier, ask in (('publish', listener.node.get_publisher_names_and_types_by_node),
+                               ('subscribe', listener.node.get_subscriber_names_and_types_by_node),
+                               ('reply', listener.node.get_service_names_and_types_by_node)):
+            names = [name for name, _ in ask(node, '/hand')]
+            assert names or qualifier == 'subscribe'
+            refused += [(node, qualifier, name) for name in names
+                        if not any(fnmatch.fnmatchcase(name, rule) for rule in allowed[qualifier])]
+    return refused
 
-    rules = policy()
-    with system(tmp_path) as running:
-        running.start_node()
-        for module, parameters in (('viewer', {'port': 0, 'rig.file': str(running.rig_file)}),
-                                   ('synthetic_rig', {'cameras': 2, 'rate': 1.0})):
-            arguments = ['-m', f'hand_unc_ros.nodes.{module}', '--ros-args', '-r', '__ns:=/hand']
-            for name, value in parameters.items():
-                arguments += ['-p', f'{name}:={value}']
-            running._start(arguments, f'{module}.log')
-        listener = running.listener
-        listener.until(lambda: all((name, '/hand') in listener.node.get_node_names_and_namespaces() for name in rules),
-                       f'the nodes {list(rules)}', patience_s=90)
-        listener.until_status('output', b'\x02')
-        for node, allowed in rules.items():
-            for qualifier, ask in (('publish', listener.node.get_publisher_names_and_types_by_node),
-                                   ('subscribe', listener.node.get_subscriber_names_and_types_by_node),
-                                   ('reply', listener.node.get_service_names_and_types_by_node)):
-                names = [name for name, _ in ask(node, '/hand')]
-                refused = [name for name in names
-                           if not any(fnmatch.fnmatchcase(name, rule) for rule in allowed[qualifier])]
-                assert refused == [], f'{node} may not {qualifier} {refused}'
-                assert names or qualifier == 'subscribe'
+
+def test_the_demo_opens_what_is_bound_to_this_machine_and_the_sros2_policy_allows_it(
+        ros_domain: int, tmp_path: Path):
+    pytest.importorskip('viser', reason='the page needs the extra `viewer`')
+    pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
+    from ros_system import Listener
+
+    environment = {name: value for name, value in os.environ.items()
+                   if name not in (RANGE, LOCALHOST_ONLY, PROFILE_VARIABLE)}
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    log = tmp_path / 'log'
+    with log.open('w') as output:
+        demo = subprocess.Popen([sys.executable, '-m', 'hand_unc_ros.cli', 'demo', '--cameras', '2', '--rate', '5',
+                                 '--port', str(port)], stdout=output, stderr=subprocess.STDOUT, env=environment)
+    try:
+        end_s = time.monotonic() + DEMO_S
+        while 'the hand is at' not in log.read_text():
+            assert demo.poll() is None and time.monotonic() < end_s, log.read_text()
+            time.sleep(0.5)
+        sockets = open_sockets(descendants(demo.pid))
+        with closing(Listener()) as listener:
+            assert names_refused(listener, policy()) == []
+    finally:
+        demo.terminate()
+        demo.wait(30)
+    listening = [(protocol, address, number) for protocol, address, number, _ in sockets]
+    assert ('tcp', '127.0.0.1', port) in listening
+    # Fast DDS sends from sockets of an ephemeral port, to which nobody is told to send.
+    received = [entry for entry in listening if entry[0].startswith('tcp') or 7400 <= entry[2] < 32768]
+    assert any(entry[0] == 'udp' for entry in received)
+    assert [entry for entry in received if not ipaddress.ip_address(entry[1]).is_loopback] == []

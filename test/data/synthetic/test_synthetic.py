@@ -22,13 +22,8 @@ from hand_unc_ros.data.synthetic.motion import (
     draw_angles,
 )
 from hand_unc_ros.data.synthetic.rasteriser import Mottling, Projection, merge, render
-from hand_unc_ros.data.synthetic.scene import (
-    PosedHand,
-    Scene,
-    SceneSettings,
-    look_at,
-    ring_of_cameras,
-)
+from hand_unc_ros.data.synthetic.ring import look_at, ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import PosedHand, Scene, SceneSettings
 from hand_unc_ros.hand.limits import ANGLE_LIMITS, ANGLE_NAMES
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH
