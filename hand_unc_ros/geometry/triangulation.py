@@ -11,6 +11,7 @@ Reference: Hartley & Zisserman, Multiple View Geometry, 2nd ed., 12.2 (linear), 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -67,24 +68,21 @@ def triangulate_dlt(
     """
     dtype = xy.dtype
     xy, used = _usable(xy, camera_from_world, valid)
-    cameras = camera_from_world.double()
+    poses = _pose_terms(camera_from_world)
     if weights is None:
-        weights = used.double()
+        weights2 = used.double()
     else:
-        weights = weights.mT
         used = used & torch.isfinite(weights) & (weights > 0)
-        weights = _unit_peak(torch.where(used, weights, 0.0).double())
-    rotation, origin = cameras[..., :3], _centres(cameras).mean(-2, keepdim=True)
-    # Planes about the origin: rows x P₃ − P₁ and y P₃ − P₂ of every view, with P = [R | t + R origin].
-    shifted = torch.cat((rotation, cameras[..., 3:] + rotation @ origin[..., None, :].mT), -1)
-    planes = xy[..., None] * shifted[..., None, :, 2:, :] - shifted[..., None, :, :2, :]
-    planes = (planes * weights[..., None, None]).flatten(-3, -2)
-    sums = planes[..., :3].mT @ planes
-    inverse, solvable = _inverse_3x3(sums[..., :3])
-    solution = origin - (inverse @ sums[..., 3:])[..., 0]
-    depth = solution @ cameras[..., 2, :3].mT + cameras[..., None, :, 2, 3]
-    rays = (xy[..., None, :] @ rotation[..., None, :, :2, :])[..., 0, :] + rotation[..., None, :, 2, :]
-    ok = (solvable & _rays_differ(rays, used) & ((depth > MIN_DEPTH) | ~used).all(-1)
+        weights = torch.where(used, weights, 0.0).double()
+        weights2 = _unit_peak(weights).square()
+    # Per view, the normal matrix is linear in w²(x² + y²), w²x, w²y and w²: one product with constants.
+    x, y = xy.movedim(-1, 0).contiguous()
+    wx, wy = weights2 * x, weights2 * y
+    sums = _sum_over_views((wx * x + wy * y, wx, wy, weights2), poses.planes)
+    inverse, solvable = _inverse_3x3(sums[..., :9].unflatten(-1, (3, 3)))
+    solution = (inverse * sums[..., None, 9:]).sum(-1) + poses.origin
+    depth = poses.cameras[..., 2, :3] @ solution.mT + poses.cameras[..., 2, 3:]
+    ok = (solvable & _rays_differ(x, y, used, poses.scatter) & ((depth > MIN_DEPTH) | ~used).all(-2)
           & torch.isfinite(solution).all(-1))
     return Triangulation(torch.where(ok[..., None], solution, math.nan).to(dtype), ok)
 
@@ -158,32 +156,33 @@ def refine_reprojection(
     known = torch.isfinite(points).all(-1)
     current = torch.where(known[..., None], points, 0.0).double()
     at = problem.evaluate(current, scale2)
-    damping = torch.full_like(at.cost, 1e-4)
+    sums, cost = at.sums, at.cost
+    damping = torch.full_like(cost, 1e-4)
     diagonal = torch.eye(3, dtype=torch.float64, device=points.device)
     for _ in range(iterations):
-        sums = at.sums(at.rows / (1 + at.distance2 / scale2)[..., None, None])
-        normal = sums[..., :3]
+        normal = sums[..., :9].unflatten(-1, (3, 3))
         cofactors, determinant = _cofactors(normal + diagonal * (damping[..., None, None] * normal))
-        step = (cofactors @ sums[..., 3:])[..., 0] / torch.where(determinant > 0, determinant, 1.0)[..., None]
-        candidate = problem.evaluate(current - step, scale2)
-        better = candidate.cost <= at.cost
-        current = torch.where(better[..., None], current - step, current)
-        at = _Evaluation(torch.where(better[..., None, None, None], candidate.rows, at.rows),
-                         torch.where(better[..., None], candidate.distance2, at.distance2),
-                         torch.where(better, candidate.cost, at.cost))
+        step = (cofactors * sums[..., None, 9:]).sum(-1) / torch.where(determinant > 0, determinant, 1.0)[..., None]
+        candidate = current - step
+        at = problem.evaluate(candidate, scale2)
+        better = at.cost <= cost
+        current = torch.where(better[..., None], candidate, current)
+        sums = torch.where(better[..., None], at.sums, sums)
+        cost = torch.where(better, at.cost, cost)
         damping = damping * torch.where(better, 0.1, 10.0)
-    covariance, solvable = problem.covariance(current, at)
+    at = problem.evaluate(current, math.inf)
+    covariance, solvable = problem.covariance(at)
     ok = known & solvable
-    share = at.rows[..., :3].square().sum((-2, -1)) / (1 + at.distance2 / scale2)
-    total = share.sum(-1, keepdim=True)
+    share = at.trace / (1 + at.distance2 / scale2)
+    total = share.sum(-2, keepdim=True)
     share = share / torch.where(total > 0, total, 1.0)
-    observed = ok[..., None] & problem.used
+    observed = ok[..., None, :] & problem.used
     return Refined(
         torch.where(ok[..., None], current, math.nan).to(dtype),
         torch.where(ok[..., None, None], covariance, math.nan).to(dtype),
         ok,
-        torch.where(observed, share, 0.0).mT.to(dtype),
-        torch.where(observed, at.distance2, math.nan).mT.to(dtype),
+        torch.where(observed, share, 0.0).to(dtype),
+        torch.where(observed, at.distance2, math.nan).to(dtype),
     )
 
 
@@ -200,80 +199,119 @@ def propagate_covariance(
     problem = _Reprojection.build(nowhere, xy_covariance, camera_from_world, valid)
     known = torch.isfinite(points).all(-1)
     current = torch.where(known[..., None], points, 0.0).double()
-    covariance, solvable = problem.covariance(current, problem.evaluate(current, math.inf))
+    covariance, solvable = problem.covariance(problem.evaluate(current, math.inf))
     ok = known & solvable
     return torch.where(ok[..., None, None], covariance, math.nan).to(points.dtype)
 
 
+class _PoseTerms(NamedTuple):
+    """What depends on the poses of V cameras alone.
+
+    cameras: (..., V, 3, 4), camera_from_world.  axes: (..., 3V, 4), its rows, all x axes first, for one product with
+    points.  scatter: (..., 9, 6V), see `_row_pairs`; planes: (..., 12, 4V) and origin: (..., 1, 3), see `_plane_terms`;
+    world: (..., 12, 9V), see `_world_terms`.
+    """
+
+    cameras: Tensor
+    axes: Tensor
+    scatter: Tensor
+    planes: Tensor
+    origin: Tensor
+    world: Tensor
+
+
+def _pose_terms(camera_from_world: Tensor) -> _PoseTerms:
+    """Of one rig they are kept, since its poses come again with every set of images."""
+    if camera_from_world.dim() > 3 or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu':
+        return _new_pose_terms(camera_from_world.double())
+    return _kept_pose_terms(camera_from_world.detach().double().numpy().tobytes())
+
+
+def _new_pose_terms(cameras: Tensor) -> _PoseTerms:
+    pairs = _row_pairs(cameras[..., :3])
+    return _PoseTerms(cameras, cameras.transpose(-3, -2).flatten(-3, -2), _view_last(pairs),
+                      *_plane_terms(pairs, cameras), _world_terms(pairs, cameras[..., :3]))
+
+
+@lru_cache(maxsize=64)
+def _kept_pose_terms(cameras: bytes) -> _PoseTerms:
+    # Outside of inference mode, so that autograd can use them too.
+    with torch.inference_mode(False), torch.no_grad():
+        return _new_pose_terms(torch.frombuffer(bytearray(cameras), dtype=torch.float64).reshape(-1, 3, 4))
+
+
 class _Evaluation(NamedTuple):
-    """rows: (..., N, V, 2, 4), whitened Jacobian J and residual r.  distance2: (..., N, V) squared Mahalanobis.
-    cost: (..., N), infinite where a used camera has the point behind it."""
+    """sums: (..., N, 12), normal matrix JᵀΩJ (9) and gradient JᵀΩr (3), Ω = robust weight × S⁻¹.
+    cost: (..., N), infinite where a used camera has the point behind it.  The rest is (..., V, N):
+    distance2 squared Mahalanobis, trace of the view's part of the normal matrix, u and v the projection."""
 
-    rows: Tensor
-    distance2: Tensor
+    sums: Tensor
     cost: Tensor
-
-    def sums(self, weighted: Tensor) -> Tensor:
-        """Normal matrix JᵀwJ and gradient Jᵀwr (..., N, 3, 4) from the rows times their robust weights w."""
-        return self.rows[..., :3].flatten(-3, -2).mT @ weighted.flatten(-3, -2)
+    distance2: Tensor
+    trace: Tensor
+    u: Tensor
+    v: Tensor
 
 
 class _Reprojection(NamedTuple):
-    """A batch of reprojection problems in float64, points before views: a point's views are the rows of one product.
+    """A batch of reprojection problems in float64; components instead of small matrices keep it fast."""
 
-    With S⁻¹ = LᵀL, the residual L(px − xy) is of unit variance, and the rows L P₁₂ of a camera P = [R | t] project
-    whitened at once.
-    """
-
-    cameras: Tensor  # (..., V, 3, 4)
-    used: Tensor  # (..., N, V)
-    whitened: Tensor  # (..., N, V, 2, 4): L P₁₂, zeros where unused
-    observed: Tensor  # (..., N, V, 2): L xy, zeros where unused
+    poses: _PoseTerms
+    used: Tensor  # (..., V, N)
+    x: Tensor  # (..., V, N), zeros where unused, as y
+    y: Tensor
+    information: tuple[Tensor, Tensor, Tensor]  # xx, xy, yy of S⁻¹, each (..., V, N); zeros where unused
 
     @staticmethod
     def build(
         xy: Tensor, covariance: Tensor, camera_from_world: Tensor, valid: Tensor | None,
     ) -> _Reprojection:
         xy, used = _usable(xy, camera_from_world, valid)
-        covariance = covariance.double().transpose(-4, -3)
+        covariance = covariance.double()
         a, b, d = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
         determinant = a * d - b * b
         used = used & (a > 0) & (determinant > 0) & torch.isfinite(a) & torch.isfinite(d)
-        a, determinant = torch.where(used, a, 1.0), torch.where(used, determinant, 1.0)
-        # L is the inverse of Cholesky's factor of S.
-        first, second = a.rsqrt(), (a / determinant).sqrt()
-        whitening = torch.stack((first, torch.zeros_like(a), -torch.where(used, b, 0.0) / a * second, second), -1)
-        whitening = torch.where(used[..., None], whitening, 0.0).unflatten(-1, (2, 2))
-        cameras = camera_from_world.double()
-        return _Reprojection(cameras, used, whitening @ cameras[..., None, :, :2, :],
-                             (whitening @ xy[..., None])[..., 0])
+        determinant = torch.where(used, determinant, 1.0)
+        information = tuple(torch.where(used, part, 0.0) / determinant for part in (d, -b, a))
+        x, y = xy.movedim(-1, 0).contiguous()
+        return _Reprojection(_pose_terms(camera_from_world), used, x, y, information)
 
     def evaluate(self, points: Tensor, scale2: float) -> _Evaluation:
-        """Linearise at points (..., N, 3).  scale2: squared Cauchy scale of the cost, infinite for none."""
-        axes = self.cameras[..., 2, :]
-        depth = points @ axes[..., :3].mT + axes[..., None, :, 3]
+        """Linearise at points (..., N, 3); scale2: squared Cauchy scale, infinite for none."""
+        local = self.poses.axes[..., :3] @ points.mT + self.poses.axes[..., 3:]
+        u, v, depth = local.unflatten(-2, (3, -1)).unbind(-3)
         front = depth > MIN_DEPTH
-        inverse_depth = torch.where(front, depth, 1.0).reciprocal()[..., None]
-        image = self.whitened.flatten(-3, -2)
-        image = (image[..., :3] @ points[..., None])[..., 0] + image[..., 3]
-        image = image.unflatten(-1, (-1, 2)) * inverse_depth
-        residual = image - self.observed
-        jacobian = self.whitened[..., :3] - image[..., None] * axes[..., None, :, None, :3]
-        rows = torch.cat((jacobian * inverse_depth[..., None], residual[..., None]), -1)
-        distance2 = residual.square().sum(-1)
-        cost = distance2.sum(-1) if math.isinf(scale2) else scale2 * torch.log1p(distance2 / scale2).sum(-1)
-        return _Evaluation(rows, distance2, torch.where((front | ~self.used).all(-1), cost, math.inf))
+        inverse_depth = torch.where(front, depth, 1.0).reciprocal()
+        u, v = u * inverse_depth, v * inverse_depth
+        ru, rv = u - self.x, v - self.y
+        xx, xy, yy = self.information
+        gu, gv = xx * ru + xy * rv, xy * ru + yy * rv
+        distance2 = ru * gu + rv * gv
+        if math.isinf(scale2):
+            cost, weight = distance2.sum(-2), inverse_depth
+        else:
+            relative = distance2 / scale2
+            cost, weight = scale2 * torch.log1p(relative).sum(-2), inverse_depth / (1 + relative)
+        gu, gv = gu * weight, gv * weight
+        # Camera-frame part K = Gᵀ S⁻¹ G / depth², with d(u, v)/d(local) = G / depth, G = [1 0 −u; 0 1 −v].
+        weight = weight * inverse_depth
+        k11, k12, k22 = xx * weight, xy * weight, yy * weight
+        k13, k23 = -(u * k11 + v * k12), -(u * k12 + v * k22)
+        k33 = -(u * k13 + v * k23)
+        parts = (k11, k12, k13, k22, k23, k33, gu, gv, -(u * gu + v * gv))
+        cost = torch.where((front | ~self.used).all(-2), cost, math.inf)
+        return _Evaluation(_sum_over_views(parts, self.poses.world), cost, distance2, k11 + k22 + k33, u, v)
 
-    def covariance(self, points: Tensor, at: _Evaluation) -> tuple[Tensor, Tensor]:
-        """Inverse information (..., N, 3, 3) of an evaluation at points without robust weights, and whether the views
-        determine the point (..., N)."""
-        covariance, solvable = _inverse_3x3(at.sums(at.rows)[..., :3])
-        rays = points[..., None, :] - _centres(self.cameras)[..., None, :, :]
-        return covariance, solvable & _rays_differ(rays, self.used) & torch.isfinite(at.cost)
+    def covariance(self, at: _Evaluation) -> tuple[Tensor, Tensor]:
+        """Inverse information (..., N, 3, 3) of an evaluation without robust weights, and whether the
+        views determine the point (..., N)."""
+        covariance, solvable = _inverse_3x3(at.sums[..., :9].unflatten(-1, (3, 3)))
+        differ = _rays_differ(at.u, at.v, self.used, self.poses.scatter)
+        return covariance, solvable & differ & torch.isfinite(at.cost)
 
 
 def _usable(xy: Tensor, camera_from_world: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """xy (..., V, N, 2) as (..., N, V, 2) in float64 with zeros where unused, and which are used (..., N, V)."""
+    """xy (..., V, N, 2) in float64 with zeros where unused, and which are used (..., V, N)."""
     views = xy.shape[-3]
     if camera_from_world.shape[-3:] != (views, 3, 4):
         raise ValueError(f'camera_from_world is {tuple(camera_from_world.shape)}; '
@@ -281,31 +319,68 @@ def _usable(xy: Tensor, camera_from_world: Tensor, valid: Tensor | None) -> tupl
     used = torch.isfinite(xy).all(-1)
     if valid is not None:
         used = used & valid
-    used = used.mT
-    return torch.where(used[..., None], xy.transpose(-3, -2), 0.0).double(), used
+    return torch.where(used[..., None], xy, 0.0).double(), used
 
 
-def _centres(cameras: Tensor) -> Tensor:
-    """Centres of projection (..., V, 3) of camera_from_world (..., V, 3, 4)."""
-    return -(cameras[..., :3] * cameras[..., 3:]).sum(-2)
+def _sum_over_views(parts: tuple[Tensor, ...], terms: Tensor) -> Tensor:
+    """Σ over views and parts: F parts (..., V, N) with terms (..., C, F V) -> (..., N, C)."""
+    return (terms @ torch.stack(parts, -3).flatten(-3, -2)).mT
+
+
+def _view_last(terms: Tensor) -> Tensor:
+    """Constants (..., V, F, C) -> (..., C, F V), as `_sum_over_views` takes them."""
+    return terms.transpose(-3, -2).flatten(-3, -2).mT
+
+
+def _row_pairs(rotation: Tensor) -> Tensor:
+    """For symmetric camera-frame K with entries 11, 12, 13, 22, 23, 33, the matrices whose combination is
+    Rᵀ K R: r₁r₁ᵀ, r₁r₂ᵀ + r₂r₁ᵀ …, flattened.  rotation: (..., V, 3, 3).  Returns (..., V, 6, 9)."""
+    outer = rotation[..., :, None, :, None] * rotation[..., None, :, None, :]
+    outer = (outer + outer.transpose(-4, -3)).flatten(-4, -3).flatten(-2)
+    half = outer.new_tensor((0.5, 1.0, 1.0, 0.5, 1.0, 0.5))
+    return outer[..., (0, 1, 2, 4, 5, 8), :] * half[:, None]
+
+
+def _plane_terms(pairs: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
+    """What the two planes of a view contribute to the linear system, as (..., 12, 4V).
+
+    Columns belong to x² + y², x, y and 1 of every view; rows are the 3×3 normal matrix and the right-hand
+    side about the origin (..., 1, 3), the mean camera centre, which is returned as well.
+    """
+    centre = -(cameras[..., :3] * cameras[..., 3:]).sum(-2)
+    origin = centre.mean(-2, keepdim=True)
+    matrices = torch.stack((pairs[..., 5, :], -pairs[..., 2, :], -pairs[..., 4, :],
+                            pairs[..., 0, :] + pairs[..., 3, :]), -2)
+    right = (matrices.unflatten(-1, (3, 3)) * (centre - origin)[..., None, None, :]).sum(-1)
+    return _view_last(torch.cat((matrices, right), -1)), origin
+
+
+def _world_terms(pairs: Tensor, rotation: Tensor) -> Tensor:
+    """Constants (..., 12, 9V) that turn every view's symmetric camera-frame matrix (6 entries) and vector
+    (3) into the sums of Rᵀ K R (9 rows) and Rᵀ g (3 rows)."""
+    pad = torch.nn.functional.pad
+    return _view_last(torch.cat((pad(pairs, (0, 3)), pad(rotation, (9, 0))), -2))
 
 
 def _unit_peak(weights: Tensor) -> Tensor:
-    """Scale weights (..., N, V) to a peak of 1 over views, which changes no solution."""
-    peak = weights.amax(-1, keepdim=True)
+    """Scale weights (..., V, N) to a peak of 1 over views, which changes no solution."""
+    peak = weights.amax(-2, keepdim=True)
     return weights / torch.where(peak > 0, peak, 1.0)
 
 
-def _rays_differ(rays: Tensor, used: Tensor) -> Tensor:
-    """Whether the used rays (..., N, V, 3), of any length, fix a depth -> (..., N).
+def _rays_differ(x: Tensor, y: Tensor, used: Tensor, scatter_terms: Tensor) -> Tensor:
+    """Whether the used rays through (x, y, 1), each (..., V, N), fix a depth -> (..., N).
 
     Sum over pairs of sin² of their angle, from Σᵢⱼ cos²θᵢⱼ = ‖Σᵢ dᵢdᵢᵀ‖²; for two rays the threshold is
     MIN_RAY_ANGLE exactly.  Opposite rays count as parallel: the point is somewhere between the cameras.
     """
     with torch.no_grad():
-        unit = rays * torch.where(used, rays.square().sum(-1).rsqrt(), 0.0)[..., None]
-        scatter = unit.mT @ unit
-        spread = used.sum(-1).square() - scatter.square().sum((-2, -1))
+        xx, yy = x * x, y * y
+        weight = torch.where(used, (1 + xx + yy).reciprocal(), 0.0)
+        wx, wy = weight * x, weight * y
+        parts = (weight * xx, wx * y, wx, weight * yy, wy, weight)
+        scatter = _sum_over_views(parts, scatter_terms)
+        spread = used.sum(-2).square() - scatter.square().sum(-1)
         return spread > 2 * math.sin(MIN_RAY_ANGLE) ** 2
 
 
