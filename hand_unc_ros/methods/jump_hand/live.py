@@ -203,6 +203,7 @@ class JumpHandLive:
                     crops[row].box_px, crops[row].K, crops[row].camera_from_world, features[row])
         return readings
 
+    @torch.inference_mode()
     def _in_images(self, crops: Sequence[Crop], means: np.ndarray, spread: np.ndarray
                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Joints (R, 21, 2) and variances (R, 21, 2), px of the crops, in pixels of the distorted images; and which lie
@@ -342,6 +343,7 @@ def load_finder(path: Path) -> HandFinder:
     return finder
 
 
+@torch.inference_mode()
 def _ideal(rig: CameraRig, px: np.ndarray) -> np.ndarray:
     """Undistorted pixels (V, N, 2) of distorted ones."""
     xy = rig.normalise(torch.from_numpy(px)).numpy()
