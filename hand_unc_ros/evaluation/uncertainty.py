@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from scipy.integrate import simpson
+from scipy.integrate import simpson, trapezoid
 from scipy.special import chdtr
 
 from hand_unc_ros.evaluation.metrics import finite_mean, pearson
@@ -145,7 +145,7 @@ def ause_stereo(errors: np.ndarray, uncertainty: np.ndarray) -> float:
         return float('nan')
     errors, uncertainty, known = errors[enough], uncertainty[enough], known[enough]
     length, count = np.where(known, errors, 0.0), known.sum(-1)
-    areas = [np.trapz(_remaining_error(length, np.where(known, by, np.inf), count), dx=1 / STEREO_INTERVALS)
+    areas = [trapezoid(_remaining_error(length, np.where(known, by, np.inf), count), dx=1 / STEREO_INTERVALS)
              for by in (uncertainty, errors)]
     return 1e3 * float((areas[0] - areas[1]).mean())
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.integrate import trapezoid
 from scipy.stats import chi2
 
 from hand_unc_ros.evaluation.metrics import pearson
@@ -116,7 +117,7 @@ def test_stereo_ause_by_subsets():
         # The 2·k-th percentile of n values is at the place (n − 1) · k / 50 of their order, rounded up here.
         ordered = np.sort(-by)
         limits = [ordered[math.ceil(Fraction(k * (len(by) - 1), 50))] for k in range(50)]
-        return np.trapz([length[-by >= limit].mean() for limit in limits] + [0.0], dx=1 / 50)
+        return trapezoid([length[-by >= limit].mean() for limit in limits] + [0.0], dx=1 / 50)
 
     areas = []
     for length, by in zip(errors, uncertainty):
