@@ -49,6 +49,9 @@ MIN_HANDEDNESS = 0.005
 ACCELERATIONS = ('auto', 'none', 'openvino')
 # Radians to either side by which crops are turned that are read twice: the network was trained on hands turned by more.
 TURN = 0.2
+# A hand that one search saw is looked for in the same place by the next, within this time: palms under a board or at a
+# slant are found now and then only, but once found their landmarks are followed.
+FIND_MEMORY_S = 0.5
 # Hands that are looked for in each image: both of a person.
 HANDS = 2
 # The variance head that comes with the package.
@@ -114,10 +117,17 @@ class Landmarks:
         self.networks = LandmarkNetworks(files['weights'], files['finder_weights'], device,
                                          choose_precision(options.precision, device), files.get('covariance_head'))
         self._rigs = RigCache()
+        self._finder = ImageHandTracker(self.networks, HANDS)
+        self._found_ns: int | None = None
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
-        """Up to two hands in each view, of either side: palms, confirmed and turned by a first reading."""
-        found = ImageHandTracker(self.networks, HANDS).update(views)
+        """Up to two hands in each view, of either side: those that the last search saw, where they still are, and
+        palms, confirmed and turned by a first reading."""
+        stamp_ns = max((view.stamp_ns for view in views.values()), default=0)
+        if self._found_ns is None or not 0 < stamp_ns - self._found_ns <= 1e9 * FIND_MEMORY_S:
+            self._finder.reset()
+        self._found_ns = stamp_ns
+        found = self._finder.update(views)
         detections = []
         for name, hands in found.items():
             detections.append([
@@ -179,7 +189,8 @@ class Landmarks:
         return with_refinement(triangulation, None, {'fusion': 1e3 * (time.perf_counter() - started)})
 
     def reset(self) -> None:
-        """Nothing is kept between frames."""
+        """Forget the hands of the last search."""
+        self._finder.reset()
 
     def close(self) -> None:
         """Nothing to release."""

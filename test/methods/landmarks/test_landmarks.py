@@ -180,6 +180,25 @@ def test_both_hands_are_found_with_their_sides(monkeypatch: pytest.MonkeyPatch) 
     assert method(monkeypatch, TwoBlobs()).find({'cam': view_of(), 'other': view_of()}) == [[], []]
 
 
+def test_a_hand_that_was_found_is_followed_to_the_next_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = TwoBlobs([palm_at(300, 300)])
+    landmarks = method(monkeypatch, networks)
+
+    def hands_at(seconds: float) -> int:
+        return len(landmarks.find({'cam': replace(view_of(), stamp_ns=int(1e9 * seconds))})[0])
+
+    assert hands_at(1.0) == 1
+    networks.palms = []
+    assert hands_at(1.15) == hands_at(1.3) == 1, 'its palm is not found any more, its landmarks are'
+    assert hands_at(1.9) == 0, 'too long ago'
+    networks.palms = [palm_at(300, 300)]
+    assert hands_at(2.0) == 1
+    networks.palms = []
+    landmarks.reset()
+    assert hands_at(2.1) == 0
+    assert landmarks.find({}) == []
+
+
 @pytest.mark.parametrize('lens', [(), (-0.2, 0.05, 0.001, 0.0, 0.0)])
 @pytest.mark.parametrize('side', ['right', 'left'])
 def test_landmarks_of_a_crop_are_joints_of_the_image(monkeypatch: pytest.MonkeyPatch, side: str,
