@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # `make VENV_OPTIONS=--system-site-packages` keeps a PyTorch that the machine has already (a Jetson's, another CUDA).
 VENV_OPTIONS ?=
-EXTRAS ?= synthetic,viewer,report,train,export,dev
+EXTRAS ?= synthetic,viewer,report,train,export,openvino,dev
 BUILD := .ros/build
 
 SHELL := /bin/bash

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.networks.landmark_models import landmark_models
+from hand_unc_ros.processes.shared_memory import PROFILE_VARIABLE, shipped_profile
 from hand_unc_ros.resources import resource, user_models
 
 OK, NOTE, MISSING = 'ok', 'note', 'missing'
@@ -76,7 +77,7 @@ _EXTRAS = (
      "pip install 'hand_unc_ros[synthetic]'"),
     ('lightning', 'lightning', 'training (hand-unc train)', "pip install 'hand_unc_ros[train]'"),
     ('onnxruntime', 'onnxruntime', 'ONNX files (hand-unc export)', "pip install 'hand_unc_ros[export]'"),
-    ('openvino', 'openvino', 'faster landmark networks on CPUs', "pip install 'hand_unc_ros[openvino]'"),
+    ('openvino', 'openvino', 'faster networks on CPUs', "pip install 'hand_unc_ros[openvino]'"),
     ('viser', 'viser', 'the browser view', "pip install 'hand_unc_ros[viewer]'"),
     ('matplotlib', 'matplotlib', 'plots in reports (hand-unc evaluate)', "pip install 'hand_unc_ros[report]'"),
 )
@@ -203,15 +204,14 @@ def _message_error() -> str | None:
 
 def _transport() -> Iterator[Check]:
     name, purpose = 'Fast DDS profile', 'raw images between processes: without it most are lost'
-    profile = os.environ.get('FASTDDS_DEFAULT_PROFILES_FILE')
+    profile = os.environ.get(PROFILE_VARIABLE)
     if profile is None:
-        shipped = resource('config/fastdds.xml')
         yield Check(name, NOTE, 'set by all that starts nodes here, but not in this shell', purpose,
-                    f'for camera drivers started elsewhere: export FASTDDS_DEFAULT_PROFILES_FILE={shipped}')
+                    f'for camera drivers started elsewhere: export {PROFILE_VARIABLE}={shipped_profile()}')
     elif Path(profile).is_file():
         yield Check(name, OK, f'{profile} (from the environment)', purpose)
     else:
-        yield Check(name, NOTE, f'FASTDDS_DEFAULT_PROFILES_FILE={profile} does not exist', purpose,
+        yield Check(name, NOTE, f'{PROFILE_VARIABLE}={profile} does not exist', purpose,
                     'unset it or name an existing file')
     if Path('/dev/shm').is_dir():
         free = shutil.disk_usage('/dev/shm').free

@@ -9,6 +9,7 @@ from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 
+from hand_unc_ros.processes.shared_memory import PROFILE_VARIABLE, shipped_profile
 from hand_unc_ros.resources import resource
 from launch import Action, LaunchContext, LaunchDescription
 
@@ -22,7 +23,6 @@ ARGUMENTS = {
     'use_respawn': ('false', 'Start the node again when it dies'),
     'log_level': ('info', 'debug, info, warn, error or fatal'),
 }
-PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 
 
 def start_node(context: LaunchContext) -> list[Action]:
@@ -55,6 +55,6 @@ def generate_launch_description() -> LaunchDescription:
         *(DeclareLaunchArgument(name, default_value=default, description=description)
           for name, (default, description) in ARGUMENTS.items()),
         SetEnvironmentVariable(
-            PROFILE, EnvironmentVariable(PROFILE, default_value=str(resource('config/fastdds.xml')))),
+            PROFILE_VARIABLE, EnvironmentVariable(PROFILE_VARIABLE, default_value=str(shipped_profile()))),
         OpaqueFunction(function=start_node),
     ])

@@ -25,6 +25,7 @@ from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import ExecutableInPackage
 
 from hand_unc_ros.data.bags.reader import INPUT_TYPES, open_bag
+from hand_unc_ros.processes.shared_memory import PROFILE_VARIABLE, shipped_profile
 from hand_unc_ros.resources import resource
 from launch import Action, Event, EventHandler, LaunchContext, LaunchDescription
 
@@ -42,7 +43,6 @@ ARGUMENTS = {
     'viewer': ('false', 'Serve the browser view at http://127.0.0.1:8080'),
     'record': ('', "Bag to write: the bag's images and the new estimates"),
 }
-PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 # The player waits that long for the other nodes to subscribe; the estimator does when it is active, after its start and
 # the loading of its networks.
 WAIT_S = 180
@@ -113,6 +113,6 @@ def generate_launch_description() -> LaunchDescription:
         *(DeclareLaunchArgument(name, default_value=default, description=description)
           for name, (default, description) in ARGUMENTS.items()),
         SetEnvironmentVariable(
-            PROFILE, EnvironmentVariable(PROFILE, default_value=str(resource('config/fastdds.xml')))),
+            PROFILE_VARIABLE, EnvironmentVariable(PROFILE_VARIABLE, default_value=str(shipped_profile()))),
         OpaqueFunction(function=start),
     ])

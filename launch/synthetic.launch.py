@@ -9,6 +9,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import EnvironmentVariable, LaunchConfiguration
 from launch_ros.actions import Node
 
+from hand_unc_ros.processes.shared_memory import PROFILE_VARIABLE, shipped_profile
 from hand_unc_ros.resources import resource
 from launch import LaunchDescription
 
@@ -20,7 +21,6 @@ ARGUMENTS = {
     'log_level': ('info', 'debug, info, warn, error or fatal'),
     'viewer': ('true', 'Serve the browser view'),
 }
-PROFILE = 'FASTDDS_DEFAULT_PROFILES_FILE'
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -39,7 +39,7 @@ def generate_launch_description() -> LaunchDescription:
         *(DeclareLaunchArgument(name, default_value=default, description=description)
           for name, (default, description) in ARGUMENTS.items()),
         SetEnvironmentVariable(
-            PROFILE, EnvironmentVariable(PROFILE, default_value=str(resource('config/fastdds.xml')))),
+            PROFILE_VARIABLE, EnvironmentVariable(PROFILE_VARIABLE, default_value=str(shipped_profile()))),
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(resource('launch/multiview.launch.py'))),
             # The rig stamps its images with the system's clock.

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from chaos_camera import FAULTS, INFOS
-from ros_system import Process, end
+from ros_system import Process
 
 from hand_unc_ros.data.rigs import save_rig
 from hand_unc_ros.data.synthetic.ring import ring_of_cameras
@@ -241,8 +241,15 @@ class Chaos:
         for fault in self.active:
             if fault.kind.startswith('stop'):
                 fault.undo()
-        end([self.observer])
-        end([self.node, *self.cameras.values()])
+        for processes in ([self.observer], [self.node, *self.cameras.values()]):
+            for process in processes:
+                process.interrupt()
+            for process in processes:
+                try:
+                    process.wait()
+                except AssertionError as error:
+                    # A violation like others, which must not cost the report.
+                    self.deaths.append(str(error))
         remove_dead_segments()
 
     def _said(self, name: str) -> str:

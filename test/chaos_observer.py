@@ -24,9 +24,9 @@ FUTURE_S = 0.2
 MAX_SIGMA_M = 1.0
 MAX_DISTANCE_M = 10.0
 MIN_VIEWS = 2
-# A hand that is followed without a fault keeps its number from one set of images to the next, which is up to so many
-# seconds later, once the last fault is so long ago. One set that gives no hand, on a busy machine, ends a track.
-FOLLOWED_GAP_S, CALM_S = 0.19, 3.0
+# A hand that is followed without a fault keeps its number from one message to the next, which is up to so many seconds
+# later, once the last fault is so long ago.
+FOLLOWED_GAP_S, CALM_S = 0.5, 3.0
 # Estimate and mesh go out together; either may be the first to arrive.
 MESH_DELAY_S = 3.0
 _PSD_SLACK = 1e-9

@@ -1,12 +1,15 @@
-"""The examples in the docstrings of the front door run as they are printed."""
+"""The examples in the docstrings of the front door, and the README's, run as they are printed."""
 
 from __future__ import annotations
 
 import doctest
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import recording_cases
+from repository import ROOT
 from rig_cases import ring
 from view_cases import hand
 
@@ -19,7 +22,6 @@ EXAMPLES = [example for example in doctest.DocTestFinder(exclude_empty=True).fin
 def test_example(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if 'synthetic' in example.docstring:
         pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
-        pytest.importorskip('smplx', reason='posing a hand needs the extra `hand`')
     if "'recording'" in example.docstring:
         rig = ring((0, 90, 210))
         recording_cases.write_bag(
@@ -29,6 +31,17 @@ def test_example(example: doctest.DocTest, tmp_path: Path, monkeypatch: pytest.M
     report: list[str] = []
     failed, _ = doctest.DocTestRunner(optionflags=doctest.FAIL_FAST).run(example, out=report.append)
     assert not failed, ''.join(report)
+
+
+@pytest.mark.parametrize('live', [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_readme_without_ros_runs_as_it_is_typed(live: bool) -> None:
+    pytest.importorskip('numba', reason='rendering needs the extra `synthetic`')
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(encoding='utf-8'), re.DOTALL)
+    code, = (block for block in blocks if 'rclpy' not in block)
+    names: dict[str, Any] = {}
+    exec(code if live else code[:code.index('result =')], names)
+    assert names['joints'].shape == (21, 3) and names['covariance'].shape == (21, 3, 3)
+    assert not live or len(names['result'].hands) == 1
 
 
 def test_every_function_of_the_front_door_has_an_example() -> None:

@@ -1,5 +1,6 @@
 """A hand in front of a rig, and what perfect or noisy 2D networks would say of it."""
 
+from functools import lru_cache
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from hand_cases import regressed
 
 from hand_unc_ros.estimation.types import FrameSet
-from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.rig_cache import RigCache
 from hand_unc_ros.hand.crops import box_around, reach_box
 from hand_unc_ros.hand.joints import FINGERS
 from hand_unc_ros.hand.standin import build_standin
@@ -38,6 +39,12 @@ REST = {side: regressed(arrays, arrays['v_template'])
 
 def hand(turn=(0.5, -0.3, 0.8), place=(0.0, 0.0, 0.0), side='right', curl=0.5):
     """Joints (21, 3) of the stand-in, fingers curled by `curl` rad a joint, the palm's middle at `place`."""
+    return curled(side, curl) @ rotation(turn).T + place
+
+
+@lru_cache(maxsize=256)
+def curled(side, curl):
+    """Joints (21, 3) of the stand-in, unturned, the palm's middle at the origin."""
     joints = REST[side].copy()
     palm = np.cross(joints[5] - joints[0], joints[17] - joints[0]) * (1 if side == 'right' else -1)
     for finger in range(1, len(FINGERS)):
@@ -49,13 +56,13 @@ def hand(turn=(0.5, -0.3, 0.8), place=(0.0, 0.0, 0.0), side='right', curl=0.5):
             joints[joint + 1 : first + 4] = (joints[joint + 1 : first + 4] - joints[joint]) @ bend.T + joints[
                 joint
             ]
-    centred = joints - joints[[0, 5, 9, 13, 17]].mean(axis=0)
-    return centred @ rotation(turn).T + place
+    return joints - joints[[0, 5, 9, 13, 17]].mean(axis=0)
 
 
 def project(rig, joints):
     """(V, 21, 2) pixels."""
-    return rig.project(torch.from_numpy(np.ascontiguousarray(joints)))[0].numpy()
+    with torch.inference_mode():
+        return rig.project(torch.from_numpy(np.ascontiguousarray(joints)))[0].numpy()
 
 
 def see(rig, joints, sigma_px=1.0, noise=0.0, seed=0, hidden=()):
@@ -98,7 +105,7 @@ class TruthMethod:
         self.motion, self.sigma_px, self.noise, self.lost, self.alter = motion, sigma_px, noise, set(lost), alter
         self.start_ns, self.refine = start_ns, refine
         self.options = MethodOptions()
-        self.calls, self.resets = [], 0
+        self.calls, self.resets, self._rigs = [], 0, RigCache()
 
     def look(self, rig, stamp_ns):
         """What is seen of the hand by the cameras of a rig, stacked."""
@@ -115,7 +122,7 @@ class TruthMethod:
         if not crops:
             return []
         stamp_ns = crops[0].view.stamp_ns
-        estimate = self.look(CameraRig([crop.camera for crop in crops]), stamp_ns)
+        estimate = self.look(self._rigs.of([crop.camera for crop in crops]), stamp_ns)
         return list(readings_of(estimate, stamp_ns, crops[0].handedness).values())
 
     def fuse(self, window, rig, track):

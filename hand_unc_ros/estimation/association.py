@@ -130,9 +130,8 @@ def distances(hands: ImageHands, rig: CameraRig, joints: np.ndarray, covariance:
     """
     count = len(joints)
     points = torch.from_numpy(np.ascontiguousarray(joints.reshape(-1, 3)))
-    px = rig.project(points)[0].numpy().reshape(len(rig), count, JOINT_COUNT, 2)[hands.view].swapaxes(0, 1)
-    jacobian = rig.projection_jacobian(points).numpy().reshape(len(rig), count, JOINT_COUNT, 2, 3)
-    jacobian = jacobian[hands.view].swapaxes(0, 1)
+    px, jacobian = (part.numpy().reshape(len(rig), count, JOINT_COUNT, *part.shape[2:])[hands.view].swapaxes(0, 1)
+                    for part in rig.project_with_jacobian(points))
     spread = jacobian @ covariance[:, None] @ jacobian.swapaxes(-1, -2)
     spread = spread + hands.variance_px2[..., None] * np.eye(2)
     residual = px - hands.joints_px

@@ -15,6 +15,7 @@ from hand_unc_ros.methods.contract import CropBox
 MIN_INSIDE = 0.5
 
 
+@torch.inference_mode()
 def boxes_around(rig: CameraRig, predicted: np.ndarray, crop_box: CropBox = crops.reach_box) -> np.ndarray:
     """Boxes (V, 4) in undistorted pixels around the projected joints; NaN where most of these are outside the image.
 

@@ -57,10 +57,10 @@ def innovations(views: ViewGaussians, rig: CameraRig, joints: np.ndarray) -> Inn
     """
     views, size = within_range(views), len(views.cameras)
     joints = np.where((np.abs(joints) <= MAX_DISTANCE).all(-1, keepdims=True), joints, np.nan)
-    points = torch.from_numpy(np.ascontiguousarray(joints))
+    with torch.inference_mode():
+        projected, by_point = (part.numpy() for part in rig.project_with_jacobian(torch.from_numpy(joints)))
     sigma = np.sqrt(views.variance_px2)
-    residual = (views.joints_px - rig.project(points)[0].numpy()) / sigma
-    by_point = rig.projection_jacobian(points).numpy()
+    residual = (views.joints_px - projected) / sigma
     jacobian = by_point / sigma[..., None]
     seen = views.valid & np.isfinite(residual).all(-1) & np.isfinite(jacobian).all((-2, -1))
     count = seen.sum(0)

@@ -58,7 +58,7 @@ def _effects(rig: CameraRig, points: np.ndarray) -> tuple[np.ndarray, np.ndarray
     local = points @ pose[:, :, :3].swapaxes(1, 2) + pose[:, None, :, 3]
     depth = np.where(local[..., 2] > MIN_DEPTH, local[..., 2], np.nan)
     xy = local[..., :2] / depth[..., None]
-    with torch.no_grad():
+    with torch.inference_mode():
         px, lens = (part.numpy() for part in rig.denormalise_with_jacobian(torch.from_numpy(xy)))
     u, v = xy[..., 0], xy[..., 1]
     # A camera turned by δφ and moved by δc sees the point p at p − δφ × p − δc.

@@ -256,12 +256,14 @@ class CameraRig:
         """
         return self._projection.project(points)
 
-    def projection_jacobian(self, points: Tensor) -> Tensor:
-        """d px / d world (V, N, 2, 3), pixels per metre, distortion included, at points (N, 3).
+    def project_with_jacobian(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """As the px of `project`, with J (V, N, 2, 3) = d px / d world, pixels per metre, distortion included; NaN
+        where px is."""
+        return self._projection.project_with_jacobian(points)
 
-        NaN where `project` gives NaN.
-        """
-        return self._projection.projection_jacobian(points)
+    def projection_jacobian(self, points: Tensor) -> Tensor:
+        """The J of `project_with_jacobian` alone."""
+        return self.project_with_jacobian(points)[1]
 
     def normalise(self, px: Tensor) -> Tensor:
         """px (V, N, 2) -> undistorted normalised image coordinates (V, N, 2).

@@ -126,7 +126,7 @@ def distort_components(x: Tensor, y: Tensor, model: str, k: Sequence[Tensor]) ->
 
 def _radial_tangential(x: Tensor, y: Tensor, k: Sequence[Tensor]) -> _Distorted:
     k1, k2, p1, p2, k3 = k[:5]
-    q = x * x + y * y
+    q = torch.addcmul(x * x, y, y)
     radial = 1 + q * torch.addcmul(k1, q, torch.addcmul(k2, q, k3))
     slope = torch.addcmul(k1, q, torch.addcmul(2 * k2, q, 3 * k3))  # d radial / dq
     if len(k) == 8:
@@ -136,14 +136,15 @@ def _radial_tangential(x: Tensor, y: Tensor, k: Sequence[Tensor]) -> _Distorted:
         radial = radial / denominator
         slope = (slope - radial * denominator_slope) / denominator
     p2x, p1y = p2 * x, p1 * y
-    cross = p1 * x + p2 * y
     # The tangential terms 2 p1 xy + p2 (q + 2x²) and p1 (q + 2y²) + 2 p2 xy, regrouped.
+    scale = torch.add(radial, p1y + p2x, alpha=2)
+    slope_x, slope_y = slope * x, slope * y
     return _Distorted(
-        x * (radial + 2 * (p1y + p2x)) + p2 * q,
-        y * (radial + 2 * (p1y + p2x)) + p1 * q,
-        radial + 2 * (slope * x * x + 3 * p2x + p1y),
-        2 * (slope * x * y + cross),
-        radial + 2 * (slope * y * y + 3 * p1y + p2x),
+        torch.addcmul(p2 * q, x, scale),
+        torch.addcmul(p1 * q, y, scale),
+        torch.add(scale, torch.add(slope_x * x, p2x, alpha=2), alpha=2),
+        2 * (torch.addcmul(p1 * x, y, p2) + slope_x * y),
+        torch.add(scale, torch.add(slope_y * y, p1y, alpha=2), alpha=2),
     )
 
 
@@ -186,16 +187,14 @@ def undistort_components(
     y_in = torch.where(finite, y, torch.zeros_like(y))
     with torch.no_grad():
         u, v = (_equidistant_start(x_in, y_in, k) if model == 'equidistant' else (x_in.clone(), y_in.clone()))
-        for _ in range(_NEWTON_ITERATIONS):
+        for iteration in range(_NEWTON_ITERATIONS + 1):
             at = distort_components(u, v, model, k)
             ex, ey = at.x - x_in, at.y - y_in
             error = torch.maximum(ex.abs(), ey.abs())
-            if not bool((error > _CONVERGED).any()):
+            if iteration == _NEWTON_ITERATIONS or not bool((error > _CONVERGED).any()):
                 break
             xx, xy, yy = _inverse_symmetric(at)
             u, v = u - (xx * ex + xy * ey), v - (xy * ex + yy * ey)
-        at = distort_components(u, v, model, k)
-        error = torch.maximum((at.x - x_in).abs(), (at.y - y_in).abs())
         determinant = at.xx * at.yy - at.xy * at.xy
         ok = finite & (error < ROUND_TRIP_TOLERANCE) & (determinant > 0) & (u * u + v * v < limit * limit)
         u, v = torch.where(ok, u, torch.zeros_like(u)), torch.where(ok, v, torch.zeros_like(v))

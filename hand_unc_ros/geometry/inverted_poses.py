@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,15 +17,17 @@ _FITS_PX = 8.0
 _WORSE = 4.0
 
 
+@torch.inference_mode()
 def inversion_hint(rig: CameraRig, px: np.ndarray, valid: np.ndarray) -> str | None:
     """The warning where joints px (V, N, 2), valid (V, N), do not triangulate as the poses are given and do with every
     pose inverted; None elsewhere."""
     if (valid.sum(0) > 1).sum() < 4:
         return None
-    as_given = _residual_px(rig, px, valid)
+    xy = rig.normalise(torch.from_numpy(np.ascontiguousarray(px, dtype=np.float64)))
+    as_given = _residual_px(rig, px, xy, valid)
     if as_given < _FITS_PX:
         return None
-    other = _residual_px(inverted(rig), px, valid)
+    other = _residual_px(_kept_inverse(rig), px, xy, valid)
     if not other < min(_FITS_PX, as_given / _WORSE):
         return None
     given = f'{as_given:.0f} px' if math.isfinite(as_given) else 'not at all'
@@ -32,14 +35,16 @@ def inversion_hint(rig: CameraRig, px: np.ndarray, valid: np.ndarray) -> str | N
             'world_from_camera in the rig file, not camera_from_world (or the other way round in files of other tools)')
 
 
-def _residual_px(rig: CameraRig, px: np.ndarray, valid: np.ndarray) -> float:
-    """Median distance of triangulated points (N, 3) from their pixels; inf where fewer than half are determined."""
-    with torch.no_grad():
-        xy = rig.normalise(torch.from_numpy(np.ascontiguousarray(px, dtype=np.float64)))
-        used = torch.from_numpy(np.ascontiguousarray(valid)) & torch.isfinite(xy).all(-1)
-        result = triangulate_dlt(xy, rig.camera_from_world, None, used)
-        points = torch.where(result.valid[:, None], result.points, torch.zeros_like(result.points))
-        projected = rig.project(points)[0].numpy()
+# A rig takes ten times as long to make as the joints to triangulate, and every set without a hand asks for it.
+_kept_inverse = lru_cache(maxsize=4)(inverted)
+
+
+def _residual_px(rig: CameraRig, px: np.ndarray, xy: torch.Tensor, valid: np.ndarray) -> float:
+    """Median distance of triangulated points (N, 3) from their pixels; inf where fewer than half are determined.
+    xy: (V, N, 2) normalised px."""
+    used = torch.from_numpy(np.ascontiguousarray(valid)) & torch.isfinite(xy).all(-1)
+    result = triangulate_dlt(xy, rig.camera_from_world, None, used)
+    projected = rig.project(torch.where(result.valid[:, None], result.points, 0.0))[0].numpy()
     distance = np.linalg.norm(projected - px, axis=-1)
     seen = used.numpy() & result.valid.numpy() & np.isfinite(distance)
     wanted = (used.numpy().sum(0) > 1).sum()

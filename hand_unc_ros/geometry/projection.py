@@ -32,12 +32,14 @@ class _Group(NamedTuple):
 class RigProjection:
     """What `CameraRig` computes, of its cameras in their order; see there."""
 
+    # Constants outlive the inference mode in which they may be made, and serve autograd after it.
+    @torch.inference_mode(False)
     def __init__(self, cameras: Sequence[Camera]) -> None:
         self.camera_from_world: Tensor = torch.from_numpy(np.stack([camera.camera_from_world[:3] for camera in cameras]))
         self._rotation = self.camera_from_world[:, :, :3]
         self._translation = self.camera_from_world[:, None, :, 3]
         K = torch.from_numpy(np.stack([camera.K for camera in cameras]))
-        self._affine, self._offset = K[:, None, :2, :2], K[:, None, :2, 2]
+        self._affine, self._offset = K[:, :2, :2], K[:, None, :2, 2]
         self._affine_inverse = torch.linalg.inv(self._affine)
         self._groups = _by_model(cameras)
         order = [row for group in self._groups if group.rows is not None for row in group.rows.tolist()]
@@ -55,35 +57,34 @@ class RigProjection:
                  for group in self._groups]
         return tuple(torch.cat(pieces)[self._order] for pieces in zip(*parts))
 
-    def _to_cameras(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """points (N, 3) -> normalised x, y (V, N), depth (V, N), visible (V, N); x = y = 0 where not."""
+    def _to_cameras(self, points: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """points (N, 3) -> xy normalised (V, N, 2), depth (V, N), visible (V, N); xy = 0 where not."""
         local = torch.matmul(points.double(), self._rotation.mT) + self._translation
         depth = local[..., 2]
-        safe = torch.where(depth > 0, depth, torch.ones_like(depth))
-        xy = local[..., :2] / safe[..., None]
+        xy = local[..., :2] / torch.where(depth > 0, depth, 1.0)[..., None]
         visible = (depth > 0) & (xy.square().sum(-1) < self._limit2)
-        xy = torch.where(visible[..., None], xy, torch.zeros_like(xy))
-        return xy[..., 0], xy[..., 1], depth, visible
+        return torch.where(visible[..., None], xy, 0.0), depth, visible
 
-    def _distort(self, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
-        return self._by_group(lambda group, x, y: distort_components(x, y, group.model, group.k), x, y)
+    def _distort(self, xy: Tensor) -> tuple[Tensor, ...]:
+        return self._by_group(lambda group, x, y: distort_components(x, y, group.model, group.k), *xy.unbind(-1))
+
+    def _to_pixels(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.matmul(torch.stack((x, y), -1), self._affine.mT) + self._offset
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """points (N, 3) -> px (V, N, 2), depth (V, N)."""
-        x, y, depth, visible = self._to_cameras(points)
-        xd, yd = self._distort(x, y)[:2]
-        px = torch.matmul(self._affine, torch.stack((xd, yd), -1)[..., None])[..., 0] + self._offset
-        return torch.where(visible[..., None], px, torch.full_like(px, math.nan)), depth
+        xy, depth, visible = self._to_cameras(points)
+        px = self._to_pixels(*self._distort(xy)[:2])
+        return torch.where(visible[..., None], px, math.nan), depth
 
-    def projection_jacobian(self, points: Tensor) -> Tensor:
-        """points (N, 3) -> d px / d world (V, N, 2, 3)."""
-        x, y, depth, visible = self._to_cameras(points)
-        _, _, xx, xy, yy = self._distort(x, y)
-        lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
-        safe = torch.where(visible, depth, torch.ones_like(depth))
-        pinhole = _pinhole_jacobian(torch.stack((x, y), -1), safe, self._rotation[:, None])
-        jacobian = self._affine @ lens @ pinhole
-        return torch.where(visible[..., None, None], jacobian, torch.full_like(jacobian, math.nan))
+    def project_with_jacobian(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """points (N, 3) -> px (V, N, 2), d px / d world (V, N, 2, 3)."""
+        xy, depth, visible = self._to_cameras(points)
+        x, y, *lens = self._distort(xy)
+        pinhole = _pinhole_jacobian(xy, torch.where(visible, depth, 1.0), self._rotation[:, None])
+        jacobian = self._affine[:, None] @ (_symmetric(*lens) @ pinhole)
+        return (torch.where(visible[..., None], self._to_pixels(x, y), math.nan),
+                torch.where(visible[..., None, None], jacobian, math.nan))
 
     def normalise(self, px: Tensor) -> Tensor:
         """px (V, N, 2) -> xy (V, N, 2)."""
@@ -92,28 +93,25 @@ class RigProjection:
 
     def normalise_with_jacobian(self, px: Tensor) -> tuple[Tensor, Tensor]:
         """px (V, N, 2) -> xy (V, N, 2), d xy / d px (V, N, 2, 2)."""
-        x, y, xx, xy, yy = self._undistort(px)
-        lens = torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
-        return torch.stack((x, y), -1), lens @ self._affine_inverse
+        x, y, *lens = self._undistort(px)
+        return torch.stack((x, y), -1), _symmetric(*lens) @ self._affine_inverse[:, None]
 
     def denormalise_with_jacobian(self, xy: Tensor) -> tuple[Tensor, Tensor]:
         """xy (V, N, 2) -> px (V, N, 2), d px / d xy (V, N, 2, 2)."""
         known = torch.isfinite(xy).all(-1) & (xy.square().sum(-1) < self._limit2)
-        safe = torch.where(known[..., None], xy, torch.zeros_like(xy)).double()
-        xd, yd, a, b, d = self._distort(safe[..., 0], safe[..., 1])
-        px = torch.matmul(self._affine, torch.stack((xd, yd), -1)[..., None])[..., 0] + self._offset
-        jacobian = self._affine @ torch.stack((a, b, b, d), -1).unflatten(-1, (2, 2))
-        return (torch.where(known[..., None], px, torch.full_like(px, math.nan)),
-                torch.where(known[..., None, None], jacobian, torch.full_like(jacobian, math.nan)))
+        x, y, *lens = self._distort(torch.where(known[..., None], xy, 0.0).double())
+        jacobian = self._affine[:, None] @ _symmetric(*lens)
+        return (torch.where(known[..., None], self._to_pixels(x, y), math.nan),
+                torch.where(known[..., None, None], jacobian, math.nan))
 
     def _undistort(self, px: Tensor) -> tuple[Tensor, ...]:
-        distorted = torch.matmul(self._affine_inverse, (px.double() - self._offset)[..., None])
+        distorted = torch.matmul(px.double() - self._offset, self._affine_inverse.mT)
 
         def invert(group: _Group, x: Tensor, y: Tensor) -> tuple[Tensor, ...]:
             x, y, jacobian = undistort_components(x, y, group.model, group.k, group.limit)
             return x, y, *jacobian
 
-        return self._by_group(invert, distorted[..., 0, 0], distorted[..., 1, 0])
+        return self._by_group(invert, *distorted.unbind(-1))
 
 
 class CameraProjection:
@@ -124,23 +122,28 @@ class CameraProjection:
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """points (N, 3) -> px (N, 2), depth (N,)."""
-        with torch.no_grad():
+        with torch.inference_mode():
             px, depth = self._rig.project(_tensor(points))
         return px[0].numpy(), depth[0].numpy()
 
     def normalise(self, px: np.ndarray) -> np.ndarray:
         """px (N, 2) -> xy (N, 2)."""
-        with torch.no_grad():
+        with torch.inference_mode():
             return self._rig.normalise(_tensor(px)[None])[0].numpy()
 
     def denormalise(self, xy: np.ndarray) -> np.ndarray:
         """xy (N, 2) -> px (N, 2)."""
-        with torch.no_grad():
+        with torch.inference_mode():
             return self._rig.denormalise_with_jacobian(_tensor(xy)[None])[0][0].numpy()
 
 
 def _tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.array(array, dtype=np.float64))
+
+
+def _symmetric(xx: Tensor, xy: Tensor, yy: Tensor) -> Tensor:
+    """Matrices (..., 2, 2) of their entries (...)."""
+    return torch.stack((xx, xy, xy, yy), -1).unflatten(-1, (2, 2))
 
 
 def _pinhole_jacobian(xy: Tensor, depth: Tensor, rotation: Tensor) -> Tensor:

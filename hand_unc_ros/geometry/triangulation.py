@@ -11,6 +11,7 @@ Reference: Hartley & Zisserman, Multiple View Geometry, 2nd ed., 12.2 (linear), 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -67,7 +68,7 @@ def triangulate_dlt(
     """
     dtype = xy.dtype
     xy, used = _usable(xy, camera_from_world, valid)
-    cameras = camera_from_world.double()
+    poses = _pose_terms(camera_from_world)
     if weights is None:
         weights2 = used.double()
     else:
@@ -75,15 +76,13 @@ def triangulate_dlt(
         weights = torch.where(used, weights, 0.0).double()
         weights2 = _unit_peak(weights).square()
     # Per view, the normal matrix is linear in w²(x² + y²), w²x, w²y and w²: one product with constants.
-    pairs = _row_pairs(cameras[..., :3])
-    terms, origin = _plane_terms(pairs, cameras)
     x, y = xy.movedim(-1, 0).contiguous()
     wx, wy = weights2 * x, weights2 * y
-    sums = _sum_over_views((wx * x + wy * y, wx, wy, weights2), terms)
+    sums = _sum_over_views((wx * x + wy * y, wx, wy, weights2), poses.planes)
     inverse, solvable = _inverse_3x3(sums[..., :9].unflatten(-1, (3, 3)))
-    solution = (inverse * sums[..., None, 9:]).sum(-1) + origin
-    depth = cameras[..., 2, :3] @ solution.mT + cameras[..., 2, 3:]
-    ok = (solvable & _rays_differ(x, y, used, pairs) & ((depth > MIN_DEPTH) | ~used).all(-2)
+    solution = (inverse * sums[..., None, 9:]).sum(-1) + poses.origin
+    depth = poses.cameras[..., 2, :3] @ solution.mT + poses.cameras[..., 2, 3:]
+    ok = (solvable & _rays_differ(x, y, used, poses.scatter) & ((depth > MIN_DEPTH) | ~used).all(-2)
           & torch.isfinite(solution).all(-1))
     return Triangulation(torch.where(ok[..., None], solution, math.nan).to(dtype), ok)
 
@@ -162,8 +161,8 @@ def refine_reprojection(
     diagonal = torch.eye(3, dtype=torch.float64, device=points.device)
     for _ in range(iterations):
         normal = sums[..., :9].unflatten(-1, (3, 3))
-        damped = normal + diagonal * (damping[..., None, None] * normal)
-        step = (_inverse_3x3(damped)[0] * sums[..., None, 9:]).sum(-1)
+        cofactors, determinant = _cofactors(normal + diagonal * (damping[..., None, None] * normal))
+        step = (cofactors * sums[..., None, 9:]).sum(-1) / torch.where(determinant > 0, determinant, 1.0)[..., None]
         candidate = current - step
         at = problem.evaluate(candidate, scale2)
         better = at.cost <= cost
@@ -205,6 +204,42 @@ def propagate_covariance(
     return torch.where(ok[..., None, None], covariance, math.nan).to(points.dtype)
 
 
+class _PoseTerms(NamedTuple):
+    """What depends on the poses of V cameras alone.
+
+    cameras: (..., V, 3, 4), camera_from_world.  axes: (..., 3V, 4), its rows, all x axes first, for one product with
+    points.  scatter: (..., 9, 6V), see `_row_pairs`; planes: (..., 12, 4V) and origin: (..., 1, 3), see `_plane_terms`;
+    world: (..., 12, 9V), see `_world_terms`.
+    """
+
+    cameras: Tensor
+    axes: Tensor
+    scatter: Tensor
+    planes: Tensor
+    origin: Tensor
+    world: Tensor
+
+
+def _pose_terms(camera_from_world: Tensor) -> _PoseTerms:
+    """Of one rig they are kept, since its poses come again with every set of images."""
+    if camera_from_world.dim() > 3 or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu':
+        return _new_pose_terms(camera_from_world.double())
+    return _kept_pose_terms(camera_from_world.detach().double().numpy().tobytes())
+
+
+def _new_pose_terms(cameras: Tensor) -> _PoseTerms:
+    pairs = _row_pairs(cameras[..., :3])
+    return _PoseTerms(cameras, cameras.transpose(-3, -2).flatten(-3, -2), _view_last(pairs),
+                      *_plane_terms(pairs, cameras), _world_terms(pairs, cameras[..., :3]))
+
+
+@lru_cache(maxsize=64)
+def _kept_pose_terms(cameras: bytes) -> _PoseTerms:
+    # Outside of inference mode, so that autograd can use them too.
+    with torch.inference_mode(False), torch.no_grad():
+        return _new_pose_terms(torch.frombuffer(bytearray(cameras), dtype=torch.float64).reshape(-1, 3, 4))
+
+
 class _Evaluation(NamedTuple):
     """sums: (..., N, 12), normal matrix JᵀΩJ (9) and gradient JᵀΩr (3), Ω = robust weight × S⁻¹.
     cost: (..., N), infinite where a used camera has the point behind it.  The rest is (..., V, N):
@@ -221,9 +256,7 @@ class _Evaluation(NamedTuple):
 class _Reprojection(NamedTuple):
     """A batch of reprojection problems in float64; components instead of small matrices keep it fast."""
 
-    axes: Tensor  # (..., 3V, 4): rows of camera_from_world, all x axes first, for one product with points
-    pairs: Tensor  # (..., V, 6, 9), see `_row_pairs`
-    terms: Tensor  # (..., 12, 9V), see `_world_terms`
+    poses: _PoseTerms
     used: Tensor  # (..., V, N)
     x: Tensor  # (..., V, N), zeros where unused, as y
     y: Tensor
@@ -240,15 +273,12 @@ class _Reprojection(NamedTuple):
         used = used & (a > 0) & (determinant > 0) & torch.isfinite(a) & torch.isfinite(d)
         determinant = torch.where(used, determinant, 1.0)
         information = tuple(torch.where(used, part, 0.0) / determinant for part in (d, -b, a))
-        cameras = camera_from_world.double()
-        axes = cameras.transpose(-3, -2).flatten(-3, -2)
         x, y = xy.movedim(-1, 0).contiguous()
-        pairs = _row_pairs(cameras[..., :3])
-        return _Reprojection(axes, pairs, _world_terms(pairs, cameras[..., :3]), used, x, y, information)
+        return _Reprojection(_pose_terms(camera_from_world), used, x, y, information)
 
     def evaluate(self, points: Tensor, scale2: float) -> _Evaluation:
         """Linearise at points (..., N, 3); scale2: squared Cauchy scale, infinite for none."""
-        local = self.axes[..., :3] @ points.mT + self.axes[..., 3:]
+        local = self.poses.axes[..., :3] @ points.mT + self.poses.axes[..., 3:]
         u, v, depth = local.unflatten(-2, (3, -1)).unbind(-3)
         front = depth > MIN_DEPTH
         inverse_depth = torch.where(front, depth, 1.0).reciprocal()
@@ -270,13 +300,13 @@ class _Reprojection(NamedTuple):
         k33 = -(u * k13 + v * k23)
         parts = (k11, k12, k13, k22, k23, k33, gu, gv, -(u * gu + v * gv))
         cost = torch.where((front | ~self.used).all(-2), cost, math.inf)
-        return _Evaluation(_sum_over_views(parts, self.terms), cost, distance2, k11 + k22 + k33, u, v)
+        return _Evaluation(_sum_over_views(parts, self.poses.world), cost, distance2, k11 + k22 + k33, u, v)
 
     def covariance(self, at: _Evaluation) -> tuple[Tensor, Tensor]:
         """Inverse information (..., N, 3, 3) of an evaluation without robust weights, and whether the
         views determine the point (..., N)."""
         covariance, solvable = _inverse_3x3(at.sums[..., :9].unflatten(-1, (3, 3)))
-        differ = _rays_differ(at.u, at.v, self.used, self.pairs)
+        differ = _rays_differ(at.u, at.v, self.used, self.poses.scatter)
         return covariance, solvable & differ & torch.isfinite(at.cost)
 
 
@@ -338,7 +368,7 @@ def _unit_peak(weights: Tensor) -> Tensor:
     return weights / torch.where(peak > 0, peak, 1.0)
 
 
-def _rays_differ(x: Tensor, y: Tensor, used: Tensor, pairs: Tensor) -> Tensor:
+def _rays_differ(x: Tensor, y: Tensor, used: Tensor, scatter_terms: Tensor) -> Tensor:
     """Whether the used rays through (x, y, 1), each (..., V, N), fix a depth -> (..., N).
 
     Sum over pairs of sin² of their angle, from Σᵢⱼ cos²θᵢⱼ = ‖Σᵢ dᵢdᵢᵀ‖²; for two rays the threshold is
@@ -349,7 +379,7 @@ def _rays_differ(x: Tensor, y: Tensor, used: Tensor, pairs: Tensor) -> Tensor:
         weight = torch.where(used, (1 + xx + yy).reciprocal(), 0.0)
         wx, wy = weight * x, weight * y
         parts = (weight * xx, wx * y, wx, weight * yy, wy, weight)
-        scatter = _sum_over_views(parts, _view_last(pairs))
+        scatter = _sum_over_views(parts, scatter_terms)
         spread = used.sum(-2).square() - scatter.square().sum(-1)
         return spread > 2 * math.sin(MIN_RAY_ANGLE) ** 2
 
@@ -361,11 +391,15 @@ def _inverse_3x3(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """
     scale = matrix.diagonal(dim1=-2, dim2=-1).sum(-1)
     scale = torch.where(scale > 0, scale, 1.0)[..., None, None]
-    unit = matrix / scale
-    cofactors = torch.linalg.cross(unit.roll(-1, -2), unit.roll(-2, -2), dim=-1)
-    determinant = (unit[..., 0, :] * cofactors[..., 0, :]).sum(-1)
+    cofactors, determinant = _cofactors(matrix / scale)
     # The trace is 1, so trace(inverse) = trace(cofactors) / determinant bounds the condition number.
     spread = cofactors.diagonal(dim1=-2, dim2=-1).sum(-1)
     solvable = (determinant > 0) & (spread < MAX_CONDITION * determinant)
     determinant = torch.where(solvable, determinant, 1.0)
     return cofactors / (determinant[..., None, None] * scale), solvable
+
+
+def _cofactors(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Cofactors of (..., 3, 3), and its determinant."""
+    cofactors = torch.linalg.cross(matrix.roll(-1, -2), matrix.roll(-2, -2), dim=-1)
+    return cofactors, (matrix[..., 0, :] * cofactors[..., 0, :]).sum(-1)

@@ -30,7 +30,7 @@ class HandFrame(NamedTuple):
 
     def to_world(self, points: Tensor) -> Tensor:
         """(B, N, 3) in units of HAND_UNIT to metres, world; inverse of `from_world`."""
-        return points * HAND_UNIT @ self.rotation.mT + self.origin[:, None]
+        return points * HAND_UNIT @ self.rotation.transpose(-1, -2) + self.origin[:, None]
 
 
 def palm_frame(joints: Tensor) -> HandFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -53,6 +54,26 @@ def with_refinement(triangulation: Triangulation, refinement: Refinement | None,
     return Fused(joints, covariance, refinement.gate, triangulation, refinement.vertices, stage_ms or {})
 
 
+class _Solution(NamedTuple):
+    """Joints by the views that `contributes` names, without what their residuals say of the covariance; any number of
+    dimensions may be in front.
+
+    points: (21, 3) metres, world, and spread: (21, 3, 3) m², meaningless where not known: (21,) bool.  contributes:
+    (V, 21) bool.  weights: (V, 21), each joint's sum to 1.  residual_px: (V, 21, 2), observed minus projected, and
+    mahalanobis2: (V, 21), NaN where a view does not contribute.  jacobian: (V, 21, 2, 3) px/m.
+    """
+
+    points: np.ndarray
+    spread: np.ndarray
+    known: np.ndarray
+    contributes: np.ndarray
+    weights: np.ndarray
+    residual_px: np.ndarray
+    mahalanobis2: np.ndarray
+    jacobian: np.ndarray
+
+
+@torch.inference_mode()
 def fuse(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined', min_views: int = 2) -> Triangulation:
     """Triangulate the joints of `views`, which are the cameras of `rig` in the same order.
 
@@ -63,23 +84,21 @@ def fuse(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined', m
     if triangulation not in TRIANGULATIONS:
         raise ConfigError(f'triangulation {triangulation!r} is unknown; choose one of {", ".join(TRIANGULATIONS)}')
     views = within_range(views)
-    px = torch.from_numpy(views.joints_px)
-    xy, jacobian = rig.normalise_with_jacobian(px)
-    variance_px2 = torch.from_numpy(views.variance_px2)
-    valid = (torch.from_numpy(views.valid.copy()) & torch.isfinite(xy).all(-1)
-             & (torch.isfinite(variance_px2) & (variance_px2 > 0)).all(-1))
-    covariance = covariance_from_pixels(variance_px2, jacobian)
-    fused = _triangulate(views, rig, xy, covariance, valid, triangulation)
-    while fused.used.sum() > max(2, min_views) and _disagreement(fused) > DISAGREEMENT_SIGMA ** 2:
+    xy, jacobian = rig.normalise_with_jacobian(torch.from_numpy(views.joints_px))
+    covariance = covariance_from_pixels(torch.from_numpy(views.variance_px2), jacobian)
+    valid = torch.from_numpy(views.valid) & torch.isfinite(xy).all(-1)
+    observed = Observations(xy, covariance, rig.camera_from_world, valid)
+    solution = _solve(views, rig, observed, triangulation)
+    while (solution.contributes.any(1).sum() > max(2, min_views)
+           and _disagreement(solution) > DISAGREEMENT_SIGMA ** 2):
         # Whose absence lets the others agree: by residuals alone a good view of three is blamed now and then.
-        remaining = []
-        for view in np.flatnonzero(fused.used):
-            without = valid.clone()
-            without[view] = False
-            remaining.append((_triangulate(views, rig, xy, covariance, without, triangulation), without))
-        fewest = fused.valid.sum() / 2
-        fused, valid = min(remaining, key=lambda pair: (pair[0].valid.sum() < fewest, _disagreement(pair[0])))
-    return _with_residuals(fused, views, rig)
+        left_out = torch.eye(len(rig), dtype=torch.bool)[solution.contributes.any(1)]
+        without = observed.valid & ~left_out[..., None]
+        remaining = _solve(views, rig, observed._replace(valid=without), triangulation)
+        few = remaining.known.sum(-1) < solution.known.sum() / 2
+        best = np.lexsort((_disagreement(remaining), few))[0]
+        solution, observed = _Solution(*(part[best] for part in remaining)), observed._replace(valid=without[best])
+    return _with_residuals(solution, views)
 
 
 def within_range(views: ViewGaussians) -> ViewGaussians:
@@ -88,59 +107,54 @@ def within_range(views: ViewGaussians) -> ViewGaussians:
     return replace(views, joints_px=joints, variance_px2=variance, valid=valid)
 
 
-def _disagreement(fused: Triangulation) -> float:
-    """The largest median over joints of a view's squared whitened error; infinite where no view is used."""
-    if not fused.used.any():
-        return np.inf
-    return float(np.nanmedian(fused.mahalanobis2[fused.used], axis=1).max())
+def _disagreement(solution: _Solution) -> np.ndarray:
+    """(...) the largest median over joints of a view's squared whitened error; infinite where no view contributes."""
+    # NaN sorts last.
+    ordered, count = np.sort(solution.mahalanobis2, -1), np.isfinite(solution.mahalanobis2).sum(-1)
+    middle = np.maximum(np.stack([count - 1, count], -1), 0) // 2
+    median = np.take_along_axis(ordered, middle, -1).mean(-1)
+    return np.where(solution.contributes.any((-2, -1)), np.where(count > 0, median, 0.0).max(-1), np.inf)
 
 
-def _triangulate(estimate: ViewGaussians, rig: CameraRig, xy: Tensor, covariance: Tensor, valid: Tensor,
-                 method: str) -> Triangulation:
-    poses = rig.camera_from_world
-    gates = gate_weights(_variance_cells2(estimate), valid) if method == 'ug_dlt' else None
-    points, _, weights, spread = triangulate(method, Observations(xy, covariance, poses, valid), gates)
+def _solve(views: ViewGaussians, rig: CameraRig, observed: Observations, method: str) -> _Solution:
+    """The dimensions in front are those of observed.valid: (..., V, 21)."""
+    gates = gate_weights(_variance_cells2(views), observed.valid) if method == 'ug_dlt' else None
+    points, _, weights, spread = triangulate(method, observed, gates)
     if spread is None:
-        spread = propagate_covariance(points, covariance, poses, valid)
-    ok = torch.from_numpy(is_estimated(points.numpy(), spread.numpy()))
-    projected, _ = rig.project(torch.where(ok[:, None], points, torch.zeros_like(points)))
-    contributes = valid & ok
-    residual = torch.where(contributes[..., None], projected - torch.from_numpy(estimate.joints_px),
-                           torch.full_like(projected, torch.nan))
-    weights = torch.where(contributes, weights, torch.zeros_like(weights))
-    total = weights.sum(0, keepdim=True)
-    weights = weights / torch.where(total > 0, total, torch.ones_like(total))
-    nan = torch.full_like(points, torch.nan)
+        spread = propagate_covariance(points, *observed[1:])
+    points, spread, weights = points.numpy(), spread.numpy(), weights.numpy()
+    known = is_estimated(points, spread)
+    contributes = observed.valid.numpy() & known[..., None, :]
+    at = torch.from_numpy(np.where(known[..., None], points, 0.0).reshape(-1, 3))
+    projected, jacobian = (np.moveaxis(part.numpy().reshape(len(rig), *known.shape, *part.shape[2:]), 0, known.ndim - 1)
+                           for part in rig.project_with_jacobian(at))
+    residual = np.where(contributes[..., None], views.joints_px - projected, np.nan)
+    weights = np.where(contributes, weights, 0.0)
+    total = weights.sum(-2, keepdims=True)
+    return _Solution(points, spread, known, contributes, weights / np.where(total > 0, total, 1.0), residual,
+                     (np.square(residual) / views.variance_px2).sum(-1), jacobian)
+
+
+def _with_residuals(solution: _Solution, views: ViewGaussians) -> Triangulation:
+    """With the covariance that the residuals leave (geometry.residual_covariance); a joint that this makes too
+    uncertain is unknown."""
+    known = solution.known
     # The inverse of a nearly singular information can be indefinite by its rounding.
-    spread = nearest_psd(torch.where(ok[:, None, None], spread, nan[..., None]).numpy())
-    return Triangulation(torch.where(ok[:, None], points, nan).numpy(), spread, ok.numpy(), weights.numpy(),
-                         contributes.any(1).numpy(), residual.norm(dim=-1).numpy(),
-                         (residual.square() / torch.from_numpy(estimate.variance_px2)).sum(-1).numpy(),
-                         gate_weights(_variance_cells2(estimate), contributes).numpy(), spread,
-                         np.broadcast_to(np.eye(3), spread.shape), np.zeros(contributes.shape))
-
-
-def _with_residuals(fused: Triangulation, views: ViewGaussians, rig: CameraRig) -> Triangulation:
-    """The same joints with the covariance that their residuals leave (geometry.residual_covariance)."""
-    points = torch.from_numpy(np.ascontiguousarray(fused.joints))
-    residual = views.joints_px - rig.project(points)[0].numpy()
+    propagated = nearest_psd(np.where(known[:, None, None], solution.spread, np.nan))
     # A gross outlier lies anywhere in its crop.
     gross_px = views.boxes_px[:, 2] / math.sqrt(12.0)
-    found = residual_covariance(fused.propagated, residual, rig.projection_jacobian(points).numpy(),
-                                views.variance_px2, gross_px, np.isfinite(fused.mahalanobis2))
-    fused = replace(fused, covariance=found.covariance, inflation=found.inflation, outlying=found.outlying)
-    known = is_estimated(fused.joints, fused.covariance)
-    return fused if (known == fused.valid).all() else _only(fused, known & fused.valid)
-
-
-def _only(fused: Triangulation, known: np.ndarray) -> Triangulation:
-    """Without the joints that are not known (21,)."""
-    unknown = {name: np.where(known.reshape(-1, *[1] * (getattr(fused, name).ndim - 1)), getattr(fused, name), np.nan)
-               for name in ('joints', 'covariance', 'propagated')}
-    of_views = {name: np.where(known, getattr(fused, name), np.nan) for name in ('reprojection_px', 'mahalanobis2')}
-    nothing = {name: np.where(known, getattr(fused, name), 0.0) for name in ('weights', 'gate', 'outlying')}
-    return replace(fused, **unknown, **of_views, **nothing, valid=known,
-                   used=fused.used & np.isfinite(of_views['reprojection_px']).any(axis=1))
+    found = residual_covariance(propagated, solution.residual_px, solution.jacobian, views.variance_px2, gross_px,
+                                np.isfinite(solution.mahalanobis2))
+    known = known & is_estimated(solution.points, found.covariance)
+    contributes = solution.contributes & known
+    joints, covariance, propagated = (np.where(known.reshape(-1, *[1] * (part.ndim - 1)), part, np.nan)
+                                      for part in (solution.points, found.covariance, propagated))
+    return Triangulation(
+        joints, covariance, known, np.where(known, solution.weights, 0.0), contributes.any(1),
+        np.where(known, np.linalg.norm(solution.residual_px, axis=-1), np.nan),
+        np.where(known, solution.mahalanobis2, np.nan),
+        gate_weights(_variance_cells2(views), torch.from_numpy(contributes)).numpy(), propagated, found.inflation,
+        np.where(known, found.outlying, 0.0))
 
 
 def _variance_cells2(estimate: ViewGaussians) -> Tensor:

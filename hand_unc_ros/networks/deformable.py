@@ -51,18 +51,19 @@ class GatedViewAttention(nn.Module):
         view, whatever its features hold.  Returns (B, Q, C)."""
         # Queries stand last in memory up to the end of sampling, so that every step passes over contiguous numbers.
         gain, shift = self.query_camera(cameras)[:, :, None].chunk(2, -1)
-        asked = (queries[:, None] * (1 + gain) + shift).flatten(0, 1).mT
+        asked = (queries[:, None] * (1 + gain) + shift).flatten(0, 1).transpose(1, 2)
         offsets = _columns(self.offsets, asked).unflatten(1, (self.heads, self.levels, self.points, 2)).float()
         attention = _columns(self.attention, asked).unflatten(1, (self.heads, -1)).softmax(2).flatten(0, 1)
-        references = references.clamp(-REFERENCE_LIMIT, REFERENCE_LIMIT).flatten(0, 1).mT.contiguous()[:, None, None]
+        references = references.clamp(-REFERENCE_LIMIT, REFERENCE_LIMIT).flatten(0, 1)
+        references = references.transpose(1, 2).contiguous()[:, None, None]
         sampled = 0
         for level, offset, weight in zip(levels, offsets.unbind(2), attention.split(self.points, 1)):
             value = _columns(self.value, level.flatten(3).flatten(0, 1)).float()
             value = value.reshape(-1, value.shape[1] // self.heads, *level.shape[3:])
             # Offsets are in cells of their level; [−1, 1] spans its side.
-            grid = torch.add(references, offset, alpha=2 / level.shape[-1]).flatten(0, 1).mT
+            grid = torch.add(references, offset, alpha=2 / level.shape[-1]).flatten(0, 1).transpose(-1, -2)
             sampled = sampled + (F.grid_sample(value, grid, align_corners=False) * weight[:, None]).sum(2)
-        sampled = sampled.reshape(*cameras.shape[:2], -1, sampled.shape[-1]).mT
+        sampled = sampled.reshape(*cameras.shape[:2], -1, sampled.shape[-1]).transpose(-1, -2)
         gain, shift = self.value_camera(cameras)[:, :, None].chunk(2, -1)
         seen = self.output(sampled * (1 + gain) + shift + self.residual(evidence))
         gates = gates[..., None].to(seen.dtype)

@@ -14,8 +14,8 @@ from hand_unc_ros.estimation.synchroniser import Statistics
 from hand_unc_ros.estimation.types import ViewReport
 
 FAST_DDS_REMEDY = ('raw images are lost when Fast DDS has its default shared memory: start the camera driver '
-                   'with FASTDDS_DEFAULT_PROFILES_FILE set to config/fastdds.xml of this package (this node '
-                   'has it), or use compressed images (transport: compressed)')
+                   'with FASTDDS_DEFAULT_PROFILES_FILE set to the profile of this package, which this node has and '
+                   '`hand-unc doctor` names, or use compressed images (transport: compressed)')
 _DROP_REMEDIES = {
     'zero_stamp': 'the driver does not stamp its images',
     'future': "stamps are ahead of this machine's clock: synchronise the clocks (PTP, chrony), or set "

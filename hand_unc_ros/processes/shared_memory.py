@@ -22,16 +22,19 @@ _OWN_LOCK = re.compile(r'fastdds_[0-9a-f]{16}_el')
 _MIN_AGE_S = 10.0
 
 
+def shipped_profile() -> Path:
+    """The profile of Fast DDS that suits the range of DDS in the environment: `config/fastdds_localhost.xml`, which binds
+    to this machine alone, where no other machine is to be reached, else `config/fastdds.xml`."""
+    return resource('config/fastdds_localhost.xml' if within_this_machine() else 'config/fastdds.xml')
+
+
 def use_large_shared_memory() -> Path:
-    """Point Fast DDS at the profile in `config/fastdds.xml`, or the one that binds to this machine alone where nodes of
-    others are not looked for, unless the user has named one; returns the one in force.
+    """Point Fast DDS at `shipped_profile()`, unless the user has named a profile; returns the one in force.
 
     To be called before the first node of a process is made. Without it most raw images between two processes are lost
     (the default segment holds half an image).
     """
-    shipped = 'config/fastdds_localhost.xml' if within_this_machine() else 'config/fastdds.xml'
-    profile = os.environ.setdefault(PROFILE_VARIABLE, str(resource(shipped)))
-    return Path(profile)
+    return Path(os.environ.setdefault(PROFILE_VARIABLE, str(shipped_profile())))
 
 
 def remove_dead_segments(folder: Path = _FOLDER, min_age_s: float = _MIN_AGE_S) -> int:

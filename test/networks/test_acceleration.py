@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
-from hand_unc_ros.networks import acceleration
+from hand_unc_ros.networks import acceleration, openvino_runtime
 from hand_unc_ros.networks.acceleration import Agreement, Runner, choose_runner
 
 
@@ -55,6 +55,26 @@ def test_openvino_answers_as_torch_for_any_number_of_images(network, count):
     for part, wanted in zip((first.last, *first.maps), (expected.last, *expected.maps)):
         torch.testing.assert_close(part, wanted, rtol=0, atol=1e-5)
     assert not torch.equal(first.last, again.last), 'a run leaves the answers of the one before alone'
+
+
+def test_a_network_is_converted_once(network, monkeypatch):
+    """Conversions leave memory behind, and a node may be configured any number of times."""
+    pytest.importorskip('openvino', reason='the extra `openvino` is not installed')
+    conversions = []
+    monkeypatch.setattr(openvino_runtime, '_converted', {})
+    monkeypatch.setattr(openvino_runtime, '_KEPT', 2)
+    convert = openvino_runtime._convert
+    monkeypatch.setattr(openvino_runtime, '_convert', lambda *given: conversions.append(given) or convert(*given))
+    for again in (network, Small().eval()):
+        run = openvino_runtime.openvino_run(again.forward, (EXAMPLE,), torch.float32)
+    assert len(conversions) == 1
+    with torch.no_grad():
+        again.first.bias += 1
+        changed = openvino_runtime.openvino_run(again.forward, (EXAMPLE,), torch.float32)(EXAMPLE)
+        torch.testing.assert_close(changed.last, again(EXAMPLE).last, rtol=0, atol=1e-5)
+        torch.testing.assert_close(run(EXAMPLE).last, network(EXAMPLE).last, rtol=0, atol=1e-5)
+    openvino_runtime.openvino_run(again.forward, (EXAMPLE[:, :, :8],), torch.float32)
+    assert len(conversions) == 3 and len(openvino_runtime._converted) == 2
 
 
 def test_the_landmark_networks_answer_as_torch(landmark_networks):
@@ -105,7 +125,7 @@ def test_no_statistics_of_use_are_sent(network, monkeypatch):
 def pretend(monkeypatch: pytest.MonkeyPatch, run) -> None:
     """OpenVINO is there, and what it compiles is `run`."""
     monkeypatch.setattr(acceleration, 'has_openvino', lambda: True)
-    monkeypatch.setattr(acceleration, 'openvino_run', lambda function, example, dtype: run)
+    monkeypatch.setattr(acceleration, 'openvino_run', lambda function, example, dtype, axis: run)
 
 
 @pytest.mark.parametrize('torch_ms, other_ms, expected', [(9.0, 5.0, 'openvino'), (5.0, 9.0, 'torch')])

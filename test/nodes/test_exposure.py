@@ -61,6 +61,12 @@ def test_sockets_are_bound_to_this_machine_where_no_other_is_to_be_reached(envir
     assert use_large_shared_memory().name == ('fastdds_localhost.xml' if within else 'fastdds.xml')
 
 
+def test_launch_files_take_the_profile_of_the_range():
+    for file in sorted((Path(__file__).parents[2] / 'launch').glob('*.launch.py')):
+        text = file.read_text()
+        assert 'default_value=str(shipped_profile())' in text and 'fastdds' not in text.lower(), file.name
+
+
 def test_both_profiles_of_fast_dds_are_the_same_but_for_the_interface():
     plain, bound = (ElementTree.parse(resource(f'config/{name}.xml')).getroot()
                     for name in ('fastdds', 'fastdds_localhost'))

@@ -96,7 +96,11 @@ def _from_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
     try:
         stamps, joints = read_npz(path, ('stamp_ns', 'joints')).values()
     except (OSError, KeyError, MalformedError) as error:
-        raise RecordingError(f'truth {path} must hold stamp_ns (N,) and joints (N, {JOINT_COUNT}, 3): {error}'
+        reason: object = error
+        if isinstance(error, KeyError):
+            absent, held = error.args
+            reason = f'it holds no {absent} but {", ".join(held) or "nothing"}'
+        raise RecordingError(f'truth {path} must hold stamp_ns (N,) and joints (N, {JOINT_COUNT}, 3): {reason}'
                              ) from error
     if stamps.ndim != 1 or joints.shape != (len(stamps), JOINT_COUNT, 3) or stamps.dtype.kind not in 'iu':
         raise RecordingError(f'truth {path}: stamp_ns is {stamps.dtype} {stamps.shape} and joints {joints.shape}; they '

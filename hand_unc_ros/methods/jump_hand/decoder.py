@@ -35,7 +35,7 @@ class ViewGeometry(NamedTuple):
 
     def project(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Crop pixels (B, V, N, 2) and depth (B, V, N) in metres, at least NEAREST, of points (B, N, 3)."""
-        homogeneous = points[:, None] @ self.projection[..., :3].mT + self.projection[:, :, None, :, 3]
+        homogeneous = points[:, None] @ self.projection[..., :3].transpose(-1, -2) + self.projection[:, :, None, :, 3]
         depth = homogeneous[..., 2:].clamp_min(NEAREST)
         return homogeneous[..., :2] / depth, depth[..., 0]
 
@@ -47,7 +47,7 @@ def view_geometry(frame: HandFrame, K: Tensor, camera_from_world: Tensor, image_
     projection = K @ torch.cat([turn * HAND_UNIT, shift], -1)
     towards = F.normalize(shift[..., 0], dim=-1)
     # The crop may be rolled: right and down are those of the crop.
-    axes = inverse_2x2(K[..., :2, :2]).mT
+    axes = inverse_2x2(K[..., :2, :2]).transpose(-1, -2)
     unit = F.normalize(axes, dim=-1) @ turn[..., :2, :]
     ray = (towards[..., None, :] @ turn)
     return ViewGeometry(projection, torch.cat([unit, ray], -2).flatten(-2), axes @ turn[..., :2, :] / HAND_UNIT,

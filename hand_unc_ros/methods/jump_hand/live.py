@@ -33,8 +33,10 @@ from hand_unc_ros.methods.contract import (
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, with_refinement
 from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
-from hand_unc_ros.methods.jump_hand.network import JumpHandOutput, ViewStage, load_jump_hand
+from hand_unc_ros.methods.jump_hand.network import Refined, ViewStage, load_jump_hand
+from hand_unc_ros.methods.jump_hand.runtimes import encode_runner, refine_runner
 from hand_unc_ros.methods.view_gaussians import stack
+from hand_unc_ros.networks.acceleration import torch_runner
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder, decode
 from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance
@@ -54,7 +56,8 @@ QUARTERS = np.array([0.0, 0.5, 1.0, -0.5]) * np.pi
 # A joint this far outside of its image, in pixels, was guessed, not seen.
 BORDER_PX = 2.0
 # 'compile' is torch.compile; 'cuda_graph' the same with CUDA graphs, which takes the launches out of small networks.
-ACCELERATIONS = ('auto', 'none', 'compile', 'cuda_graph')
+# 'auto' is torch as it is: OpenVINO needs some seconds at the start, which `make demo` and tests would wait for.
+ACCELERATIONS = ('auto', 'none', 'openvino', 'compile', 'cuda_graph')
 
 
 class ViewFeatures(NamedTuple):
@@ -79,8 +82,12 @@ def files(options: MethodOptions) -> dict[str, Path]:
 
 
 def build(options: MethodOptions, cameras: tuple[str, ...]) -> JumpHandLive:
-    """Load the networks. Any camera will do. Raises ConfigError with the remedy."""
-    return JumpHandLive(files(options), options)
+    """Load the networks, compiled for this number of cameras where OpenVINO is asked for. Any camera will do. Raises
+    ConfigError with the remedy."""
+    method = JumpHandLive(files(options), options)
+    if options.acceleration == 'openvino':
+        method.accelerate(max(2, len(cameras)))
+    return method
 
 
 class JumpHandLive:
@@ -119,12 +126,22 @@ class JumpHandLive:
         self.finder = load_finder(files['finder_weights'])
         for network in (self.network, self.finder):
             network.to(self.device, memory_format=torch.channels_last).eval()
-        self._encode = self.network.encode
+        encode = self.network.encode
         if acceleration in ('compile', 'cuda_graph'):
-            self._encode = torch.compile(self.network.encode,
-                                         mode='reduce-overhead' if acceleration == 'cuda_graph' else 'default')
+            encode = torch.compile(encode, mode='reduce-overhead' if acceleration == 'cuda_graph' else 'default')
+        # The decoder's matrices are small: on a CPU reduced precision makes it several times slower.
+        fused = torch.float32 if self.device.type == 'cpu' else self.dtype
+        self._encode = torch_runner(encode, self.dtype, self.device).run
+        self._refine = torch_runner(self.network.refine, fused, self.device).run
         self._rigs = RigCache()
         log.info('JumpHand %s on %s in %s, acceleration %s', Path(weights).stem, self.device, self.dtype, acceleration)
+
+    def accelerate(self, views: int) -> None:
+        """Run the per-view stage and the decoder by OpenVINO. Raises MissingDependencyError without it and ConfigError
+        where it gives another answer. The finder and first readings, which are rare, stay with torch."""
+        self._encode = encode_runner(self.network, self.device, self.dtype, views).run
+        if self._refines:
+            self._refine = refine_runner(self.network, self.device, views).run
 
     @property
     def crop_size(self) -> int:
@@ -164,7 +181,7 @@ class JumpHandLive:
         if not crops:
             return []
         size = self.crop_size
-        with torch.inference_mode(), self._autocast():
+        with torch.inference_mode():
             stage = self._encode(self._images(np.stack([crop.image for crop in crops]))[None])
         scores = stage.presence[0].sigmoid().double().cpu().numpy()
         means = cells_to_pixels(stage.mean[0], size).double().cpu().numpy()
@@ -186,6 +203,7 @@ class JumpHandLive:
                     crops[row].box_px, crops[row].K, crops[row].camera_from_world, features[row])
         return readings
 
+    @torch.inference_mode()
     def _in_images(self, crops: Sequence[Crop], means: np.ndarray, spread: np.ndarray
                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Joints (R, 21, 2) and variances (R, 21, 2), px of the crops, in pixels of the distorted images; and which lie
@@ -233,12 +251,13 @@ class JumpHandLive:
         K = np.stack([readings[row].K for row in rows])
         inputs = [torch.from_numpy(np.asarray(value, np.float32))[None].to(self.device)
                   for value in (K, pose, (joints - origin) * flip)]
-        with torch.inference_mode(), self._autocast():
-            stage = _joined([readings[row].features for row in rows])
-            out = self.network.fuse(stage, *inputs[:2], torch.from_numpy(mask)[None].to(self.device), start=inputs[2])
+        with torch.inference_mode():
+            features = _joined([readings[row].features for row in rows])
+            out = self._refine(*features[:3], *inputs[:2], torch.from_numpy(mask)[None].to(self.device),
+                               inputs[2], *features.levels[:self.network.config.levels])
         gate = np.zeros((len(readings), out.gate.shape[2]))
         gate[rows] = out.gate[0].double().cpu().numpy()
-        result = torch.cat([out.joints[-1, 0], out.vertices[-1, 0]]).double().cpu().numpy()
+        result = torch.cat([out.joints[0], out.vertices[0]]).double().cpu().numpy()
         if not np.isfinite(result).all():
             return None
         learned = self._covariance(out, start.propagated * np.outer(flip, flip), np.tile(flip, len(joints)))
@@ -248,14 +267,14 @@ class JumpHandLive:
         result = result * flip + origin
         return Refinement(result[:len(joints)], result[len(joints):], gate, learned)
 
-    def _covariance(self, out: JumpHandOutput, propagated: np.ndarray, flip: np.ndarray) -> np.ndarray | None:
+    def _covariance(self, out: Refined, propagated: np.ndarray, flip: np.ndarray) -> np.ndarray | None:
         """(63, 63) m², world, of the refined joints. propagated: (21, 3, 3), in the world that the network sees.
         flip: (63,) signs, from there to the real one."""
         if self.covariance_head is None:
             return None
         known = torch.from_numpy(propagated)[None]
         with torch.inference_mode():
-            covariance = self.covariance_head(out.features.double().cpu(), known, out.joints[-1].double().cpu())
+            covariance = self.covariance_head(out.features.double().cpu(), known, out.joints.double().cpu())
         covariance = covariance[0].numpy() * np.outer(flip, flip)
         lost = np.repeat(~np.isfinite(propagated).all(axis=(1, 2)), 3)
         covariance[lost] = np.nan
@@ -324,6 +343,7 @@ def load_finder(path: Path) -> HandFinder:
     return finder
 
 
+@torch.inference_mode()
 def _ideal(rig: CameraRig, px: np.ndarray) -> np.ndarray:
     """Undistorted pixels (V, N, 2) of distorted ones."""
     xy = rig.normalise(torch.from_numpy(px)).numpy()
@@ -345,8 +365,8 @@ def _split(stage: ViewStage) -> list[ViewFeatures]:
                          [level[:, row] for level in stage.levels]) for row in range(stage.mean.shape[1])]
 
 
-def _joined(features: Sequence[ViewFeatures]) -> ViewStage:
-    """The stage of one sample whose views these are, as far as the decoder needs it."""
+def _joined(features: Sequence[ViewFeatures]) -> ViewFeatures:
+    """Of one sample whose views these are: (1, V, …) each."""
     mean, variance, pooled, levels = zip(*features)
-    return ViewStage(*(torch.cat(part)[None] for part in (mean, variance)), None, None, torch.cat(pooled)[None],
-                     [torch.cat(level)[None] for level in zip(*levels)])
+    return ViewFeatures(*(torch.cat(part)[None] for part in (mean, variance, pooled)),
+                        [torch.cat(level)[None] for level in zip(*levels)])

@@ -129,6 +129,16 @@ class JumpHandOutput(NamedTuple):
     features: Tensor
 
 
+class Refined(NamedTuple):
+    """The last layer's answer alone: joints (B, 21, 3) and vertices (B, 778, 3) metres, world; gate and features as in
+    JumpHandOutput."""
+
+    joints: Tensor
+    vertices: Tensor
+    gate: Tensor
+    features: Tensor
+
+
 class JumpHand(nn.Module):
     """The whole network. Views may come in any order and number; a masked view is as if it had never been there.
 
@@ -218,6 +228,14 @@ class JumpHand(nn.Module):
             features = decoded.features
         return JumpHandOutput(stage.mean, stage.variance, stage.log_heatmap, stage.presence, gates, coarse, valid,
                               torch.stack(joints), torch.stack(vertices), features)
+
+    def refine(self, mean: Tensor, variance: Tensor, pooled: Tensor, K: Tensor, camera_from_world: Tensor,
+               view_mask: Tensor, start: Tensor, *levels: Tensor) -> Refined:
+        """`fuse` for a runtime that takes tensors only. start: (B, 21, 3) joints to refine.  levels: those of ViewStage
+        that the decoder looks at, at least. OpenVINO's front end knows `transpose` and not `mT`."""
+        stage = ViewStage(mean, variance, mean, mean, pooled, list(levels))
+        out = self.fuse(stage, K, camera_from_world, view_mask, start=start)
+        return Refined(out.joints[-1], out.vertices[-1], out.gate, out.features)
 
     def _decode(self, start: CoarseHand, geometry: ViewGeometry, mean_px: Tensor, stage: ViewStage,
                 gates: Gates) -> Decoded:

@@ -72,6 +72,9 @@ def test_files_of_truth_say_the_same(bag_of_poses, tmp_path):
         np.savez(tmp_path / 'truth.npz', stamp_ns=stamps[:5], joints=joints)
         with pytest.raises(RecordingError, match=r'joints \(11, 21, 3\)'):
             load_truth(str(tmp_path / 'truth.npz'), bag)
+        np.savez(tmp_path / 'truth.npz', times=stamps)
+        with pytest.raises(RecordingError, match='it holds no stamp_ns but times'):
+            load_truth(str(tmp_path / 'truth.npz'), bag)
 
 
 def test_truth_in_another_frame_or_time_is_refused(tmp_path):
