@@ -87,7 +87,7 @@ class Observer:
             faults.append('triangles name vertices that are not there')
         if variance.size not in (0, vertices.size) or (variance < 0).any() or np.isinf(variance).any():
             faults.append('vertex variances are not variances')
-        if np.nanmax(np.sqrt(np.abs(variance)), initial=0.0) > MAX_SIGMA_M:
+        if np.nan_to_num(np.sqrt(np.abs(variance))).max(initial=0.0) > MAX_SIGMA_M:
             faults.append(f'a vertex has a σ above {MAX_SIGMA_M} m')
         if not all(np.isfinite(values).all() for values in (message.pose, message.shape, message.translation)):
             faults.append('parameters of the hand are not finite')

@@ -30,7 +30,7 @@ from hand_unc_ros.methods.cropping import cut_crop, whole_image
 from hand_unc_ros.methods.view_gaussians import stack
 
 # Seconds between two searches for a hand beside one that is followed.
-SEARCH_PERIOD_S = 0.2
+SEARCH_PERIOD_S = 0.15
 # Hands whose joints are nearer to each other in the median, metres, are one: those of folded hands are a palm apart.
 SAME_HAND_M = 0.015
 

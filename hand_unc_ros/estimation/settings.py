@@ -21,8 +21,8 @@ class EstimatorSettings:
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a
     converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
     triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
-    triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration: as the
-    parameter of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
+    triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration,
+    read_twice: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
     the cameras still are where the rig says.  down_weight: let a camera that is found to have moved count
     less.
     """
@@ -44,6 +44,7 @@ class EstimatorSettings:
     filter: bool = False
     view_health: bool = True
     down_weight: bool = False
+    read_twice: bool = False
 
     def __post_init__(self) -> None:
         for name, value, known in (('method', self.method, methods.live_choices()),
@@ -65,4 +66,5 @@ class EstimatorSettings:
         return MethodOptions(
             weights=self.weights, finder_weights=self.finder_weights, covariance_head=self.covariance_head,
             device=self.device, precision=self.precision, acceleration=self.acceleration, handedness=self.handedness,
-            triangulation=self.triangulation, refinement=self.refinement, min_views=self.min_views)
+            triangulation=self.triangulation, refinement=self.refinement, min_views=self.min_views,
+            read_twice=self.read_twice)

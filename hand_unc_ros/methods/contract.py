@@ -218,7 +218,7 @@ class MethodOptions:
     weights, finder_weights, covariance_head: paths, '' for what the package ships, 'none' to go without a head.
     handedness: of the hand that `find` looks for, 'both' for one of each.  triangulation: one of geometric_fusion.TRIANGULATIONS.
     refinement: let the method's network correct the triangulated joints.  min_views: fewest views for a hand.
-    device, precision, acceleration: as the parameters of the node.
+    device, precision, acceleration, read_twice: as the parameters of the node.
     """
 
     weights: str = ''
@@ -231,3 +231,4 @@ class MethodOptions:
     triangulation: str = 'refined'
     refinement: bool = True
     min_views: int = 2
+    read_twice: bool = False

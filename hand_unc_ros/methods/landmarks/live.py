@@ -30,6 +30,7 @@ from hand_unc_ros.methods.contract import (
     View,
     ViewReading,
 )
+from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
 from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker, SeenHand
@@ -46,6 +47,11 @@ log = logging.getLogger(__name__)
 # A hand that the network takes for the other one with more than 99.5 % is the other one.
 MIN_HANDEDNESS = 0.005
 ACCELERATIONS = ('auto', 'none', 'openvino')
+# Radians to either side by which crops are turned that are read twice: the network was trained on hands turned by more.
+TURN = 0.2
+# A hand that one search saw is looked for in the same place by the next, within this time: palms under a board or at a
+# slant are found now and then only, but once found their landmarks are followed.
+FIND_MEMORY_S = 0.5
 # Hands that are looked for in each image: both of a person.
 HANDS = 2
 # The variance head that comes with the package.
@@ -111,10 +117,17 @@ class Landmarks:
         self.networks = LandmarkNetworks(files['weights'], files['finder_weights'], device,
                                          choose_precision(options.precision, device), files.get('covariance_head'))
         self._rigs = RigCache()
+        self._finder = ImageHandTracker(self.networks, HANDS)
+        self._found_ns: int | None = None
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
-        """Up to two hands in each view, of either side: palms, confirmed and turned by a first reading."""
-        found = ImageHandTracker(self.networks, HANDS).update(views)
+        """Up to two hands in each view, of either side: those that the last search saw, where they still are, and
+        palms, confirmed and turned by a first reading."""
+        stamp_ns = max((view.stamp_ns for view in views.values()), default=0)
+        if self._found_ns is None or not 0 < stamp_ns - self._found_ns <= 1e9 * FIND_MEMORY_S:
+            self._finder.reset()
+        self._found_ns = stamp_ns
+        found = self._finder.update(views)
         detections = []
         for name, hands in found.items():
             detections.append([
@@ -127,13 +140,19 @@ class Landmarks:
         """The landmarks of a batch of crops. score: the probability that there is a hand."""
         if not crops:
             return []
-        out = self.networks.read(np.stack([crop.image for crop in crops]))
+        turns = (-TURN, TURN) if self.options.read_twice else ()
+        looks = [[_turned(crop, turn) for crop in crops] for turn in turns] or [crops]
+        read = [self.networks.read(np.stack([crop.image for crop in look])) for look in looks]
+        presence_of = np.mean([out.presence for out in read], axis=0)
+        right_of = np.mean([out.handedness for out in read], axis=0)
         # A mirrored left hand is a right one to the network.
         wanted = [right if crop.mirrored or crop.handedness == 'right' else 1 - right
-                  for crop, right in zip(crops, out.handedness)]
+                  for crop, right in zip(crops, right_of)]
         readings = []
-        images = zip(*self._in_images(crops, out))
-        for crop, (joints, variance), presence, side in zip(crops, images, out.presence, wanted):
+        means, variances = (np.array(parts) for parts in zip(*map(self._in_images, looks, read)))
+        # The errors of both are nearly the same, so that the variance is that of one.
+        images = zip(means.mean(axis=0), variances.prod(axis=0) ** (1 / len(variances)))
+        for crop, (joints, variance), presence, side in zip(crops, images, presence_of, wanted):
             joints, variance = known_landmarks(joints, variance, crop.camera.width, crop.camera.height)
             if presence < PRESENCE_THRESHOLD or side < MIN_HANDEDNESS:
                 joints, variance = np.full_like(joints, np.nan), np.full_like(variance, np.nan)
@@ -170,10 +189,16 @@ class Landmarks:
         return with_refinement(triangulation, None, {'fusion': 1e3 * (time.perf_counter() - started)})
 
     def reset(self) -> None:
-        """Nothing is kept between frames."""
+        """Forget the hands of the last search."""
+        self._finder.reset()
 
     def close(self) -> None:
         """Nothing to release."""
+
+
+def _turned(crop: Crop, turn: float) -> Crop:
+    """The same hand, its crop's box rolled by `turn` rad."""
+    return cut_crop(crop.view, crop.box_px + (0.0, 0.0, 0.0, turn), crop.handedness, HAND_SIZE)
 
 
 def _first_reading(view: View, hand: SeenHand) -> ViewReading:

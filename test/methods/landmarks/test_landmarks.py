@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -12,7 +13,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
-from hand_unc_ros.methods.contract import MethodOptions, View
+from hand_unc_ros.methods.contract import Crop, MethodOptions, View
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.landmarks import live
 from hand_unc_ros.methods.landmarks.crop_boxes import STEADY_JOINTS, box_of_hand, box_of_landmarks, box_of_palm
@@ -158,7 +159,7 @@ def test_hands_are_followed_and_each_only_once() -> None:
     assert ImageHandTracker(networks).update({}) == {}
 
 
-def method(monkeypatch: pytest.MonkeyPatch, networks: TwoBlobs, **options: str) -> live.Landmarks:
+def method(monkeypatch: pytest.MonkeyPatch, networks: TwoBlobs, **options: str | bool) -> live.Landmarks:
     monkeypatch.setattr(live, 'LandmarkNetworks', lambda *args: networks)
     return live.Landmarks({'weights': None, 'finder_weights': None}, MethodOptions(device='cpu', **options))
 
@@ -177,6 +178,25 @@ def test_both_hands_are_found_with_their_sides(monkeypatch: pytest.MonkeyPatch) 
     assert [one.handedness for one in found[0]] == ['left', 'left']
     assert found[0][0].score == pytest.approx(0.9 * 0.8)
     assert method(monkeypatch, TwoBlobs()).find({'cam': view_of(), 'other': view_of()}) == [[], []]
+
+
+def test_a_hand_that_was_found_is_followed_to_the_next_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = TwoBlobs([palm_at(300, 300)])
+    landmarks = method(monkeypatch, networks)
+
+    def hands_at(seconds: float) -> int:
+        return len(landmarks.find({'cam': replace(view_of(), stamp_ns=int(1e9 * seconds))})[0])
+
+    assert hands_at(1.0) == 1
+    networks.palms = []
+    assert hands_at(1.15) == hands_at(1.3) == 1, 'its palm is not found any more, its landmarks are'
+    assert hands_at(1.9) == 0, 'too long ago'
+    networks.palms = [palm_at(300, 300)]
+    assert hands_at(2.0) == 1
+    networks.palms = []
+    landmarks.reset()
+    assert hands_at(2.1) == 0
+    assert landmarks.find({}) == []
 
 
 @pytest.mark.parametrize('lens', [(), (-0.2, 0.05, 0.001, 0.0, 0.0)])
@@ -198,6 +218,34 @@ def test_landmarks_of_a_crop_are_joints_of_the_image(monkeypatch: pytest.MonkeyP
     np.testing.assert_allclose(reading.variance_px2, landmark_variance(expected))
     assert reading.valid.all() and reading.handedness == side and reading.score == 0.9
     assert (reading.camera, reading.stamp_ns) == ('cam', 7)
+
+
+@pytest.mark.parametrize('side', ['right', 'left'])
+def test_a_hand_that_is_read_twice_is_the_mean_of_both(monkeypatch: pytest.MonkeyPatch, side: str) -> None:
+    networks = TwoBlobs()
+    box = np.array([500.0, 350.0, 200.0, 0.4])
+
+    def crop_at(roll: float) -> Crop:
+        return cut_crop(view_of(), box + (0, 0, 0, roll), side, live.HAND_SIZE)
+
+    once = [method(monkeypatch, networks).read([crop_at(turn)])[0] for turn in (-live.TURN, live.TURN)]
+    twice, = method(monkeypatch, networks, read_twice=True).read([crop_at(0.0)])
+    np.testing.assert_allclose(twice.joints_px, np.mean([one.joints_px for one in once], axis=0))
+    assert np.ptp([one.joints_px for one in once], axis=0).max() > 10, 'this network does not turn with the hand'
+    logs = [np.log(one.variance_px2) for one in once]
+    np.testing.assert_allclose(np.log(twice.variance_px2), np.mean(logs, axis=0))
+    np.testing.assert_array_equal(twice.box_px, box)
+
+
+def test_two_readings_share_their_presence(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = TwoBlobs()
+    landmarks = method(monkeypatch, networks, read_twice=True)
+    crop = cut_crop(view_of(), np.array([500.0, 350.0, 200.0, 0.0]), 'right', live.HAND_SIZE)
+    read, presences = networks.read, iter([0.9, 0.1, 0.2, 0.1])
+    monkeypatch.setattr(networks, 'read', lambda images: replace(read(images), presence=np.array([next(presences)])))
+    first, second = landmarks.read([crop])[0], landmarks.read([crop])[0]
+    assert first.score == pytest.approx(0.5) and first.valid.all()
+    assert second.score == pytest.approx(0.15) and not second.valid.any()
 
 
 def test_no_hand_and_the_other_hand_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
