@@ -132,9 +132,9 @@ class TestFilterSynchroniser:
         """Jitter of a whole tolerance: message_filters then tries combinations in vain."""
         cameras = tuple(f'cam{i}' for i in range(8))
         feed = Feed(exact, cameras, tolerance_s=PERIOD_NS / 1e9)
-        begin = time.perf_counter()
+        begin = time.process_time()
         feed.run(60, jitter_ns=PERIOD_NS // 2)
-        assert (time.perf_counter() - begin) / 60 < 0.5 * PERIOD_NS / 1e9
+        assert (time.process_time() - begin) / 60 < 0.5 * PERIOD_NS / 1e9
         assert feed.lost() == dict.fromkeys(cameras, 0)
 
 

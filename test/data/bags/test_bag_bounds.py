@@ -65,21 +65,21 @@ def test_a_chunk_of_four_gigabytes_costs_nothing(bag, indexed):
     storage.write_bytes(content if indexed else content[:-100])
     if not indexed:
         (bag / 'metadata.yaml').unlink()
-    began = time.perf_counter()
+    began = time.process_time()
     most, text = peak(lambda: describe_bag(bag))
-    assert most < 20 * MEGABYTES and time.perf_counter() - began < 2.0
+    assert most < 20 * MEGABYTES and time.process_time() - began < 2.0
     assert str(bag) in text and (str(LARGEST_CHUNK) in text or 'holds no messages' in text)
 
 
 def test_yaml_that_multiplies_itself_is_not_expanded(bag):
     bomb = 'a0: &a0 {x: 1}\n' + ''.join(f'a{i + 1}: &a{i + 1} {{<<: [{", ".join([f"*a{i}"] * 10)}]}}\n'
                                         for i in range(12))
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(ValueError, match='aliases'):
         load_plain_yaml(bomb)
     (bag / 'metadata.yaml').write_text(bomb)
     assert describe_bag(bag).message_count == 4 * FRAMES + 1
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def test_qos_that_multiplies_itself_is_not_expanded(bag):
@@ -95,10 +95,10 @@ def test_qos_that_multiplies_itself_is_not_expanded(bag):
             content[start + 4:start + 4 + room] = bomb.encode()[:room].ljust(room)
         start = content.find(key, start)
     storage.write_bytes(content)
-    began = time.perf_counter()
+    began = time.process_time()
     with open_bag(bag) as opened:
         assert sum(1 for _ in opened.messages()) == 4 * FRAMES + 1
-    assert time.perf_counter() - began < 2.0
+    assert time.process_time() - began < 2.0
 
 
 def test_files_are_closed_where_one_of_them_is_none(bag, tmp_path):
