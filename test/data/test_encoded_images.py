@@ -20,7 +20,8 @@ HEIGHT, WIDTH = 241, 324
 END = b'\xff\xd9'
 ENCODERS = {
     'plain': [],
-    'one colour per pixel': [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444],
+    # IMWRITE_JPEG_SAMPLING_FACTOR and its 4:4:4, which OpenCV 4.5 has no names for and ignores.
+    'one colour per pixel': [7, 0x111111],
     'restarts': [cv2.IMWRITE_JPEG_RST_INTERVAL, 7],
     'progressive': [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
 }

@@ -95,7 +95,8 @@ def mutated(text: str, changes: list[tuple]) -> bytes:
 
 def try_to_read(path: Path) -> bool:
     """Whether the file is a rig; fails where it is neither that nor refused as it should be."""
-    started = time.perf_counter()
+    # Of processor time: other tests keep the machine busy.
+    started = time.process_time()
     rig = None
     try:
         rig = load_rig(path)
@@ -103,8 +104,7 @@ def try_to_read(path: Path) -> bool:
     except CalibrationError as error:
         said = str(error)
         assert '\n' not in said and str(path.parent) in said and len(said) < 2000, said
-    # The machine may be busy; a mutant that hangs takes minutes.
-    assert time.perf_counter() - started < 5.0
+    assert time.process_time() - started < 5.0
     for topics in (load_topics, load_info_topics):
         try:
             topics(path)
