@@ -145,6 +145,7 @@ def test_the_bag_holds_the_recording(recording):
     assert summary.duration_ns == pytest.approx((FRAMES - 1) / FPS * 1e9, abs=1)
 
 
+@pytest.mark.slow
 def test_the_views_agree_on_the_hand(detections, record_property):
     points, error, mahalanobis2 = fuse(*detections)
     joints = np.isfinite(points).all(axis=-1).sum(axis=1)
@@ -169,6 +170,7 @@ def test_the_views_agree_on_the_hand(detections, record_property):
     assert np.median(bones) < 0.10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shift, factor', [(1, 1.3), (-1, 1.3), (4, 3.5), (-4, 3.5)])
 def test_a_shift_of_one_camera_is_plain_to_see(detections, shift, factor):
     """Factors are 80 % of those measured, so that what is synchronised is proven by the pictures."""

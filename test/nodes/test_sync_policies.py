@@ -155,6 +155,7 @@ def test_a_tolerance_that_makes_the_approximate_policy_try_for_ever_is_refused()
 
 
 @pytest.mark.usefixtures('ros_domain')
+@pytest.mark.slow
 @pytest.mark.parametrize('policy', POLICIES)
 def test_the_same_faults_over_dds(tmp_path: Path, policy: str):
     with system(tmp_path) as running:

@@ -230,6 +230,7 @@ def stamps_of(bag, topic):
     return np.array([stamp_of(message) * 1e-9 for name, _, message in read_all(bag) if name == topic])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (RECORDINGS / 'handpose3d').is_dir(), reason='the recording is not here')
 def test_a_real_hand_in_two_cameras():
     """Frames cut off either video come back within half a frame."""
@@ -242,6 +243,7 @@ def test_a_real_hand_in_two_cameras():
         assert abs(30 * found.lag_s + cut) < 0.5, (cut, found)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (RECORDINGS / 'caliscope').is_dir(), reason='the recording is not here')
 def test_four_real_cameras_at_six_frames_per_second():
     """Against timestamps.csv (within 10 ms of each other): what is found is right, the rest is refused."""

@@ -34,7 +34,7 @@ def recorded(folder, edit, every=1, truth=True):
     return evaluate_bag(bag, truth='/ground_truth' if truth else '')
 
 
-@pytest.mark.parametrize('edit', [all_zero, without_depth])
+@pytest.mark.parametrize('edit', [pytest.param(all_zero, marks=pytest.mark.slow), without_depth])
 def test_with_a_truth_that_no_covariance_allows(tmp_path, edit):
     evaluation = recorded(tmp_path, edit)
     counts = evaluation.summary['singular']
