@@ -17,13 +17,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Two rays are parallel (or opposite) below this angle: at a focal length of 600 px, 0.1° is one pixel,
-# so an error of one pixel moves the point by about its whole distance.
+# Two rays are parallel (or opposite) below this angle: at 600 px of focal length one pixel, a point's whole distance.
 MIN_RAY_ANGLE = math.radians(0.1)
 # The normal equations lose digits in proportion to their condition; at 1e10 about 6 are left.
 MAX_CONDITION = 1e10
-# Cauchy scale, in units of the 2D Mahalanobis distance, for 95 % efficiency under Gaussian noise of
-# two-dimensional residuals (the familiar 2.3849 is for one dimension).
+# Cauchy scale, in units of the 2D Mahalanobis distance, for 95 % efficiency under Gaussian noise (2.3849 is for 1D).
 CAUCHY_SCALE = 2.5486
 # Depths up to this count as behind the camera, metres.
 MIN_DEPTH = 1e-6
@@ -39,9 +37,9 @@ class Triangulation(NamedTuple):
 class Refined(NamedTuple):
     """Points with their covariance.
 
-    points: (..., N, 3) and covariance: (..., N, 3, 3), world frame, NaN where invalid.  valid: (..., N).
-    weights: (..., V, N) each view's share of the robust information (trace), sums to 1 over views; zeros
-    where invalid.  mahalanobis2: (..., V, N) squared whitened reprojection error, NaN where unused.
+    points: (..., N, 3) and covariance: (..., N, 3, 3), world frame, NaN where invalid.  valid: (..., N).  weights:
+    (..., V, N) each view's share of the robust information (trace), sums to 1 over views; zeros where invalid.
+    mahalanobis2: (..., V, N) squared whitened reprojection error, NaN where unused.
     """
 
     points: Tensor
@@ -56,15 +54,14 @@ def triangulate_dlt(
 ) -> Triangulation:
     """Linear triangulation from weighted rows.
 
-    xy: (..., V, N, 2) normalised.  camera_from_world: (..., V, 3, 4).  weights: (..., V, N) ≥ 0, multiply
-    both rows of their view, so the effective least-squares weight is the square (JUMP-Hand's UG-DLT with
-    `gate_weights`; inverse-variance DLT with `inverse_variance_weights`); None is vanilla DLT.
-    valid: (..., V, N) bool, views to use.  A view with weight 0 or NaN counts as missing.
+    xy: (..., V, N, 2) normalised.  camera_from_world: (..., V, 3, 4).  weights: (..., V, N) ≥ 0, multiply both rows of
+    their view, so the effective least-squares weight is the square (JUMP-Hand's UG-DLT with `gate_weights`;
+    inverse-variance DLT with `inverse_variance_weights`); None is vanilla DLT.  valid: (..., V, N) bool, views to use.
+    A view with weight 0 or NaN counts as missing.
 
-    Each view gives two planes through its centre C: (x r₃ − r₁)·(X − C) = 0 and (y r₃ − r₂)·(X − C) = 0.
-    They are solved for the finite point X by 3×3 normal equations about the mean camera centre: unlike
-    the singular vector of the homogeneous system, this does not depend on the choice of world frame and
-    has no gradient singularity.  For exact data both agree.
+    Each view gives two planes through its centre C: (x r₃ − r₁)·(X − C) = 0 and (y r₃ − r₂)·(X − C) = 0.  They are
+    solved for the finite point X by 3×3 normal equations about the mean camera centre: unlike the singular vector of
+    the homogeneous system, this does not depend on the choice of world frame and has no gradient singularity.
     """
     dtype = xy.dtype
     xy, used = _usable(xy, camera_from_world, valid)
@@ -138,15 +135,13 @@ def refine_reprojection(
 ) -> Refined:
     """Minimise the whitened reprojection error from a first solution.
 
-    points: (..., N, 3) world, from `triangulate_dlt`.  xy: (..., V, N, 2) and xy_covariance:
-    (..., V, N, 2, 2) normalised.  camera_from_world: (..., V, 3, 4).  valid: (..., V, N) bool.
-    robust: 'cauchy' for cost (c²/2) log(1 + e²/c²) of each view's Mahalanobis distance e, with
-    c = robust_scale, or 'none' for e²/2.
+    points: (..., N, 3) world, from `triangulate_dlt`.  xy: (..., V, N, 2) and xy_covariance: (..., V, N, 2, 2)
+    normalised.  camera_from_world: (..., V, 3, 4).  valid: (..., V, N) bool.  robust: 'cauchy' for cost
+    (c²/2) log(1 + e²/c²) of each view's Mahalanobis distance e, with c = robust_scale, or 'none' for e²/2.
 
-    Gauss-Newton with Levenberg damping, iteratively reweighted; a step is kept where it lowers the
-    point's cost and leaves the point in front of every used camera, so the cost never rises.  The
-    covariance is (Σₙ Jₙᵀ Sₙ⁻¹ Jₙ)⁻¹ at the solution, without the robust weights: it is that of the
-    Gaussian noise the input claims.  Differentiable through the iterations.
+    Gauss-Newton with Levenberg damping, iteratively reweighted; a step is kept where it lowers the point's cost and
+    leaves the point in front of every used camera, so the cost never rises.  The covariance is (Σₙ Jₙᵀ Sₙ⁻¹ Jₙ)⁻¹ at
+    the solution, without the robust weights: it is that of the Gaussian noise the input claims.  Differentiable.
     """
     if robust not in ('cauchy', 'none'):
         raise ValueError(f"robust is '{robust}'; use 'cauchy' or 'none'")
