@@ -1,4 +1,4 @@
-"""A frame set by each method and runtime on a recording: `python benchmarks/methods.py BAG [--sets 60] [--repeats 3]`.
+"""A frame set by each method and runtime: `python benchmarks/methods.py BAG [--sets 60] [--repeats 3]`.
 
 The same sets go through `jump_hand` and `landmarks`, each on torch and on OpenVINO, and `landmarks` with both hands, in
 turns, on the machine as it is and beside one spinning process. Printed, one JSON line each: median and 95th percentile

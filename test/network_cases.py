@@ -195,3 +195,13 @@ def dotted(places, rig=RIG):
             camera, np.repeat(np.rint(spot).astype(np.uint8)[..., None], 3, 2), START_NS
         )
     return views
+
+
+def assert_read_alike(one, other, count, predicted):
+    """Two readers read the same of images of `count` cameras around joints (21, 3)."""
+    views = dict(list(pictures(5).items())[:count])
+    first, second = one.estimate(views, predicted), other.estimate(views, predicted)
+    assert np.array_equal(first.valid, second.valid) and first.valid.any()
+    # float32 sums in another order.
+    np.testing.assert_allclose(second.joints_px, first.joints_px, atol=1e-2)
+    np.testing.assert_allclose(second.variance_px2, first.variance_px2, rtol=1e-3)

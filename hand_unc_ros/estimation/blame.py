@@ -11,8 +11,8 @@ AMBIGUOUS = 0.9
 def blame_worst(explained: np.ndarray, guilty: np.ndarray, blamed: dict[int, tuple[int, ...]]) -> int:
     """Blame one more camera: that of `guilty` which explains most. Returns its index.
 
-    explained: (V,) what each camera's fault explains, twice the log-likelihood.  guilty: (N,) indices that may be blamed.
-    blamed: cameras that are blamed already, each with those that may be at fault in its place; one is added.
+    explained: (V,) what each camera's fault explains, twice the log-likelihood.  guilty: (N,) indices that may be
+    blamed.  blamed: cameras that are blamed already, each with those that may be at fault in its place; one is added.
     """
     worst = int(guilty[explained[guilty].argmax()])
     # Not those that are blamed already, for whatever is left of their fault.

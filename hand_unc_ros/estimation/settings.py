@@ -14,17 +14,17 @@ HANDEDNESS_CHOICES = (*HANDEDNESS, 'both')
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """method: a live one of the table of methods, or 'auto': landmarks, but jump_hand where weights are given or the
-    networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
+    """method: a live one of the table of methods, or 'auto': landmarks, but `methods.DEFAULT` where weights are given or
+    the networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
     the weights.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a
     converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
     triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
     triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration,
-    read_twice: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health: watch whether
-    the cameras still are where the rig says.  down_weight: let a camera that is found to have moved count
-    less.
+    read_twice: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health:
+    watch whether the cameras still are where the rig says.  down_weight: let a camera that is found to have moved
+    count less.
     """
 
     method: str = methods.AUTOMATIC

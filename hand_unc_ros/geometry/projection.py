@@ -35,7 +35,8 @@ class RigProjection:
     # Constants outlive the inference mode in which they may be made, and serve autograd after it.
     @torch.inference_mode(False)
     def __init__(self, cameras: Sequence[Camera]) -> None:
-        self.camera_from_world: Tensor = torch.from_numpy(np.stack([camera.camera_from_world[:3] for camera in cameras]))
+        poses = np.stack([camera.camera_from_world[:3] for camera in cameras])
+        self.camera_from_world: Tensor = torch.from_numpy(poses)
         self._rotation = self.camera_from_world[:, :, :3]
         self._translation = self.camera_from_world[:, None, :, 3]
         K = torch.from_numpy(np.stack([camera.K for camera in cameras]))

@@ -11,17 +11,20 @@ Reference: Hartley & Zisserman, Multiple View Geometry, 2nd ed., 12.2 (linear), 
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-# Two rays are parallel (or opposite) below this angle: at 600 px of focal length one pixel, a point's whole distance.
+from hand_unc_ros.geometry.pose_terms import PoseTerms, pose_terms
+
+# Two rays are parallel (or opposite) below this angle: at a focal length of 600 px, 0.1° is one pixel,
+# so an error of one pixel moves the point by about its whole distance.
 MIN_RAY_ANGLE = math.radians(0.1)
 # The normal equations lose digits in proportion to their condition; at 1e10 about 6 are left.
 MAX_CONDITION = 1e10
-# Cauchy scale, in units of the 2D Mahalanobis distance, for 95 % efficiency under Gaussian noise (2.3849 is for 1D).
+# Cauchy scale, in units of the 2D Mahalanobis distance, for 95 % efficiency under Gaussian noise of
+# two-dimensional residuals (the familiar 2.3849 is for one dimension).
 CAUCHY_SCALE = 2.5486
 # Depths up to this count as behind the camera, metres.
 MIN_DEPTH = 1e-6
@@ -61,11 +64,12 @@ def triangulate_dlt(
 
     Each view gives two planes through its centre C: (x r₃ − r₁)·(X − C) = 0 and (y r₃ − r₂)·(X − C) = 0.  They are
     solved for the finite point X by 3×3 normal equations about the mean camera centre: unlike the singular vector of
-    the homogeneous system, this does not depend on the choice of world frame and has no gradient singularity.
+    the homogeneous system, this does not depend on the choice of world frame and has no gradient singularity.  For exact
+    data both agree.
     """
     dtype = xy.dtype
     xy, used = _usable(xy, camera_from_world, valid)
-    poses = _pose_terms(camera_from_world)
+    poses = pose_terms(camera_from_world)
     if weights is None:
         weights2 = used.double()
     else:
@@ -141,7 +145,8 @@ def refine_reprojection(
 
     Gauss-Newton with Levenberg damping, iteratively reweighted; a step is kept where it lowers the point's cost and
     leaves the point in front of every used camera, so the cost never rises.  The covariance is (Σₙ Jₙᵀ Sₙ⁻¹ Jₙ)⁻¹ at
-    the solution, without the robust weights: it is that of the Gaussian noise the input claims.  Differentiable.
+    the solution, without the robust weights: it is that of the Gaussian noise the input claims.  Differentiable through the
+    iterations.
     """
     if robust not in ('cauchy', 'none'):
         raise ValueError(f"robust is '{robust}'; use 'cauchy' or 'none'")
@@ -199,42 +204,6 @@ def propagate_covariance(
     return torch.where(ok[..., None, None], covariance, math.nan).to(points.dtype)
 
 
-class _PoseTerms(NamedTuple):
-    """What depends on the poses of V cameras alone.
-
-    cameras: (..., V, 3, 4), camera_from_world.  axes: (..., 3V, 4), its rows, all x axes first, for one product with
-    points.  scatter: (..., 9, 6V), see `_row_pairs`; planes: (..., 12, 4V) and origin: (..., 1, 3), see `_plane_terms`;
-    world: (..., 12, 9V), see `_world_terms`.
-    """
-
-    cameras: Tensor
-    axes: Tensor
-    scatter: Tensor
-    planes: Tensor
-    origin: Tensor
-    world: Tensor
-
-
-def _pose_terms(camera_from_world: Tensor) -> _PoseTerms:
-    """Of one rig they are kept, since its poses come again with every set of images."""
-    if camera_from_world.dim() > 3 or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu':
-        return _new_pose_terms(camera_from_world.double())
-    return _kept_pose_terms(camera_from_world.detach().double().numpy().tobytes())
-
-
-def _new_pose_terms(cameras: Tensor) -> _PoseTerms:
-    pairs = _row_pairs(cameras[..., :3])
-    return _PoseTerms(cameras, cameras.transpose(-3, -2).flatten(-3, -2), _view_last(pairs),
-                      *_plane_terms(pairs, cameras), _world_terms(pairs, cameras[..., :3]))
-
-
-@lru_cache(maxsize=64)
-def _kept_pose_terms(cameras: bytes) -> _PoseTerms:
-    # Outside of inference mode, so that autograd can use them too.
-    with torch.inference_mode(False), torch.no_grad():
-        return _new_pose_terms(torch.frombuffer(bytearray(cameras), dtype=torch.float64).reshape(-1, 3, 4))
-
-
 class _Evaluation(NamedTuple):
     """sums: (..., N, 12), normal matrix JᵀΩJ (9) and gradient JᵀΩr (3), Ω = robust weight × S⁻¹.
     cost: (..., N), infinite where a used camera has the point behind it.  The rest is (..., V, N):
@@ -251,7 +220,7 @@ class _Evaluation(NamedTuple):
 class _Reprojection(NamedTuple):
     """A batch of reprojection problems in float64; components instead of small matrices keep it fast."""
 
-    poses: _PoseTerms
+    poses: PoseTerms
     used: Tensor  # (..., V, N)
     x: Tensor  # (..., V, N), zeros where unused, as y
     y: Tensor
@@ -269,7 +238,7 @@ class _Reprojection(NamedTuple):
         determinant = torch.where(used, determinant, 1.0)
         information = tuple(torch.where(used, part, 0.0) / determinant for part in (d, -b, a))
         x, y = xy.movedim(-1, 0).contiguous()
-        return _Reprojection(_pose_terms(camera_from_world), used, x, y, information)
+        return _Reprojection(pose_terms(camera_from_world), used, x, y, information)
 
     def evaluate(self, points: Tensor, scale2: float) -> _Evaluation:
         """Linearise at points (..., N, 3); scale2: squared Cauchy scale, infinite for none."""
@@ -320,41 +289,6 @@ def _usable(xy: Tensor, camera_from_world: Tensor, valid: Tensor | None) -> tupl
 def _sum_over_views(parts: tuple[Tensor, ...], terms: Tensor) -> Tensor:
     """Σ over views and parts: F parts (..., V, N) with terms (..., C, F V) -> (..., N, C)."""
     return (terms @ torch.stack(parts, -3).flatten(-3, -2)).mT
-
-
-def _view_last(terms: Tensor) -> Tensor:
-    """Constants (..., V, F, C) -> (..., C, F V), as `_sum_over_views` takes them."""
-    return terms.transpose(-3, -2).flatten(-3, -2).mT
-
-
-def _row_pairs(rotation: Tensor) -> Tensor:
-    """For symmetric camera-frame K with entries 11, 12, 13, 22, 23, 33, the matrices whose combination is
-    Rᵀ K R: r₁r₁ᵀ, r₁r₂ᵀ + r₂r₁ᵀ …, flattened.  rotation: (..., V, 3, 3).  Returns (..., V, 6, 9)."""
-    outer = rotation[..., :, None, :, None] * rotation[..., None, :, None, :]
-    outer = (outer + outer.transpose(-4, -3)).flatten(-4, -3).flatten(-2)
-    half = outer.new_tensor((0.5, 1.0, 1.0, 0.5, 1.0, 0.5))
-    return outer[..., (0, 1, 2, 4, 5, 8), :] * half[:, None]
-
-
-def _plane_terms(pairs: Tensor, cameras: Tensor) -> tuple[Tensor, Tensor]:
-    """What the two planes of a view contribute to the linear system, as (..., 12, 4V).
-
-    Columns belong to x² + y², x, y and 1 of every view; rows are the 3×3 normal matrix and the right-hand
-    side about the origin (..., 1, 3), the mean camera centre, which is returned as well.
-    """
-    centre = -(cameras[..., :3] * cameras[..., 3:]).sum(-2)
-    origin = centre.mean(-2, keepdim=True)
-    matrices = torch.stack((pairs[..., 5, :], -pairs[..., 2, :], -pairs[..., 4, :],
-                            pairs[..., 0, :] + pairs[..., 3, :]), -2)
-    right = (matrices.unflatten(-1, (3, 3)) * (centre - origin)[..., None, None, :]).sum(-1)
-    return _view_last(torch.cat((matrices, right), -1)), origin
-
-
-def _world_terms(pairs: Tensor, rotation: Tensor) -> Tensor:
-    """Constants (..., 12, 9V) that turn every view's symmetric camera-frame matrix (6 entries) and vector
-    (3) into the sums of Rᵀ K R (9 rows) and Rᵀ g (3 rows)."""
-    pad = torch.nn.functional.pad
-    return _view_last(torch.cat((pad(pairs, (0, 3)), pad(rotation, (9, 0))), -2))
 
 
 def _unit_peak(weights: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ _KEPT = 8
 
 
 def has_openvino() -> bool:
-    """Whether the package can be imported; it is not yet."""
+    """Whether the package is installed; asking does not import it."""
     return find_spec('openvino') is not None
 
 
@@ -59,7 +59,7 @@ def _model(function: Callable[..., Any], example: Sequence[Tensor], axis: int) -
     key = type(function.__self__), function.__name__, shapes, _digest(function.__self__)
     if key not in _converted:
         model = _convert(function, example)
-        _reshape(model, shapes)
+        model.reshape({index: list(shape) for index, shape in enumerate(shapes)})
         if len(_converted) >= _KEPT:
             del _converted[next(iter(_converted))]
         _converted[key] = model
@@ -80,12 +80,6 @@ def _convert(function: Callable[..., Any], example: Sequence[Tensor]) -> Any:
         return frontend.convert(frontend.load(decoder))
 
 
-def _reshape(model: Any, shapes: Sequence[Sequence[int]]) -> None:
-    import openvino
-
-    model.reshape({index: openvino.PartialShape(list(shape)) for index, shape in enumerate(shapes)})
-
-
 def _digest(network: nn.Module) -> bytes:
     """Of the structure and all weights of a network."""
     digest = hashlib.blake2b(repr(network).encode())
@@ -103,9 +97,9 @@ class _SignalStack(ctypes.Structure):
 
 @contextmanager
 def _own_signal_stack() -> Iterator[None]:
-    """This thread's signal handlers run afterwards where they ran before. OpenVINO's CPU plugin gives the thread a signal
-    stack that holds the registers of a CPU with AMX and nothing more; Python's handlers then overflow it, so that Ctrl-C
-    is a segmentation fault."""
+    """This thread's signal handlers run afterwards where they ran before. OpenVINO's CPU plugin gives the thread a
+    signal stack that holds the registers of a CPU with AMX and nothing more; Python's handlers then overflow it, so
+    that Ctrl-C is a segmentation fault."""
     if sys.platform != 'linux':
         yield
         return

@@ -23,8 +23,8 @@ _MIN_AGE_S = 10.0
 
 
 def shipped_profile() -> Path:
-    """The profile of Fast DDS that suits the range of DDS in the environment: `config/fastdds_localhost.xml`, which binds
-    to this machine alone, where no other machine is to be reached, else `config/fastdds.xml`."""
+    """The profile of Fast DDS that suits the range of DDS in the environment: `config/fastdds_localhost.xml`, which
+    binds to this machine alone, where no other machine is to be reached, else `config/fastdds.xml`."""
     return resource('config/fastdds_localhost.xml' if within_this_machine() else 'config/fastdds.xml')
 
 

@@ -124,8 +124,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=('auto', 'none', 'openvino', 'compile', 'cuda_graph')),
     Parameter(
         'read_twice', False,
-        'landmarks: read every hand in two crops, turned by 0.2 rad to either side, and take the mean. Lessens the error of'
-        ' the landmarks by 5 to 10 % on some recordings, for twice the time of the network.'),
+        'landmarks: read every hand in two crops, turned by 0.2 rad to either side, and take the mean. Lessens the error'
+        ' of the landmarks by 5 to 10 % on some recordings, for twice the time of the network.'),
     Parameter(
         'threads', 0,
         'Threads of PyTorch on the CPU. 0: half of the cores, which leaves the others to cameras, middleware and'

@@ -233,7 +233,7 @@ class JumpHand(nn.Module):
                view_mask: Tensor, start: Tensor, *levels: Tensor) -> Refined:
         """`fuse` for a runtime that takes tensors only. start: (B, 21, 3) joints to refine.  levels: those of ViewStage
         that the decoder looks at, at least. OpenVINO's front end knows `transpose` and not `mT`."""
-        stage = ViewStage(mean, variance, mean, mean, pooled, list(levels))
+        stage = ViewStage(mean, variance, None, None, pooled, list(levels))
         out = self.fuse(stage, K, camera_from_world, view_mask, start=start)
         return Refined(out.joints[-1], out.vertices[-1], out.gate, out.features)
 

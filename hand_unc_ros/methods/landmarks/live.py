@@ -20,6 +20,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.rig_cache import RigCache
 from hand_unc_ros.hand.joints import to_public
+from hand_unc_ros.methods import DEFAULT
 from hand_unc_ros.methods.contract import (
     HANDEDNESS,
     Crop,
@@ -72,7 +73,7 @@ def files(options: MethodOptions) -> dict[str, Path]:
     stored = landmark_models()
     if stored is None:
         raise ConfigError('the method landmarks has no networks yet; fetch them with `hand-unc models get landmarks`,'
-                          ' or take `method: jump_hand`')
+                          f' or take `method: {DEFAULT}`')
     return {name: Path(path or default) for (name, path), default in zip(named.items(), stored)} | head
 
 

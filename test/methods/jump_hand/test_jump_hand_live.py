@@ -11,6 +11,7 @@ from network_cases import (
     VIEW,
     Centred,
     Reader,
+    assert_read_alike,
     boxes_of,
     check_contract,
     pictures,
@@ -212,12 +213,7 @@ def test_compiling_changes_nothing_but_the_speed(weights):
     plain, compiled = reader(weights), reader(weights, acceleration='compile')
     sharp = np.tile(1e-6 * np.eye(3), (21, 1, 1))
     for count in (3, 2):
-        views = dict(list(pictures(5).items())[:count])
-        one, other = plain.estimate(views, STILL), compiled.estimate(views, STILL)
-        assert np.array_equal(one.valid, other.valid) and one.valid.any()
-        # float32 sums in another order.
-        np.testing.assert_allclose(other.joints_px, one.joints_px, atol=1e-2)
-        np.testing.assert_allclose(other.variance_px2, one.variance_px2, rtol=1e-3)
+        assert_read_alike(plain, compiled, count, STILL)
         refined, used = plain.refine(STILL, sharp, np.ones(count, bool)), np.ones(count, bool)
         np.testing.assert_allclose(compiled.refine(STILL, sharp, used).joints, refined.joints, atol=1e-5)
 

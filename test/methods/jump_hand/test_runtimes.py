@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from estimator_cases import STILL
-from network_cases import pictures, reader, save_tiny
+from network_cases import assert_read_alike, reader, save_tiny
 
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
 from hand_unc_ros.methods.jump_hand import runtimes
@@ -25,12 +25,7 @@ def test_openvino_gives_the_hand_of_torch(tmp_path):
     # A joint that could not be triangulated.
     joints[7] = np.nan
     for count in (3, 2):
-        views = dict(list(pictures(5).items())[:count])
-        wanted, found = plain.estimate(views, STILL), other.estimate(views, STILL)
-        assert np.array_equal(wanted.valid, found.valid) and wanted.valid.any()
-        # float32 sums in another order.
-        np.testing.assert_allclose(found.joints_px, wanted.joints_px, atol=1e-2)
-        np.testing.assert_allclose(found.variance_px2, wanted.variance_px2, rtol=1e-3)
+        assert_read_alike(plain, other, count, STILL)
         used = np.ones(count, bool)
         wanted, found = (one.refine(joints, sharp, used) for one in (plain, other))
         for name in ('joints', 'vertices'):
