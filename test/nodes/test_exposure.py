@@ -153,18 +153,21 @@ def policy() -> dict[str, dict[str, list[str]]]:
 
 def names_refused(listener: Listener, rules: dict[str, dict[str, list[str]]]) -> list[tuple[str, str, str]]:
     """(node, qualifier, name) of what these nodes publish, subscribe and serve although the rules do not allow it."""
-    listener.until(lambda: all((name, '/hand') in listener.node.get_node_names_and_namespaces() for name in rules),
-                   f'the nodes {list(rules)}', patience_s=90)
-    refused = []
-    for node, allowed in rules.items():
-        for qualifier, ask in (('publish', listener.node.get_publisher_names_and_types_by_node),
-                               ('subscribe', listener.node.get_subscriber_names_and_types_by_node),
-                               ('reply', listener.node.get_service_names_and_types_by_node)):
-            names = [name for name, _ in ask(node, '/hand')]
-            assert names or qualifier == 'subscribe'
-            refused += [(node, qualifier, name) for name in names
-                        if not any(fnmatch.fnmatchcase(name, rule) for rule in allowed[qualifier])]
-    return refused
+    def open_names() -> dict[tuple[str, str], set[str]]:
+        known = set(listener.node.get_node_names_and_namespaces())
+        return {(node, qualifier): {name for name, _ in ask(node, '/hand')} if (node, '/hand') in known else set()
+                for node in rules
+                for qualifier, ask in (('publish', listener.node.get_publisher_names_and_types_by_node),
+                                       ('subscribe', listener.node.get_subscriber_names_and_types_by_node),
+                                       ('reply', listener.node.get_service_names_and_types_by_node))}
+
+    # A node's endpoints are discovered one after another, after the node itself. The rig tells TF where there is tf2_ros.
+    expected = {(node, qualifier): {name for name in allowed[qualifier] if '*' not in name and name != '/tf_static'}
+                for node, allowed in rules.items() for qualifier in ('publish', 'reply')}
+    listener.until(lambda: all(expected[key] <= names for key, names in open_names().items() if key in expected),
+                   'what the policy allows to publish and to serve', patience_s=90)
+    return [(node, qualifier, name) for (node, qualifier), names in open_names().items() for name in sorted(names)
+            if not any(fnmatch.fnmatchcase(name, rule) for rule in rules[node][qualifier])]
 
 
 def test_the_demo_opens_what_is_bound_to_this_machine_and_the_sros2_policy_allows_it(

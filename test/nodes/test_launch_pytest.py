@@ -137,8 +137,8 @@ def multiview(ros_domain: int, tmp_path: Path, exit_statuses: list[int]) -> Laun
 def test_multiview_comes_up_and_obeys(client: Client, exit_statuses: list[int]) -> Iterator[None]:
     node = '/left_hand/multiview'
     client.until(lambda: client.state(node) == State.PRIMARY_STATE_ACTIVE, 'autostart to active')
-    topics = {name for name, _ in client.node.get_topic_names_and_types()}
-    assert {'/left_hand/joints_with_covariance', '/left_hand/view_estimates', '/left_hand/markers'} <= topics
+    topics = {'/left_hand/joints_with_covariance', '/left_hand/view_estimates', '/left_hand/markers'}
+    client.until(lambda: topics <= {name for name, _ in client.node.get_topic_names_and_types()}, str(topics))
     # One that was deactivated, or configured anew, by hand stays inactive: launch must not activate it again.
     assert client.change(node, Transition.TRANSITION_DEACTIVATE)
     assert client.change(node, Transition.TRANSITION_CLEANUP)
