@@ -53,11 +53,13 @@ def files_of(settings: EstimatorSettings) -> dict[str, Path]:
     if settings.covariance_map:
         if settings.covariance_map != 'none':
             files['covariance_map'] = Path(settings.covariance_map)
-    elif settings.refinement and 'weights' in files:
+    else:
         # The map that comes with weights was fitted to refined joints.
-        beside = files['weights'].with_suffix('.covariance_map.json')
-        if beside.exists():
-            files['covariance_map'] = beside
+        owners = [files.get('weights') if settings.refinement else None, files.get('covariance_head')]
+        beside = [file.with_suffix('.covariance_map.json') for file in owners if file is not None]
+        found = next((file for file in beside if file.exists()), None)
+        if found is not None:
+            files['covariance_map'] = found
     return files
 
 

@@ -24,6 +24,7 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.inverted_poses import inversion_hint
 from hand_unc_ros.geometry.measurement_range import MAX_SIGMA
 from hand_unc_ros.geometry.rig_cache import RigCache
+from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.hand.fitting import HandFitter
 from hand_unc_ros.methods.contract import Crop, Fused, HandPrior, Method, NotFused, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop, whole_image
@@ -116,8 +117,9 @@ class HandEstimator:
                 continue
             if self.settings.view_health:
                 observed.append(self._observation(sighting, fused, rig, stage_ms))
+            prior = self._prior(sighting)
             hand = self._publish(frames, sighting, counted, fused, stage_ms)
-            readings.append(HandReadings(hand.track_id, hand.handedness, sighting.readings, fused.gate))
+            readings.append(HandReadings(hand.track_id, hand.handedness, sighting.readings, fused.gate, prior))
             if hand.valid.any():
                 hands.append(hand)
             else:
@@ -233,7 +235,7 @@ class HandEstimator:
             return NotFused(f'{showing} of {len(counted)} views show a hand, {least} are needed:'
                             ' depth is not observable')
         track = sighting.track
-        fused = self.method.fuse([*track.readings, counted], rig, HandPrior(track.handedness, sighting.predicted))
+        fused = self.method.fuse([*track.readings, counted], rig, self._prior(sighting))
         if isinstance(fused, NotFused):
             return fused
         views = stack(sighting.readings.values())
@@ -245,6 +247,10 @@ class HandEstimator:
         stage_ms['fusion'] += 1e3 * (time.perf_counter() - started) - own_ms
         return fused if reason is None else NotFused(reason)
 
+    def _prior(self, sighting: _Sighting) -> HandPrior:
+        track = sighting.track
+        return HandPrior(track.handedness, sighting.predicted, track.bones if self.settings.bone_memory else None)
+
     def _observation(self, sighting: _Sighting, fused: Fused, rig: CameraRig,
                      stage_ms: Counter[str]) -> Observation:
         started = time.perf_counter()
@@ -254,23 +260,27 @@ class HandEstimator:
         stage_ms['health'] += 1e3 * (time.perf_counter() - started)
         return observation
 
-    def _known_id(self, track: Track, joints: np.ndarray, stamp_ns: int) -> int:
-        """Of a hand that was searched for: that of the lost one that it is, else a new one."""
+    def _begin(self, track: Track, joints: np.ndarray, stamp_ns: int) -> None:
+        """Follow a hand that was searched for: as the lost one that it is, else as a new one."""
         side = track.handedness
         lost = next((one for one in self._lost if one.handedness == side and one.is_again(joints, stamp_ns)), None)
         self._lost = [one for one in self._lost if one.handedness != side]
         if lost is not None:
-            return lost.track_id
-        self._last_id += 1
-        return self._last_id
+            track.track_id, track.bones = lost.track_id, lost.bones
+        else:
+            self._last_id += 1
+            track.track_id = self._last_id
+        self.tracks.append(track)
 
     def _publish(self, frames: FrameSet, sighting: _Sighting, counted: Mapping[str, ViewReading], fused: Fused,
                  stage_ms: Counter[str]) -> HandEstimate:
         started = time.perf_counter()
         track, views, triangulation = sighting.track, stack(counted.values()), fused.triangulation
         if track.track_id == 0:
-            track.track_id = self._known_id(track, fused.joints, frames.stamp_ns)
-            self.tracks.append(track)
+            self._begin(track, fused.joints, frames.stamp_ns)
+        elapsed_ns = 0 if track.seen_ns is None else frames.stamp_ns - track.seen_ns
+        track.bones = track.bones.learned(triangulation.joints, block_diagonal(triangulation.covariance),
+                                          1e-9 * elapsed_ns)
         track.seen_ns = frames.stamp_ns
         track.readings.append(sighting.readings)
         rig = self._rigs.of([view.camera for view in frames.views.values()])

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from hand_unc_ros.hand.joints import BONES, MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.bone_lengths import BONE_LENGTHS, bone_lengths
+from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import Triangulation
 from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
-# Lengths of the 20 bones in metres, adult mean, in the order of BONES (each finger base → tip; the first
-# of a finger runs from the wrist). Hands differ by about ±25 %; estimates err more. The limits below
-# reject what is no hand at all.
-BONE_LENGTHS = np.array([0.038, 0.042, 0.034, 0.028, 0.094, 0.043, 0.026, 0.022, 0.092, 0.047, 0.030, 0.023,
-                         0.086, 0.043, 0.029, 0.023, 0.082, 0.035, 0.021, 0.021])
+# Limits of a bone's length as shares of an adult's: they reject what is no hand at all.
 MIN_RATIO, MAX_RATIO = 0.25, 2.2
 # A hand may have this share of impossible bones (hidden fingers); with more it is rejected whole.
 MAX_BAD_BONES = 0.3
@@ -25,12 +22,6 @@ MAX_REPROJECTION_SHARE = 0.12
 # Median σ of the 2D joints as a share of the hand's box (3 of 32 heatmap cells). Where there is no hand the network
 # is unsure: mostly by 0.095 to 0.115 in synthetic rooms without a hand, by 0.02 to 0.09 on hands with an object.
 MAX_SIGMA_SHARE = 0.094
-
-
-def bone_lengths(joints: np.ndarray) -> np.ndarray:
-    """(..., 20) metres, in the order of BONES, from joints (..., 21, 3); NaN with an invalid end."""
-    parents, children = np.array(BONES).T
-    return np.linalg.norm(joints[..., children, :] - joints[..., parents, :], axis=-1)
 
 
 def implausibility(fused: Triangulation, views: ViewGaussians) -> str | None:

@@ -17,12 +17,12 @@ class EstimatorSettings:
     """method: a live one of the table of methods, or 'auto': landmarks, but `methods.DEFAULT` where weights are given or
     the networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
-    the weights.
+    the weights, and a map that lies beside the head.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a
     converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
     triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
     triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration,
-    read_twice: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health:
+    read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.  view_health:
     watch whether the cameras still are where the rig says.  down_weight: let a camera that is found to have moved
     count less.
     """
@@ -45,6 +45,7 @@ class EstimatorSettings:
     view_health: bool = True
     down_weight: bool = False
     read_twice: bool = False
+    bone_memory: bool = True
 
     def __post_init__(self) -> None:
         for name, value, known in (('method', self.method, methods.live_choices()),

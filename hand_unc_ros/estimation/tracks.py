@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hand_unc_ros.estimation.filter import ConstantVelocityFilter
+from hand_unc_ros.hand.bone_lengths import BoneLengths
 from hand_unc_ros.hand.fitting import HandFit
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import ViewReading
@@ -26,7 +27,8 @@ class Track:
     follower: filter of the joints as the views give them, by which the next crops are cut: a covariance head that is
     wrong on images unlike those it was trained on must not lose the hand.  smoother: filter of what is published.
     readings: of the last sets, oldest first, as many as the method's window needs.  fit: the hand model's parameters of
-    the last set.  seen_ns: stamp of the last set that gave the hand.
+    the last set.  bones: their lengths, as far as the hand has shown them.  seen_ns: stamp of the last set that gave the
+    hand.
     """
 
     track_id: int
@@ -35,6 +37,7 @@ class Track:
     smoother: ConstantVelocityFilter = field(default_factory=ConstantVelocityFilter)
     readings: deque[Mapping[str, ViewReading]] = field(default_factory=lambda: deque(maxlen=0))
     fit: HandFit | None = None
+    bones: BoneLengths = field(default_factory=BoneLengths)
     seen_ns: int | None = None
 
     def predict(self, stamp_ns: int) -> np.ndarray | None:

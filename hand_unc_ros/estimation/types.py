@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hand_unc_ros.methods.contract import View, ViewReading
+from hand_unc_ros.methods.contract import HandPrior, View, ViewReading
 from hand_unc_ros.methods.view_gaussians import ViewGaussians, stack
 
 if TYPE_CHECKING:
@@ -38,13 +38,14 @@ class HandReadings:
 
     track_id: of the hand, 0 where they gave none.  views: by camera, in the order of the set.
     gate: (V, 21) weights of the views, each joint's sum to 1, or to 0 where no view was used; None where they gave no
-    hand.
+    hand.  prior: what was known of the hand before; None where they gave no hand.
     """
 
     track_id: int
     handedness: str
     views: Mapping[str, ViewReading]
     gate: np.ndarray | None = None
+    prior: HandPrior | None = None
 
     @property
     def gaussians(self) -> ViewGaussians:

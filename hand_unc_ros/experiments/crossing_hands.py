@@ -108,7 +108,7 @@ class ScriptedHands:
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
         """Triangulated."""
-        return with_refinement(fuse(stack(window[-1].values()), rig), None)
+        return with_refinement(fuse(stack(window[-1].values()), rig), None, bones=track.bones)
 
     def reset(self) -> None:
         """Nothing is kept."""

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.hand.bone_lengths import BoneLengths
 from hand_unc_ros.hand.joints import JOINT_COUNT
 
 HANDEDNESS = ('right', 'left')
@@ -111,10 +112,12 @@ class HandPrior:
     """The prior of a hand before a set of readings is fused.
 
     predicted: (21, 3) metres, world, joints expected at the time of the set, NaN where unknown; None for a new hand.
+    bones: the lengths to which triangulated joints are held; None where they are not.
     """
 
     handedness: str
     predicted: np.ndarray | None = None
+    bones: BoneLengths | None = None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hand_unc_ros.geometry.residual_covariance import inflate, residual_covarian
 from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights, propagate_covariance
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS as ALL_TRIANGULATIONS
 from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
+from hand_unc_ros.hand.bone_lengths import BoneLengths
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.contract import Fused, Triangulation
 from hand_unc_ros.methods.view_gaussians import ViewGaussians
@@ -41,12 +42,15 @@ class Refinement:
 
 
 def with_refinement(triangulation: Triangulation, refinement: Refinement | None,
-                    stage_ms: dict[str, float] | None = None) -> Fused:
-    """The refined hand; the triangulated one without a refinement. A joint that was not triangulated has no covariance,
-    so it stays invalid."""
+                    stage_ms: dict[str, float] | None = None, bones: BoneLengths | None = None) -> Fused:
+    """The refined hand; without a refinement the triangulated one, held to the lengths of its bones where they are given.
+    A joint that was not triangulated has no covariance, so it stays invalid."""
     covariance = block_diagonal(triangulation.covariance)
     if refinement is None:
-        return Fused(triangulation.joints, covariance, triangulation.gate, triangulation, stage_ms=stage_ms or {})
+        joints = triangulation.joints
+        if bones is not None:
+            joints, covariance = bones.hold(joints, covariance)
+        return Fused(joints, covariance, triangulation.gate, triangulation, stage_ms=stage_ms or {})
     joints = np.where(triangulation.valid[:, None], refinement.joints, np.nan)
     if refinement.covariance is not None:
         # The head was trained on propagated covariances, so it gets those; what the residuals say comes on top.

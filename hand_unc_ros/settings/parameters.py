@@ -127,6 +127,10 @@ PARAMETERS: tuple[Parameter, ...] = (
         'landmarks: read every hand in two crops, turned by 0.2 rad to either side, and take the mean. Lessens the error'
         ' of the landmarks by 5 to 10 % on some recordings, for twice the time of the network.'),
     Parameter(
+        'bone_memory', True,
+        'Learn the lengths of a followed hand\'s bones and hold triangulated joints to them (joints that a network'
+        ' refines are not).'),
+    Parameter(
         'threads', 0,
         'Threads of PyTorch on the CPU. 0: half of the cores, which leaves the others to cameras, middleware and'
         ' viewer.',
@@ -154,7 +158,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'covariance_map', '',
         'Map fitted on held-out data (hand-unc calibrate-covariance); none: go without. Empty: that which lies beside'
-        ' the weights.'),
+        ' the weights or the covariance head.'),
     Parameter(
         'min_views', 2,
         'Fewest cameras that make an estimate.',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,18 @@ def test_cameras_get_the_landmarks_of_real_hands(fetched):
     assert settings.method == 'landmarks' and settings.hands == ('right', 'left')
     assert {name: file for name, file in files_of(EstimatorSettings()).items() if name != 'covariance_head'} == {
         'weights': FETCHED[0], 'finder_weights': FETCHED[1]}
+
+
+def test_a_covariance_map_beside_the_head_is_taken(fetched, tmp_path):
+    head = tmp_path / 'head.safetensors'
+    settings = EstimatorSettings(method='landmarks', covariance_head=str(head))
+    assert 'covariance_map' not in files_of(settings)
+    beside = tmp_path / 'head.covariance_map.json'
+    beside.touch()
+    assert files_of(settings)['covariance_map'] == beside
+    assert 'covariance_map' not in files_of(replace(settings, covariance_map='none'))
+    other = tmp_path / 'other.json'
+    assert files_of(replace(settings, covariance_map=str(other)))['covariance_map'] == other
 
 
 def test_a_trained_network_is_one_of_jump_hand(fetched):

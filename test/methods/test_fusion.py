@@ -11,11 +11,9 @@ from view_cases import hand, project, see
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.plausibility import (
-    BONE_LENGTHS,
     MAX_REPROJECTION_SHARE,
     MAX_SIGMA_SHARE,
     MIN_VALID_JOINTS,
-    bone_lengths,
     implausibility,
 )
 from hand_unc_ros.geometry.gaussians import coverage, is_psd
@@ -327,18 +325,6 @@ def test_hands_of_all_sizes_are_plausible(side):
     for scale in (0.6, 1.0, 1.25):
         for curl in (0.0, 0.6, 1.2):
             assert judged(scale * hand(side=side, curl=curl), noise=1.0) is None
-
-
-def test_bone_lengths():
-    joints = hand(curl=1.0)
-    found = bone_lengths(np.stack([joints, 2 * joints]))
-    np.testing.assert_allclose(found[1], 2 * found[0])
-    for (parent, child), length in zip(BONES, found[0]):
-        assert length == pytest.approx(np.linalg.norm(joints[child] - joints[parent]))
-    # The stand-in is an ordinary hand, which the table of means describes within a third.
-    assert (np.abs(found[0] / BONE_LENGTHS - 1) < 0.35).all(), (found[0] / BONE_LENGTHS).round(2)
-    joints[8] = np.nan
-    assert np.isnan(bone_lengths(joints)).sum() == 1
 
 
 def test_things_that_are_no_hand_are_named():

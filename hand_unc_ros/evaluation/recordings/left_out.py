@@ -90,7 +90,7 @@ Answers = Callable[[np.ndarray], Answer]
 
 def answers_of(method: Method, readings: HandReadings, rig: CameraRig) -> Answers:
     """Those of a method that reads one set at a time, for the hand of `readings`; `rig` has its cameras."""
-    prior = HandPrior(readings.handedness)
+    prior = readings.prior or HandPrior(readings.handedness)
 
     def answer(chosen: np.ndarray) -> Answer:
         views = {name: replace(reading, valid=reading.valid & used)

@@ -229,7 +229,7 @@ class JumpHandLive:
             refinement = self.refine(readings, triangulation, track.handedness)
         refined = time.perf_counter()
         hand = with_refinement(triangulation, refinement,
-                               {'fusion': 1e3 * (fused - started), 'refinement': 1e3 * (refined - fused)})
+                               {'fusion': 1e3 * (fused - started), 'refinement': 1e3 * (refined - fused)}, track.bones)
         return replace(hand, declined=self._refines and refinement is None)
 
     def refine(self, readings: Sequence[ViewReading], start: Triangulation, handedness: str) -> Refinement | None:

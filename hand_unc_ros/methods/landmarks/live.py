@@ -184,10 +184,10 @@ class Landmarks:
         return joints, (squares @ np.square(to_public(out.sigma, 'mediapipe'))[..., None])[..., 0]
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
-        """Triangulated by the geometry alone."""
+        """Triangulated, and held to the lengths of the hand's bones."""
         started = time.perf_counter()
         triangulation = fuse(stack(window[-1].values()), rig, self.options.triangulation, self.options.min_views)
-        return with_refinement(triangulation, None, {'fusion': 1e3 * (time.perf_counter() - started)})
+        return with_refinement(triangulation, None, {'fusion': 1e3 * (time.perf_counter() - started)}, track.bones)
 
     def reset(self) -> None:
         """Forget the hands of the last search."""
