@@ -11,6 +11,9 @@ from functools import lru_cache
 import numpy as np
 from scipy.special import gammaincinv
 
+# Smallest eigenvalue of a covariance as a share of its largest that exceeds rounding.
+_LEAST_EIGENVALUE = 1e-13
+
 
 def is_psd(covariance: np.ndarray, tolerance: float = 1e-9) -> np.ndarray:
     """Whether (..., d, d) is finite, symmetric and positive semi-definite -> (...) bool.
@@ -34,6 +37,17 @@ def nearest_psd(covariance: np.ndarray, floor: float = 0.0) -> np.ndarray:
     repaired = (vectors * np.maximum(values, floor)[..., None, :]) @ vectors.swapaxes(-1, -2)
     repaired = (repaired + repaired.swapaxes(-1, -2)) / 2
     return np.where(finite[..., None, None], repaired, np.nan)
+
+
+def square_roots(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Σ^½ and Σ^-½ (..., d, d), and where they are known (...): where Σ is finite and not zero. Identities elsewhere."""
+    known, matrix = _finite(covariance)
+    values, vectors = np.linalg.eigh(matrix)
+    known = known & (values[..., -1] > 0)
+    values = np.where(known[..., None], np.maximum(values, _LEAST_EIGENVALUE * values[..., -1:]), 1.0)
+    vectors = np.where(known[..., None, None], vectors, np.eye(matrix.shape[-1]))
+    root, turned = np.sqrt(values)[..., None, :], vectors.swapaxes(-1, -2)
+    return (vectors * root) @ turned, (vectors / root) @ turned, known
 
 
 def mahalanobis_squared(error: np.ndarray, covariance: np.ndarray) -> np.ndarray:

@@ -37,7 +37,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hand_unc_ros.geometry.gaussians import chi2_quantile
+from hand_unc_ros.geometry.gaussians import chi2_quantile, square_roots
 
 # Prior strength of s² = 1, in residuals.  The smaller, the sooner a moderate disagreement widens the covariance, and
 # the more regular points widen: NEES of clean views falls by 1 to 2 % at this value.
@@ -53,8 +53,6 @@ OUTLIER_SHARE = 2e-4
 # The number of hypotheses grows with this power of the number of views. At a share of 3 %, three outliers of one joint
 # occur in 0.2 % of joints with eight views.
 MOST_OUTLIERS = 2
-# Smallest eigenvalue of the propagated covariance as a share of its largest that exceeds rounding.
-_LEAST_EIGENVALUE = 1e-13
 
 
 class ResidualCovariance(NamedTuple):
@@ -80,7 +78,7 @@ def residual_covariance(
     """
     if scale_dof <= 0 or not 0 <= outlier_share < 0.5:
         raise ValueError(f'scale_dof {scale_dof} must be positive and outlier_share {outlier_share} in [0, 0.5)')
-    root, inverse_root, known = _roots(propagated)
+    root, inverse_root, known = square_roots(propagated)
     used = used & known & np.isfinite(residual_px).all(-1) & np.isfinite(jacobian).all((-2, -1))
     used = used & (np.isfinite(variance_px2) & (variance_px2 > 0)).all(-1)
     enough = used.sum(0) > 1
@@ -173,17 +171,6 @@ def _terms(rows: np.ndarray, residual: np.ndarray, information: np.ndarray) -> n
 def _unpacked(terms: np.ndarray, points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     terms = terms.reshape(len(terms), points, 14)
     return terms[..., :9].reshape(len(terms), points, 3, 3).copy(), terms[..., 9:12], terms[..., 12], terms[..., 13]
-
-
-def _roots(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Σ^½ and Σ^-½ (N, 3, 3), identities where Σ is not finite, and where it is (N,)."""
-    known = np.isfinite(covariance).all((-2, -1))
-    values, vectors = np.linalg.eigh(np.where(known[:, None, None], covariance, np.eye(3)))
-    known = known & (values[:, -1] > 0)
-    values = np.where(known[:, None], np.maximum(values, _LEAST_EIGENVALUE * values[:, -1:]), 1.0)
-    root = np.sqrt(values)[:, None]
-    turned = vectors.swapaxes(-1, -2)
-    return (vectors * root) @ turned, (vectors / root) @ turned, known
 
 
 def _root(matrix: np.ndarray) -> np.ndarray:

@@ -11,6 +11,10 @@ covariance of the vector d between its ends, u its direction and Σ_n = (I − u
 The joints are those of Gaussian measurements |x_b − x_a| ~ N(l, variance of l + (OWN_SHARE l)² + ((tr Σ_n)² + 2 tr Σ_n²)
 / (4 l²)) of all bones, the last term being the mean square of n² / (2 l), which the linear update neglects: an iterated
 extended Kalman update (Bell & Cathey, 1993) with the weights of Student's t.
+
+Covariances of triangulated joints are independent of each other, the errors are not: those that the ends of a bone share
+are the larger part, and its length does not correct them.  So every joint keeps its own covariance, and takes from the
+update the correlations alone.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hand_unc_ros.geometry.gaussians import square_roots
+from hand_unc_ros.geometry.residual_covariance import inflate
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT
 
 # Lengths of the 20 bones in metres, adult mean, in the order of BONES (each finger base → tip; the first
@@ -87,8 +94,8 @@ class BoneLengths:
         return BoneLengths(new_length, new_variance)
 
     def hold(self, joints: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Joints (21, 3) metres and covariance (63, 63) m², joint-major, of which both may be NaN where unknown, held to
-        the lengths. The covariance stays positive semi-definite."""
+        """Joints (21, 3) metres held to the lengths, and their covariance (63, 63) m², joint-major: positive
+        semi-definite, with the 3×3 blocks that it had. Both may be NaN where unknown."""
         bones = self._measured(joints, covariance)
         known, target = bones.known, self.length[bones.known]
         if not known.any():
@@ -118,9 +125,10 @@ class BoneLengths:
         # Joseph's form is positive semi-definite for any gain.
         keep = np.eye(len(state)) - gain @ H
         P = keep @ P @ keep.T + (gain * widened) @ gain.T
-        P = (P + P.T) / 2
-        held, unknown = state.reshape(-1, 3), np.isnan(covariance)
-        return np.where(np.isfinite(joints), held, np.nan), np.where(unknown, np.nan, P)
+        before, _, known = square_roots(joint_blocks(covariance))
+        _, after, _ = square_roots(joint_blocks(P))
+        restored = np.where(known[:, None, None], before @ after, np.nan)
+        return np.where(np.isfinite(joints), state.reshape(-1, 3), np.nan), inflate(P, restored)
 
     def _measured(self, joints: np.ndarray, covariance: np.ndarray) -> _Measured:
         blocks = covariance.reshape(JOINT_COUNT, 3, JOINT_COUNT, 3)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hand_unc_ros.geometry.gaussians import (
-    chi2_quantile, coverage, ellipsoid_axes, is_psd, mahalanobis_squared, nearest_psd,
+    chi2_quantile, coverage, ellipsoid_axes, is_psd, mahalanobis_squared, nearest_psd, square_roots,
 )
 
 
@@ -95,3 +95,14 @@ def test_coverage_leaves_out_what_is_invalid():
     covariance = np.stack((np.eye(3), np.eye(3), np.eye(3), np.full((3, 3), np.nan)))
     assert coverage(error, covariance) == 0.5
     assert np.isnan(coverage(error[2:], covariance[2:]))
+
+
+def test_square_roots_give_the_covariance_and_its_inverse():
+    root = np.random.default_rng(3).normal(size=(5, 3, 3))
+    covariance = root @ root.swapaxes(-1, -2)
+    covariance[3], covariance[4, 0, 1] = 0.0, np.nan
+    half, inverse, known = square_roots(covariance)
+    assert known.tolist() == [True] * 3 + [False] * 2
+    np.testing.assert_allclose((half @ half)[:3], covariance[:3], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose((inverse @ half)[:3], np.broadcast_to(np.eye(3), (3, 3, 3)), atol=1e-9)
+    assert (half[3:] == np.eye(3)).all() and (inverse[3:] == np.eye(3)).all()
