@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 
@@ -52,3 +53,15 @@ def topic_pair(text: str) -> tuple[str, str]:
     if not source or not target:
         raise argparse.ArgumentTypeError(f'{text!r} is not of the form /cam0/image_raw:=/left/image_raw')
     return source, target
+
+
+def part(text: str) -> tuple[float, float]:
+    """FROM:TO, seconds; either may be left out."""
+    first, colon, end = text.partition(':')
+    try:
+        found = float(first or 0.0), float(end or math.inf)
+    except ValueError:
+        colon = ''
+    if not colon or not 0 <= found[0] < found[1]:
+        raise argparse.ArgumentTypeError(f'{text!r} is no part; give FROM:TO in seconds, as 60:120, 60: or :60')
+    return found

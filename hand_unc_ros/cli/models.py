@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hand_unc_ros.cli.argument_types import counts, option, positive
+from hand_unc_ros.cli.argument_types import counts, option, part, positive
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
 
 # Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
@@ -79,6 +79,8 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -> None:
     parser.add_argument('--bag', type=Path, metavar='DIR', required=required, help='recording (rosbag2)')
+    parser.add_argument('--part', type=part, metavar='FROM:TO',
+                        help='read only this part of it, seconds after its start; either may be left out')
     parser.add_argument('--truth', default='', metavar='TOPIC|FILE',
                         help='where the joints really were: a topic of the bag (HandJointsWithCovariance, PoseArray), '
                              'or a .npz or .csv file')
@@ -92,10 +94,10 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
 
 
 def _bag_settings(args: argparse.Namespace) -> Any:
-    from hand_unc_ros.settings.recordings import bag_settings
+    from hand_unc_ros.settings.recordings import WHOLE, bag_settings
     changes = {name: value for name in ('method', 'weights', 'handedness') if (value := getattr(args, name))}
     changes |= {name: value for name in ('device', 'precision') if (value := getattr(args, name)) != 'auto'}
-    return bag_settings(args.params, args.rig, changes)
+    return bag_settings(args.params, args.rig, changes, args.part or WHOLE)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -126,7 +128,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
                '--triangulation': args.triangulation, '--reference': args.reference,
                '--covariance-head': args.covariance_head, '--covariance-map': args.covariance_map}
     of_bags = {'--truth': args.truth, '--report': args.report, '--params': args.params, '--rig': args.rig,
-               '--estimates': args.estimates, '--weights': args.weights, '--handedness': args.handedness}
+               '--estimates': args.estimates, '--weights': args.weights, '--handedness': args.handedness, '--part': args.part}
     wrong = [name for name, value in (of_bags if args.bag is None else of_sets).items() if value]
     if wrong:
         raise ConfigError(f'{wrong[0]} does not go with {"--model and --data" if args.bag is None else "--bag"}; '

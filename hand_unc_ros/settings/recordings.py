@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hand_unc_ros.data.bags.reader import WHOLE
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.settings.estimator import estimator_settings
@@ -23,7 +25,7 @@ class BagSettings:
     rig: rig file; None takes rig.yaml in the bag's folder, else CameraInfo and /tf_static in the bag.
     cameras: those to use; empty for all that have images.  image_topic: where they are, {camera} stands for the name.
     world_frame: of the poses in /tf_static.  period_s: of the cameras, 0 to take it from the stamps.  tolerance_s,
-    deadline_s: as the node's, 0 for half a period and one period.
+    deadline_s: as the node's, 0 for half a period and one period.  part_s: from and to, seconds after the bag's start.
     """
 
     estimator: EstimatorSettings = EstimatorSettings()
@@ -34,11 +36,18 @@ class BagSettings:
     period_s: float = 0.0
     tolerance_s: float = 0.0
     deadline_s: float = 0.0
+    part_s: tuple[float, float] = WHOLE
+
+    @property
+    def part_notes(self) -> dict[str, list[float | None]]:
+        """The part as JSON can say it; empty for the whole bag."""
+        return {} if self.part_s == WHOLE else {'part_s': [None if math.isinf(end) else end for end in self.part_s]}
 
 
-def bag_settings(params: Path | None, rig: Path | None, changes: dict[str, Any]) -> BagSettings:
-    """Settings for a bag: those of the file's estimator, or the defaults; `rig` and `changes`, parameters by name, go
-    before it.
+def bag_settings(params: Path | None, rig: Path | None, changes: dict[str, Any],
+                 part_s: tuple[float, float] = WHOLE) -> BagSettings:
+    """Settings for a bag, or a part of it: those of the file's estimator, or the defaults; `rig` and `changes`,
+    parameters by name, go before it.
 
     The period of the cameras is taken from their stamps where the file does not give it.  Raises ConfigError.
     """
@@ -55,4 +64,4 @@ def bag_settings(params: Path | None, rig: Path | None, changes: dict[str, Any])
     file = rig or (Path(values['rig.file']) if values['rig.file'] else None)
     return BagSettings(
         estimator_settings(values), file, tuple(name for name in values['cameras'] if name), values['image_topic'],
-        values['world_frame'], given.get('sync.period', 0.0), values['sync.tolerance'], values['sync.deadline'])
+        values['world_frame'], given.get('sync.period', 0.0), values['sync.tolerance'], values['sync.deadline'], part_s)

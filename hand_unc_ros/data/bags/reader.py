@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from hand_unc_ros.errors import RecordingError
 INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 IMAGE_TYPES = ('sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/Image')
 TF_TYPE = 'tf2_msgs/msg/TFMessage'
+# From and to, seconds after a bag's start.
+WHOLE = (0.0, math.inf)
 INPUT_TYPES = (*IMAGE_TYPES, INFO_TYPE, TF_TYPE)
 _STORAGE_SUFFIXES = ('.mcap', '.db3')
 
@@ -148,10 +151,13 @@ def _reading(path: Path) -> Iterator[None]:
 
 
 class Bag:
-    """An open bag. Use `open_bag`."""
+    """An open bag. Use `open_bag`. part_s: seconds after `start_ns` between which its messages are read; camera
+    calibrations and transforms, which may be sent only once, are read all."""
 
-    def __init__(self, path: Path, reader: BagFiles | Reader, metadata: Metadata | None) -> None:
+    def __init__(self, path: Path, reader: BagFiles | Reader, metadata: Metadata | None,
+                 part_s: tuple[float, float] = WHOLE) -> None:
         self.path = path
+        self.part_s = part_s
         self._reader = reader
         self._metadata = metadata
 
@@ -184,7 +190,13 @@ class Bag:
                  stop_ns: int | None = None) -> Iterator[tuple[Connection, int, bytes]]:
         """(connection, log time ns, CDR bytes) in order of time, start_ns ≤ time < stop_ns."""
         with _reading(self.path):
-            yield from self._reader.messages(connections or (), start_ns, stop_ns)
+            for message in self._reader.messages(connections or (), start_ns, stop_ns):
+                if self.part_s == WHOLE or message[0].msgtype in (INFO_TYPE, TF_TYPE) or self._in_part(message[1]):
+                    yield message
+
+    def _in_part(self, log_ns: int) -> bool:
+        first, end = self.part_s
+        return first <= (log_ns - self.start_ns) * 1e-9 < end
 
     def decoded(self, connections: list[Connection], store: Typestore) -> Iterator[tuple[Connection, int, Any]]:
         """(connection, log time ns, message) of connections whose types the store knows, in order of time."""
@@ -194,15 +206,15 @@ class Bag:
 
 
 @contextmanager
-def open_bag(path: str | Path) -> Iterator[Bag]:
-    """Open a bag folder or a single storage file.
+def open_bag(path: str | Path, part_s: tuple[float, float] = WHOLE) -> Iterator[Bag]:
+    """Open a bag folder or a single storage file, whole or a part of it: from and to, seconds after its start.
 
     Span, counts and topics are those of the files, whatever metadata.yaml says. A recording that was killed (a folder
     without metadata.yaml, or a single .mcap file that is cut) is read as far as it goes; stderr says so, and how many
     messages that gives.
 
     Raises RecordingError, naming the file and the remedy, when it is missing, truncated after it was
-    complete, empty, of a foreign format, or holds no messages.
+    complete, empty, of a foreign format, or holds no messages, and where it ends before the part begins.
     """
     path = Path(path)
     _refuse_hopeless(path)
@@ -211,7 +223,11 @@ def open_bag(path: str | Path) -> Iterator[Bag]:
     try:
         if reader.message_count == 0:
             raise RecordingError(f'bag {path} holds no messages; record it again with the cameras running')
-        yield Bag(path, reader, metadata)
+        bag = Bag(path, reader, metadata, part_s)
+        if part_s[0] > 1e-9 * bag.duration_ns:
+            raise RecordingError(f'bag {path} is {1e-9 * bag.duration_ns:.1f} s long; nothing of it is left from'
+                                 f' {part_s[0]:g} s on')
+        yield bag
     finally:
         reader.close()
 

@@ -61,7 +61,7 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
     settings = replace(settings, estimator=replace(settings.estimator, covariance_map='none', filter=False))
     files = files_of(settings.estimator)
     head = fingerprint(files['covariance_head']) if 'covariance_head' in files else ''
-    with open_bag(path) as bag:
+    with open_bag(path, settings.part_s) as bag:
         true = load_truth(truth, bag) if truth else None
         calibrated = find_calibration(bag, settings)
         cameras = tuple(find_images(bag, calibrated, settings))
@@ -89,7 +89,7 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
         fitted = replace(fitted, filtered={} if before is None else before.filtered)
     asked = {str(views): round(_typical(fitted, views), 4) for views in fitted.views}
     notes = {'probability': PROBABILITY, 'fitted_to': LEFT_OUT if true is None else f'truth ({Path(truth).name})',
-             'bag': path.name, 'bag_sha256': bag_fingerprint(path), 'hands': hands,
+             'bag': path.name, 'bag_sha256': bag_fingerprint(path), **settings.part_notes, 'hands': hands,
              'errors': {str(views): count for views, count in _counts(parts).items()}, 'asked_for': asked,
              'not_below': {str(views): round(factor, 4) for views, factor in lowest.items()},
              'weights_sha256': {name: fingerprint(file) for name, file in files.items()}}

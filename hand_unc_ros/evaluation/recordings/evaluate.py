@@ -66,7 +66,7 @@ def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: s
     'none', the pipeline on its images.  truth: a topic or a file.  draw: keep pictures of hands.
     Raises HandUncError with the remedy.
     """
-    with open_bag(path) as bag:
+    with open_bag(path, settings.part_s) as bag:
         true = load_truth(truth, bag) if truth else None
         topic = '' if estimates == IMAGES else estimates_topic(bag, estimates, truth)
         if topic:
@@ -271,6 +271,7 @@ def _identity(path: Path, settings: BagSettings, told: Estimates, files: Mapping
         'estimator': None if topic else content, 'triangulation': settings.estimator.triangulation,
         'period_s': told.period_s, 'tolerance_s': settings.tolerance_s or told.period_s / 2,
         'deadline_s': settings.deadline_s or told.period_s, 'estimates': topic, 'cameras': list(told.cameras),
+        **settings.part_notes,
         'rig': None if told.rig is None else _rig_content(told.rig)}
     text = json.dumps(_plain(configuration), sort_keys=True)
     hashes: dict[str, Any] = {'bag': bag_fingerprint(path), 'configuration': hashlib.sha256(text.encode()).hexdigest(),

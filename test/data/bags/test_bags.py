@@ -397,6 +397,19 @@ def test_an_empty_bag_is_refused(tmp_path):
         describe_bag(tmp_path / 'bag')
 
 
+def test_a_part_of_a_bag_has_its_images_and_every_calibration(bag):
+    """Frames of 20 Hz: from 0.1 s to 0.25 s lie three of each camera."""
+    with open_bag(bag, (0.1, 0.25)) as opened:
+        read = [(connection.topic, log_ns) for connection, log_ns, _ in opened.messages()]
+    images = [log_ns for topic, log_ns in read if topic == '/left/image_raw/compressed']
+    assert images == [100 * 10**9 + index * 50_000_000 for index in (2, 3, 4)]
+    assert sum(topic == '/left/camera_info' for topic, _ in read) == FRAMES
+    assert sum(topic == '/tf_static' for topic, _ in read) == 1
+    with pytest.raises(RecordingError, match=r'is [0-9.]+ s long; nothing of it is left from 60 s on'):
+        with open_bag(bag, (60.0, 90.0)):
+            pass
+
+
 def test_bag_can_be_moved(bag, tmp_path):
     shutil.move(bag, tmp_path / 'elsewhere')
     assert describe_bag(tmp_path / 'elsewhere').message_count == 4 * FRAMES + 1

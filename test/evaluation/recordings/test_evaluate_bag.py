@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import math
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from rig_cases import ring
 from view_cases import PERIOD_NS, START_NS, TruthMethod, hand
 
 from hand_unc_ros.cli import main
+from hand_unc_ros.cli.argument_types import part
 from hand_unc_ros.data.bags.hands import HAND_TYPE
 from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.rigs import save_rig
@@ -215,6 +218,14 @@ def test_the_same_bag_gives_the_same_numbers(pipeline, tmp_path):
     assert first == second
 
 
+def test_a_part_of_a_recording_is_evaluated_and_named(pipeline, tmp_path):
+    path, period_s = filmed(tmp_path, count=6), PERIOD_NS / 1e9
+    whole, part = (evaluate_bag(path, settings, truth='/ground_truth').summary
+                   for settings in (BagSettings(), BagSettings(part_s=(2.5 * period_s, math.inf))))
+    assert (whole['hands'], part['hands']) == (6, 3)
+    assert part['configuration']['part_s'] == [2.5 * period_s, None] and 'part_s' not in whole['configuration']
+
+
 def test_hashes_tell_bags_and_configurations_apart(pipeline, tmp_path):
     path, rig = filmed(tmp_path, count=3), tmp_path / 'rig.yaml'
     first = evaluate_bag(path).summary['hashes']
@@ -347,11 +358,23 @@ def test_the_command_writes_numbers_and_page(tmp_path, capsys):
     (['--model', 'm.safetensors'], 'Give --bag DIR'),
     (['--bag', 'b', '--gate', 'average'], '--gate does not go with --bag'),
     (['--model', 'm', '--data', 'd', '--truth', '/t'], '--truth does not go with --model and --data'),
+    (['--model', 'm', '--data', 'd', '--part', '1:2'], '--part does not go with --model and --data'),
     (['--bag', 'nowhere'], 'no such file or folder'),
     (['--bag', 'nowhere', '--json', 'no/folder/f.json'], 'there is no folder no/folder')])
 def test_a_mistake_is_explained(arguments, message, capsys):
     assert main(['evaluate', *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('text, expected', [('60:120', (60.0, 120.0)), ('60:', (60.0, math.inf)), (':6.5', (0.0, 6.5))])
+def test_a_part_is_told_in_seconds(text, expected):
+    assert part(text) == expected
+
+
+@pytest.mark.parametrize('text', ['60', '2:1', '1:1', '-1:2', 'a:b', '', '1:2:3', 'nan:3'])
+def test_what_is_no_part_is_refused(text):
+    with pytest.raises(argparse.ArgumentTypeError, match='60:120, 60: or :60'):
+        part(text)
 
 
 def test_the_nodes_parameters_are_the_settings(tmp_path):
