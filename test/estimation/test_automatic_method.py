@@ -38,8 +38,10 @@ def test_cameras_get_the_landmarks_of_real_hands(fetched):
     assert TABLE['method'].default == EstimatorSettings().method == 'auto'
     settings = with_method(EstimatorSettings(handedness='both'))
     assert settings.method == 'landmarks' and settings.hands == ('right', 'left')
-    assert {name: file for name, file in files_of(EstimatorSettings()).items() if name != 'covariance_head'} == {
-        'weights': FETCHED[0], 'finder_weights': FETCHED[1]}
+    files = files_of(EstimatorSettings())
+    assert (files.pop('weights'), files.pop('finder_weights')) == FETCHED
+    assert {name: file.name for name, file in files.items()} == {
+        'covariance_head': 'landmark_variance.safetensors', 'covariance_map': 'landmark_variance.covariance_map.json'}
 
 
 def test_a_covariance_map_beside_the_head_is_taken(fetched, tmp_path):
