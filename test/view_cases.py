@@ -94,16 +94,18 @@ class TruthMethod:
     """A method that knows where the hand is, and triangulates.
 
     motion: seconds since `start_ns` → joints (21, 3).  alter: changes the readings of each set, stacked.  lost: blind
-    cameras.  refine: joints, covariance, used → Refinement, of what is triangulated.
+    cameras.  refine: joints, covariance, used → Refinement, of what is triangulated.  holds: hold what is not refined to
+    the lengths of the track's bones; its noise is independent, so that the covariance is then too large.
     `calls` holds (stamp, predicted) of every hand that was fused, `resets` counts.
     """
 
     name, min_views, window, crop_size, surface = 'truth', 2, 1, None, ''
     crop_box = staticmethod(reach_box)
 
-    def __init__(self, motion, sigma_px=1.0, noise=0.0, lost=(), alter=None, start_ns=START_NS, refine=None):
+    def __init__(self, motion, sigma_px=1.0, noise=0.0, lost=(), alter=None, start_ns=START_NS, refine=None,
+                 holds=False):
         self.motion, self.sigma_px, self.noise, self.lost, self.alter = motion, sigma_px, noise, set(lost), alter
-        self.start_ns, self.refine = start_ns, refine
+        self.start_ns, self.refine, self.holds = start_ns, refine, holds
         self.options = MethodOptions()
         self.calls, self.resets, self._rigs = [], 0, RigCache()
 
@@ -130,7 +132,8 @@ class TruthMethod:
         self.calls.append((readings[0].stamp_ns, track.predicted))
         found = fuse(stack(readings), rig, self.options.triangulation, self.options.min_views)
         refined = None if self.refine is None else self.refine(found.joints, found.covariance, found.used)
-        return with_refinement(found, refined, {'fusion': 0.5, 'refinement': 0.25})
+        return with_refinement(found, refined, {'fusion': 0.5, 'refinement': 0.25},
+                               track.bones if self.holds else None)
 
     def reset(self):
         self.resets += 1

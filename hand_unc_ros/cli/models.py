@@ -128,7 +128,8 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
                '--triangulation': args.triangulation, '--reference': args.reference,
                '--covariance-head': args.covariance_head, '--covariance-map': args.covariance_map}
     of_bags = {'--truth': args.truth, '--report': args.report, '--params': args.params, '--rig': args.rig,
-               '--estimates': args.estimates, '--weights': args.weights, '--handedness': args.handedness, '--part': args.part}
+               '--estimates': args.estimates, '--weights': args.weights, '--handedness': args.handedness,
+               '--part': args.part}
     wrong = [name for name, value in (of_bags if args.bag is None else of_sets).items() if value]
     if wrong:
         raise ConfigError(f'{wrong[0]} does not go with {"--model and --data" if args.bag is None else "--bag"}; '

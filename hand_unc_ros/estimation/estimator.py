@@ -37,11 +37,11 @@ SAME_HAND_M = 0.015
 
 
 class _Sighting(NamedTuple):
-    """A hand in a set before fusion: its track, new or followed, where it was expected, None where it was searched for,
-    and what each view reads of it."""
+    """A hand in a set before fusion: its track, new or followed, what is known of it, without a prediction where it was
+    searched for, and what each view reads of it."""
 
     track: Track
-    predicted: np.ndarray | None
+    prior: HandPrior
     readings: dict[str, ViewReading]
 
 
@@ -117,9 +117,8 @@ class HandEstimator:
                 continue
             if self.settings.view_health:
                 observed.append(self._observation(sighting, fused, rig, stage_ms))
-            prior = self._prior(sighting)
             hand = self._publish(frames, sighting, counted, fused, stage_ms)
-            readings.append(HandReadings(hand.track_id, hand.handedness, sighting.readings, fused.gate, prior))
+            readings.append(HandReadings(hand.track_id, side, sighting.readings, fused.gate, sighting.prior))
             if hand.valid.any():
                 hands.append(hand)
             else:
@@ -154,7 +153,7 @@ class HandEstimator:
             predicted = None if track is None else track.predict(frames.stamp_ns)
             if predicted is None:
                 continue
-            sightings.append(_Sighting(track, predicted, _unread(frames.views, side)))
+            sightings.append(_Sighting(track, self._prior(track, predicted), _unread(frames.views, side)))
             if self.method.crop_size is None:
                 boxes = np.zeros((len(frames.views), 4))
             else:
@@ -187,7 +186,7 @@ class HandEstimator:
         sightings, crops = [], []
         for side in missing:
             track = tracks[side] or Track(0, side, readings=deque(maxlen=self.method.window - 1))
-            sightings.append(_Sighting(track, None, _unread(frames.views, side)))
+            sightings.append(_Sighting(track, self._prior(track, None), _unread(frames.views, side)))
             crops.append(self._crops(frames.views, side, boxes.get(side, np.full((len(frames.views), 4), np.nan))))
         self._read(sightings, crops)
         stage_ms['views'] += 1e3 * (time.perf_counter() - started)
@@ -235,7 +234,7 @@ class HandEstimator:
             return NotFused(f'{showing} of {len(counted)} views show a hand, {least} are needed:'
                             ' depth is not observable')
         track = sighting.track
-        fused = self.method.fuse([*track.readings, counted], rig, self._prior(sighting))
+        fused = self.method.fuse([*track.readings, counted], rig, sighting.prior)
         if isinstance(fused, NotFused):
             return fused
         views = stack(sighting.readings.values())
@@ -247,9 +246,8 @@ class HandEstimator:
         stage_ms['fusion'] += 1e3 * (time.perf_counter() - started) - own_ms
         return fused if reason is None else NotFused(reason)
 
-    def _prior(self, sighting: _Sighting) -> HandPrior:
-        track = sighting.track
-        return HandPrior(track.handedness, sighting.predicted, track.bones if self.settings.bone_memory else None)
+    def _prior(self, track: Track, predicted: np.ndarray | None) -> HandPrior:
+        return HandPrior(track.handedness, predicted, track.bones if self.settings.bone_memory else None)
 
     def _observation(self, sighting: _Sighting, fused: Fused, rig: CameraRig,
                      stage_ms: Counter[str]) -> Observation:
@@ -278,9 +276,10 @@ class HandEstimator:
         track, views, triangulation = sighting.track, stack(counted.values()), fused.triangulation
         if track.track_id == 0:
             self._begin(track, fused.joints, frames.stamp_ns)
-        elapsed_ns = 0 if track.seen_ns is None else frames.stamp_ns - track.seen_ns
-        track.bones = track.bones.learned(triangulation.joints, block_diagonal(triangulation.covariance),
-                                          1e-9 * elapsed_ns)
+        if self.settings.bone_memory:
+            elapsed_ns = 0 if track.seen_ns is None else frames.stamp_ns - track.seen_ns
+            track.bones = track.bones.learned(triangulation.joints, block_diagonal(triangulation.covariance),
+                                              1e-9 * elapsed_ns)
         track.seen_ns = frames.stamp_ns
         track.readings.append(sighting.readings)
         rig = self._rigs.of([view.camera for view in frames.views.values()])
@@ -322,9 +321,10 @@ def _without_doubles(outcomes: Mapping[str, _Outcome]) -> dict[str, _Outcome]:
 def _surprise(outcome: _Outcome) -> tuple[float, float]:
     """How far from where it was expected a hand is, metres, infinite where it was searched for; then the probability
     that the images give to the other side."""
-    track, predicted, readings = outcome.sighting
+    track, prior, readings = outcome.sighting
     other = np.mean([1 - one.right if track.handedness == 'right' else one.right for one in readings.values()])
-    return np.inf if predicted is None else _median_distance(outcome.fused.joints, predicted), float(other)
+    apart = np.inf if prior.predicted is None else _median_distance(outcome.fused.joints, prior.predicted)
+    return apart, float(other)
 
 
 def _median_distance(one: np.ndarray, other: np.ndarray) -> float:

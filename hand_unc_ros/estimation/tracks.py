@@ -27,8 +27,8 @@ class Track:
     follower: filter of the joints as the views give them, by which the next crops are cut: a covariance head that is
     wrong on images unlike those it was trained on must not lose the hand.  smoother: filter of what is published.
     readings: of the last sets, oldest first, as many as the method's window needs.  fit: the hand model's parameters of
-    the last set.  bones: their lengths, as far as the hand has shown them.  seen_ns: stamp of the last set that gave the
-    hand.
+    the last set.  bones: their lengths, as far as the hand has shown them.  seen_ns: stamp of the last set that gave
+    the hand.
     """
 
     track_id: int

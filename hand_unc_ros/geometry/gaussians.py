@@ -40,7 +40,7 @@ def nearest_psd(covariance: np.ndarray, floor: float = 0.0) -> np.ndarray:
 
 
 def square_roots(covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Σ^½ and Σ^-½ (..., d, d), and where they are known (...): where Σ is finite and not zero. Identities elsewhere."""
+    """Σ^½ and Σ^-½ (..., d, d), and where they are known (...): where Σ is finite and not zero; else identities."""
     known, matrix = _finite(covariance)
     values, vectors = np.linalg.eigh(matrix)
     known = known & (values[..., -1] > 0)

@@ -8,13 +8,16 @@ covariance of the vector d between its ends, u its direction and Σ_n = (I − u
 
     l = |d| − tr Σ_n / (2 l),   variance uᵀ Σ_d u + tr Σ_n² / (2 l²) + (OWN_SHARE l)².
 
-The joints are those of Gaussian measurements |x_b − x_a| ~ N(l, variance of l + (OWN_SHARE l)² + ((tr Σ_n)² + 2 tr Σ_n²)
-/ (4 l²)) of all bones, the last term being the mean square of n² / (2 l), which the linear update neglects: an iterated
-extended Kalman update (Bell & Cathey, 1993) with the weights of Student's t.
+The joints are those of Gaussian measurements
 
-Covariances of triangulated joints are independent of each other, the errors are not: those that the ends of a bone share
-are the larger part, and its length does not correct them.  So every joint keeps its own covariance, and takes from the
-update the correlations alone.
+    |x_b − x_a| ~ N(l, variance of l + (OWN_SHARE l)² + ((tr Σ_n)² + 2 tr Σ_n²) / (4 l²))
+
+of all bones, by an iterated extended Kalman update (Bell & Cathey, 1993) with the weights of Student's t. The last term
+is the mean square of n² / (2 l), which the linear update neglects.
+
+Covariances of triangulated joints are independent of each other, their errors are not: those that the ends of a bone
+share are the larger part, and its length does not correct them.  So every joint keeps its own covariance, and takes
+from the update the correlations alone.
 """
 
 from __future__ import annotations
@@ -33,9 +36,9 @@ from hand_unc_ros.hand.joints import BONES, JOINT_COUNT
 # of a finger runs from the wrist). Hands differ by about ±25 %; estimates err more.
 BONE_LENGTHS = np.array([0.038, 0.042, 0.034, 0.028, 0.094, 0.043, 0.026, 0.022, 0.092, 0.047, 0.030, 0.023,
                          0.086, 0.043, 0.029, 0.023, 0.082, 0.035, 0.021, 0.021])
-# Standard deviations as shares of the length: of an unknown hand, wide enough that a child's is not drawn to an adult's;
-# of a length that was learned, at least; of the distance between two landmarks of a rigid bone, by what they mean in
-# different poses and views.
+# Standard deviations as shares of the length: of an unknown hand, wide enough that a child's is not drawn to an
+# adult's; of a length that was learned, at least; of the distance between the landmarks of a rigid bone, by what they
+# mean in different poses and views.
 PRIOR_SHARE, LEAST_SHARE, OWN_SHARE = 0.4, 0.02, 0.04
 # A learned length is forgotten with the square root of time, share of it per √s.
 FORGETTING = 0.03
@@ -53,6 +56,15 @@ _PARENTS, _CHILDREN = np.array(BONES).T
 def bone_lengths(joints: np.ndarray) -> np.ndarray:
     """(..., 20) metres, in the order of BONES, from joints (..., 21, 3); NaN with an invalid end."""
     return np.linalg.norm(joints[..., _CHILDREN, :] - joints[..., _PARENTS, :], axis=-1)
+
+
+def bone_vectors(joints: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(..., 20, 3) metres from each bone's parent to its child, and their covariances (..., 20, 3, 3) m², of joints
+    (..., 21, 3) and covariances (..., 63, 63), joint-major; NaN with an invalid end."""
+    blocks = np.moveaxis(covariance.reshape(*covariance.shape[:-2], JOINT_COUNT, 3, JOINT_COUNT, 3), -2, -3)
+    a, b = _PARENTS, _CHILDREN
+    spread = blocks[..., a, a, :, :] + blocks[..., b, b, :, :] - blocks[..., a, b, :, :] - blocks[..., b, a, :, :]
+    return joints[..., b, :] - joints[..., a, :], spread
 
 
 class _Measured(NamedTuple):
@@ -101,10 +113,7 @@ class BoneLengths:
         if not known.any():
             return joints, covariance
         parents, children = _PARENTS[known], _CHILDREN[known]
-        rows = np.flatnonzero(np.isfinite(joints).all(axis=1).repeat(3) & np.isfinite(covariance.diagonal()))
-        P = np.zeros_like(covariance)
-        P[np.ix_(rows, rows)] = covariance[np.ix_(rows, rows)]
-        start = np.where(np.isfinite(joints), joints, 0.0).reshape(-1)
+        P, start = np.nan_to_num(covariance), np.nan_to_num(joints).reshape(-1)
         noise = (self.variance[known] + np.square(OWN_SHARE * target)
                  + (bones.across ** 2 + 2 * bones.across2) / (4 * target ** 2))
         state, bone = start, np.arange(len(parents))
@@ -131,12 +140,10 @@ class BoneLengths:
         return np.where(np.isfinite(joints), state.reshape(-1, 3), np.nan), inflate(P, restored)
 
     def _measured(self, joints: np.ndarray, covariance: np.ndarray) -> _Measured:
-        blocks = covariance.reshape(JOINT_COUNT, 3, JOINT_COUNT, 3)
-        vector = joints[_CHILDREN] - joints[_PARENTS]
-        spread = (blocks[_CHILDREN, :, _CHILDREN] + blocks[_PARENTS, :, _PARENTS] - blocks[_CHILDREN, :, _PARENTS]
-                  - blocks[_PARENTS, :, _CHILDREN])
+        vector, spread = bone_vectors(joints, covariance)
         # Judged by the expected length: of measured ones, the long would be chosen.  Comparisons with NaN are false.
         known = np.trace(spread, axis1=1, axis2=2) < MAX_UNKNOWN * np.square(self.length)
+        known &= np.isfinite(vector).all(axis=1)
         vector, spread = vector[known], spread[known]
         length = np.linalg.norm(vector, axis=1)
         direction = vector / np.maximum(length, _SHORTEST)[:, None]

@@ -43,8 +43,8 @@ class Refinement:
 
 def with_refinement(triangulation: Triangulation, refinement: Refinement | None,
                     stage_ms: dict[str, float] | None = None, bones: BoneLengths | None = None) -> Fused:
-    """The refined hand; without a refinement the triangulated one, held to the lengths of its bones where they are given.
-    A joint that was not triangulated has no covariance, so it stays invalid."""
+    """The refined hand; without a refinement the triangulated one, held to the lengths of its bones where they are
+    given. A joint that was not triangulated has no covariance, so it stays invalid."""
     covariance = block_diagonal(triangulation.covariance)
     if refinement is None:
         joints = triangulation.joints

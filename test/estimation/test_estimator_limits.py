@@ -51,7 +51,8 @@ def test_nothing_non_finite_and_nothing_indefinite_ever_leaves(
         return replace(estimate, joints_px=joints, variance_px2=variance, valid=valid)
 
     fitted = seed % 4 == 0
-    estimator = estimator_of(TruthMethod(moving, alter=spoil), CovarianceMap('scalar', {2: 1.6, 4: 2.2}),
+    estimator = estimator_of(TruthMethod(moving, alter=spoil, holds=seed % 2 == 0),
+                             CovarianceMap('scalar', {2: 1.6, 4: 2.2}),
                              surface=FITTERS['right'] if fitted else None, hand_model='stand-in' if fitted else '',
                              triangulation=method, filter=smooth)
     for index in range(3):

@@ -125,7 +125,8 @@ class Wild(TruthMethod):
     """Readings and refinements with numbers of any size in any place."""
 
     def __init__(self, rng):
-        super().__init__(lambda t: hand(place=(0.2 * t, 0.0, 0.0)), sigma_px=rng.choice([0.1, 1.0, 30.0]), noise=1.0)
+        super().__init__(lambda t: hand(place=(0.2 * t, 0.0, 0.0)), sigma_px=rng.choice([0.1, 1.0, 30.0]), noise=1.0,
+                         holds=True)
         self.rng = rng
 
     def _exchanged(self, values):

@@ -49,8 +49,8 @@ def test_lengths_of_bones():
 
 
 def test_a_single_bone_against_the_formula():
-    """Two joints of variance s², a length l of variance R: they share the change 2 s² / (2 s² + R) of the length. Across
-    the bone lie two axes of 2 s², so that the mean square of n² / (2 l) is (4² + 2 · 2 · 2²) s⁴ / (4 l²)."""
+    """Two joints of variance s², a length l of variance R: they share the change 2 s² / (2 s² + R) of the length.
+    Across the bone lie two axes of 2 s², so that the mean square of n² / (2 l) is (4² + 2 · 2 · 2²) s⁴ / (4 l²)."""
     joints, variance = np.full((21, 3), np.nan), 4e-6
     joints[5], joints[6] = (0.0, 0.0, 0.0), (0.0, 0.04, 0.0)
     covariance = np.full((63, 63), np.nan)

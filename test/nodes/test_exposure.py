@@ -161,7 +161,8 @@ def names_refused(listener: Listener, rules: dict[str, dict[str, list[str]]]) ->
                                        ('subscribe', listener.node.get_subscriber_names_and_types_by_node),
                                        ('reply', listener.node.get_service_names_and_types_by_node))}
 
-    # A node's endpoints are discovered one after another, after the node itself. The rig tells TF where there is tf2_ros.
+    # A node's endpoints are discovered one after another, after the node itself. The rig tells TF only where there
+    # is tf2_ros.
     expected = {(node, qualifier): {name for name in allowed[qualifier] if '*' not in name and name != '/tf_static'}
                 for node, allowed in rules.items() for qualifier in ('publish', 'reply')}
     listener.until(lambda: all(expected[key] <= names for key, names in open_names().items() if key in expected),

@@ -24,9 +24,9 @@ from hand_unc_ros.errors import RecordingError
 INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
 IMAGE_TYPES = ('sensor_msgs/msg/CompressedImage', 'sensor_msgs/msg/Image')
 TF_TYPE = 'tf2_msgs/msg/TFMessage'
+INPUT_TYPES = (*IMAGE_TYPES, INFO_TYPE, TF_TYPE)
 # From and to, seconds after a bag's start.
 WHOLE = (0.0, math.inf)
-INPUT_TYPES = (*IMAGE_TYPES, INFO_TYPE, TF_TYPE)
 _STORAGE_SUFFIXES = ('.mcap', '.db3')
 
 

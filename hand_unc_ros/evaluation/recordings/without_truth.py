@@ -16,8 +16,9 @@ from hand_unc_ros.estimation.innovations import innovations
 from hand_unc_ros.evaluation.recordings.replay import Estimates
 from hand_unc_ros.evaluation.uncertainty import coverage
 from hand_unc_ros.geometry.gaussians import chi2_quantile
+from hand_unc_ros.hand.bone_lengths import bone_vectors
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
-from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, JOINT_NAMES
+from hand_unc_ros.hand.joints import BONES, JOINT_NAMES
 from hand_unc_ros.methods.geometric_fusion import fuse
 
 # Of a joint that counts as at rest, metres per second, and the fewest moments of rest that say something.
@@ -94,15 +95,12 @@ def bones(joints: np.ndarray, covariances: np.ndarray) -> dict[str, Any]:
     of the median variance.  ratio: of the two; above 1 the covariance is too small.  An error that stays the same does
     not show.
     """
-    blocks = covariances.reshape(-1, JOINT_COUNT, 3, JOINT_COUNT, 3)
+    vectors, spreads = bone_vectors(joints, covariances)
     table = []
-    for first, second in BONES:
-        bone = joints[:, second] - joints[:, first]
-        length = np.linalg.norm(bone, axis=1)
-        along = bone / length[:, None]
-        spread = (blocks[:, first, :, first] + blocks[:, second, :, second] - blocks[:, first, :, second]
-                  - blocks[:, second, :, first])
-        variance = np.einsum('na,nab,nb->n', along, spread, along)
+    for place, (first, second) in enumerate(BONES):
+        length = np.linalg.norm(vectors[:, place], axis=1)
+        along = vectors[:, place] / length[:, None]
+        variance = np.einsum('na,nab,nb->n', along, spreads[:, place], along)
         known = np.isfinite(length) & np.isfinite(variance)
         if known.sum() < 3:
             continue
