@@ -129,6 +129,18 @@ def test_what_is_in_nodes_needs_ros(path: Path) -> None:
     assert ros_modules(path) or messages, f'{path.name} knows no ROS: it belongs into another room'
 
 
+@pytest.mark.parametrize('path', FILES, ids=IDS)
+def test_functions_call_no_local_that_hides_a_name_of_the_module(path: Path) -> None:
+    tree = ast.parse(path.read_text())
+    defined = {node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    for function in ast.walk(tree):
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+            called = {id(node.func) for node in ast.walk(function) if isinstance(node, ast.Call)}
+            hidden = defined & {name.id for name in names if isinstance(name.ctx, ast.Store)}
+            assert not hidden & {name.id for name in names if id(name) in called}, function.name
+
+
 def test_every_room_is_ruled() -> None:
     rooms = {path.name for path in PACKAGE.iterdir() if (path / '__init__.py').is_file()}
     assert rooms - ROOF == set(MAY_IMPORT)

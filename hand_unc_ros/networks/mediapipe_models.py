@@ -52,8 +52,8 @@ def get_models(wheel: Path | None = None, folder: Path | None = None) -> Path:
     Raises MissingDependencyError when the download fails, ConfigError for a wheel with other networks.
     """
     folder = folder or landmark_folder()
-    with tempfile.TemporaryDirectory() as download:
-        members = wheel_members(wheel or download(Path(download)))
+    with tempfile.TemporaryDirectory() as scratch:
+        members = wheel_members(wheel or download(Path(scratch)))
     networks = [(name, _converted(network(), read_tflite(members[member]), name))
                 for name, network, member, _ in MODELS]
     folder.mkdir(parents=True, exist_ok=True)

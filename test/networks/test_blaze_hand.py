@@ -80,6 +80,18 @@ def test_converted_networks_agree_with_the_reference_interpreter(wheel: Path, tm
                 np.testing.assert_allclose(ours.numpy().ravel(), reference[theirs].ravel(), atol=TOLERANCE, rtol=0)
 
 
+def test_without_a_wheel_one_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def download(folder: Path) -> Path:
+        assert folder.is_dir()
+        (folder / 'mediapipe.whl').write_bytes(b'another file')
+        return folder / 'mediapipe.whl'
+
+    monkeypatch.setattr(get_models, 'download', download)
+    with pytest.raises(ConfigError, match='mediapipe.whl is not the wheel'):
+        get_models.get_models(folder=tmp_path / 'models')
+    assert not (tmp_path / 'models').exists()
+
+
 def test_sizes_are_those_of_the_originals() -> None:
     assert sum(value.numel() for value in HandLandmarkNet().parameters()) == pytest.approx(2.716e6, rel=0.01)
     assert sum(value.numel() for value in PalmNet().parameters()) == pytest.approx(1.136e6, rel=0.01)
