@@ -13,7 +13,6 @@ from hand_unc_ros.data.samples import Sample, SampleView
 from hand_unc_ros.data.synthetic.imaging import jpeg, motion_blur
 from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole, hand_box, mirror_view
-from hand_unc_ros.hand.topology import VERTEX_COUNT
 
 
 @dataclass(frozen=True)
@@ -72,19 +71,21 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
         out['present'].append(seen and bool(mask.any()))
     arrays = {name: np.stack(values) for name, values in out.items()}
     flip = np.array([-1.0 if mirrored else 1.0, 1.0, 1.0])
-    vertices = np.full((VERTEX_COUNT, 3), np.nan) if sample.vertices is None else sample.vertices
+    vertices = np.zeros((0, 3)) if sample.vertices is None else sample.vertices
     return arrays | {'joints': sample.joints * flip, 'vertices': vertices * flip}
 
 
 def collate(samples: Sequence[dict[str, np.ndarray]], indices: Sequence[int] | None = None) -> dict[str, Tensor]:
     """A batch: images (B, V, S, S, 3) uint8; K (B, V, 3, 3), camera_from_world (B, V, 3, 4), joints_px (B, V, 21, 2)
-    in the crops, joints (B, 21, 3), vertices (B, 778, 3) float32; view_mask, present (B, V), joint_mask (B, V, 21)
+    in the crops, joints (B, 21, 3), vertices (B, N, 3) float32; view_mask, present (B, V), joint_mask (B, V, 21)
     bool; index (B,).
 
     The world of every sample is shifted to its hand, so that float32 keeps its digits. Samples with fewer views than
-    the most are filled up with masked ones.
+    the most are filled up with masked ones, those without a surface with NaN; N is 0 where none has one.
+    Raises ValueError for samples with surfaces of different hand models.
     """
     views = max(len(sample['view_mask']) for sample in samples)
+    samples = _with_vertices(samples)
     batch = {name: np.stack([_padded(name, sample[name], views) for sample in samples]) for name in samples[0]}
     origin = np.nan_to_num(np.nanmean(batch['joints'], axis=1, keepdims=True))
     batch['joints'] = batch['joints'] - origin
@@ -95,6 +96,16 @@ def collate(samples: Sequence[dict[str, np.ndarray]], indices: Sequence[int] | N
         value.astype(np.float32) if value.dtype == np.float64 else value)) for name, value in batch.items()}
     tensors['index'] = torch.as_tensor(range(len(samples)) if indices is None else list(indices), dtype=torch.int64)
     return tensors
+
+
+def _with_vertices(samples: Sequence[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    counts = {len(sample['vertices']) for sample in samples} - {0}
+    if len(counts) > 1:
+        raise ValueError(f'samples with {" and ".join(map(str, sorted(counts)))} vertices do not make one batch: they'
+                         ' are of different hand models')
+    count = max(counts, default=0)
+    unknown = {'vertices': np.full((count, 3), np.nan)}
+    return [sample if len(sample['vertices']) else sample | unknown for sample in samples]
 
 
 def develop(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:

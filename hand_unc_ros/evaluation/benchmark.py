@@ -45,7 +45,7 @@ COLUMNS = {
 class Results(NamedTuple):
     """Predictions for N samples and the truth, NumPy, metres and crop pixels.
 
-    joints, coarse, target: (N, 21, 3).  vertices, surface: (N, 778, 3).  gate: (N, V, 21).  sigma_px, error_px:
+    joints, coarse, target: (N, 21, 3).  vertices, surface: (N, M, 3).  gate: (N, V, 21).  sigma_px, error_px:
     (N, V, 21), NaN where a joint is not annotated or lies outside of its crop.  delivered: (N,) views that show the
     hand.  covariance: (N, 63, 63) of joints, before a map is applied.
     """

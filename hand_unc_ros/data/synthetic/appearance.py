@@ -26,7 +26,7 @@ class SkinMap:
 
 @dataclass(frozen=True)
 class Appearance:
-    """albedo: (778, 3) linear RGB.  gloss: scalar.  sleeve: forearm colour (3,), or None for bare skin."""
+    """albedo: (N, 3) linear RGB.  gloss: scalar.  sleeve: forearm colour (3,), or None for bare skin."""
 
     albedo: np.ndarray
     gloss: float

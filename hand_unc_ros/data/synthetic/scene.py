@@ -50,6 +50,9 @@ class PosedHand:
         palmar = np.cross(joints[INDEX_MCP] - joints[0], joints[LITTLE_MCP] - joints[0])
         palmar = palmar / np.linalg.norm(palmar) * (1.0 if model.side == 'right' else -1.0)
         facing = normals @ palmar
+        if model.palm is not None and model.nail is not None:
+            self.skin = looks.SkinMap(model.palm, model.nail)
+            return
         palm = _smoothstep(facing, -0.25, 0.45)
         nail = np.zeros(len(vertices))
         for finger, tip in zip(FINGERS, FINGERTIPS):
@@ -65,7 +68,7 @@ class PosedHand:
         self.skin = looks.SkinMap(palm, nail)
 
     def surfaces(self, states: list[HandState], betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices (B, 778, 3) and joints (B, 21, 3) in metres, world, float64, of B hands."""
+        """Vertices (B, N, 3) and joints (B, 21, 3) in metres, world, float64, of B hands."""
         def stacked(values: list[np.ndarray]) -> torch.Tensor:
             return torch.as_tensor(np.stack(values), dtype=torch.float32)
 
@@ -151,7 +154,7 @@ class Scene:
             for i, camera in enumerate(rig.cameras)}
 
     def truth(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """Joints (21, 3) and vertices (778, 3) at time t, metres, world."""
+        """Joints (21, 3) and vertices (N, 3) at time t, metres, world."""
         vertices, joints = self.hand.surfaces([self.motion.at(t)], self.betas[None])
         return joints[0], vertices[0]
 

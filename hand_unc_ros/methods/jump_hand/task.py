@@ -10,7 +10,9 @@ from typing import Any
 
 from hand_unc_ros.data.datasets import DATASETS
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.hand.model import read_arrays
+from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.model import hand_arrays
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.methods.jump_hand.losses import LossWeights, jump_hand_losses, view_losses
 from hand_unc_ros.methods.jump_hand.network import CONFIGS, JumpHand, JumpHandConfig
 from hand_unc_ros.methods.jump_hand.validation import validate, validate_views
@@ -59,9 +61,11 @@ def check_network(network: JumpHandConfig, hand_model: str) -> None:
     if size < 4 * HEATMAP_SIZE or size % HEATMAP_SIZE:
         raise ConfigError(f'network.view.image_size is {size}; it must be {4 * HEATMAP_SIZE} or a larger multiple'
                           f' of {HEATMAP_SIZE}')
-    if (network.surface == 'mano') != bool(hand_model):
+    shown = 'mano' if hand_model not in ('', STANDIN, ANNY) else hand_model or STANDIN
+    if network.surface != shown:
         raise ConfigError(f"network.surface is '{network.surface}' and hand_model is '{hand_model}'; a"
-                          ' MANO surface needs the converted model, and the stand-in needs none')
+                          " MANO surface needs the converted model, Anny's needs hand_model: anny, and the stand-in"
+                          ' needs none')
 
 
 def parse_sized(defaults: C, values: Mapping[str, Any]) -> C:
@@ -79,7 +83,7 @@ def parse_sized(defaults: C, values: Mapping[str, Any]) -> C:
 def build_network(config: JumpHandTraining) -> JumpHand:
     """JUMP-Hand as a run begins with it: loaded, and only what moves left free. Raises ConfigError naming the weights
     that do not fit."""
-    arrays = read_arrays(Path(config.hand_model)) if config.hand_model else None
+    arrays = hand_arrays(config.hand_model, 'right')[0] if config.hand_model else None
     network = JumpHand(config.network, arrays)
     if config.init:
         load_into(network, read_weights(Path(config.init), 'JumpHand')[1], config.init)

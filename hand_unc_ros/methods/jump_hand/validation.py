@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.hand.joints import FINGERTIPS
+from hand_unc_ros.methods.jump_hand.losses import known_vertices
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
 from hand_unc_ros.networks.images import image_tensor
@@ -23,7 +24,7 @@ def validate(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[st
         error = 1e3 * (out.joints[-1] - batch['joints']).norm(dim=-1)
         joints.append(error.flatten())
         tips.append(error[:, FINGERTIPS].flatten())
-        vertices.append(1e3 * (out.vertices[-1] - batch['vertices']).norm(dim=-1).flatten())
+        vertices.append(1e3 * (out.vertices[-1] - known_vertices(batch, out.vertices.shape[-2])).norm(dim=-1).flatten())
         coarse.append(1e3 * (out.coarse - batch['joints']).norm(dim=-1)[out.coarse_valid])
         views.append(_view_errors(out, batch, network.config.view.image_size))
     return {'mpjpe_mm': _known(joints).mean().item(), 'mpjpe_median_mm': _known(joints).nanmedian().item(),
