@@ -6,6 +6,7 @@ workers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,17 +15,20 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
+from hand_unc_ros.data.synthetic.environment import draw_environment
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
+from hand_unc_ros.data.synthetic.photographs import installed_photographs
 from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge, noise_lattice, render
 from hand_unc_ros.data.synthetic.ring import look_at
 from hand_unc_ros.data.synthetic.scene import PosedHand
+from hand_unc_ros.data.synthetic.sensor import Sensor, draw_webcam
+from hand_unc_ros.data.synthetic.surroundings import Surroundings
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
 from hand_unc_ros.hand.model import HandModel
 
-BACKGROUND_COUNT = 64
-BACKGROUND_SIZE = 384
+BACKGROUND_COUNT = 160
 FOCAL_PX = 600.0
 # An image spans this many times the side of the hand's box, room for the jitter of its crops.
 MARGIN = 1.45
@@ -33,24 +37,34 @@ MARGIN = 1.45
 @dataclass(frozen=True)
 class MultiviewSettings:
     """What training sees. image_size: side in pixels of the crops that will be cut.  objects: probabilities of 0, 1,
-    … objects near the hand.  absent: share of views that are turned away from the hand, whose image shows none."""
+    … objects near the hand.  absent: share of views that are turned away from the hand, whose image shows none.
+    photographs: whether backgrounds are photographs of installed packages as well, see `photographs.PHOTOGRAPHS`.
+    webcam: whether images are a webcam's; else they are sharp, clean and all exposed alike."""
 
     image_size: int = 128
     objects: tuple[float, ...] = (0.4, 0.3, 0.18, 0.12)
     absent: float = 0.05
+    photographs: bool = True
+    webcam: bool = True
 
 
 class MultiviewSamples:
-    """Endless samples of `views` cameras each. State: the stores of backgrounds and noise, drawn from the seed."""
+    """Endless samples of `views` cameras each. State: the stores of backgrounds and noise, drawn from the seed.
 
-    def __init__(self, model: HandModel, seed: int, settings: MultiviewSettings = MultiviewSettings()) -> None:
+    photographs: linear RGB (H, W, 3) to take backgrounds from besides, see `photographs.backgrounds_from_folder`.
+    """
+
+    def __init__(self, model: HandModel, seed: int, settings: MultiviewSettings = MultiviewSettings(),
+                 photographs: Sequence[np.ndarray] = ()) -> None:
         rng = np.random.default_rng((seed, 7020))
         self.seed = seed
         self.settings = settings
         self.hand = PosedHand(model)
         self.lattice = noise_lattice(rng)
-        self.backgrounds = [looks.draw_background(rng, BACKGROUND_SIZE, BACKGROUND_SIZE)
-                            for _ in range(BACKGROUND_COUNT)]
+        self.sensor = Sensor(rng)
+        installed = installed_photographs() if settings.photographs else []
+        self.surroundings = Surroundings(seed, [*installed, *photographs], BACKGROUND_COUNT,
+                                         int(np.clip(1.4 * settings.image_size, 128, 320)))
 
     def sample(self, index: int, views: int) -> Sample:
         """Sample number `index`. Its hand does not depend on the number of views."""
@@ -64,7 +78,7 @@ class MultiviewSamples:
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
         things = [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
                                                                       p=self.settings.objects))]
-        light, mottling = looks.draw_light(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle)
+        light, mottling = draw_environment(rng).light(), Mottling(self.lattice, rng.uniform(50, 150), look.mottle)
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
             ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
@@ -92,15 +106,19 @@ class MultiviewSamples:
         box = crops.reach_box(joints, px, FOCAL_PX / depth[MIDDLE_MCP]) * [1, 1, MARGIN, 0]
         K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
         camera = Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera)
-        image = looks.background_patch(rng, self.backgrounds, size)
+        image = self.surroundings.patch(rng, size)
         if mesh is not None:
             local = mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
             linear, alpha, _ = render(mesh, Projection(at, local[:, 2], camera.centre), (size, size), light, mottling,
                                       shadow_size=64)
-            image = imaging.composite(linear, alpha, image)
+            image = imaging.blend(linear, alpha, image)
         pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
-        return SampleView(camera, imaging.quantise(image), pixels, np.ones(JOINT_COUNT, bool))
+        if self.settings.webcam:
+            image = self.sensor.image(image, draw_webcam(rng, image), rng)
+        else:
+            image = imaging.quantise(imaging.to_srgb(image))
+        return SampleView(camera, image, pixels, np.ones(JOINT_COUNT, bool))
 
 
 def _upright(camera: Camera, joints: np.ndarray) -> Camera:

@@ -86,7 +86,7 @@ def test_the_truth_is_one_hand(model):
 
 def test_the_pixels_show_the_hand_where_its_vertices_are(model):
     """The same draws with the hand left out change the image on the hand and nowhere else beyond its wrist."""
-    shown, empty = (samples(model, objects=(1.0,), absent=share) for share in (0.0, 1.0))
+    shown, empty = (samples(model, objects=(1.0,), absent=share, webcam=False) for share in (0.0, 1.0))
     for number in range(3):
         with_hand, without = shown.sample(number, 3), empty.sample(number, 3)
         for view, bare in zip(with_hand.views, without.views):
@@ -117,7 +117,7 @@ def test_images_hold_the_hands_box_upright_with_a_margin(model):
             assert 0.6 * MARGIN * SIZE <= side <= 1.41 * MARGIN * SIZE
             assert ((view.joints_px > 0) & (view.joints_px < side - 1)).all()
         # What a crop shows is in the image: nothing of it is black. Near a camera a fingertip may stick out of it.
-        arrays = crop_sample(samples(model, absent=0.0).sample(number, 4), SIZE)
+        arrays = crop_sample(samples(model, absent=0.0, webcam=False).sample(number, 4), SIZE)
         assert (arrays['images'].max(-1) == 0).mean() < 0.01 and arrays['joint_mask'].mean() > 0.95
 
 
