@@ -67,6 +67,15 @@ ANGLE_PLACES = tuple(
 _FIRST_PUBLIC = {'thumb': 1, 'index': 5, 'middle': 9, 'ring': 13, 'little': 17}
 
 
+def fingers_of(weights: np.ndarray) -> np.ndarray:
+    """(N,) index into FINGERS of vertices with skin weights (N, 16), −1 for the palm, its thenar and the arm."""
+    shares = np.zeros((len(weights), len(FINGERS)))
+    for number, name in enumerate(FINGERS):
+        first = 1 + FIRST_POSE_JOINT[name] + (name == 'thumb')
+        shares[:, number] = weights[:, first:1 + FIRST_POSE_JOINT[name] + 3].sum(axis=1)
+    return np.where(shares.max(axis=1) > 0.5, shares.argmax(axis=1), -1)
+
+
 @dataclass(frozen=True)
 class FlexionAxes:
     """Unit axes in the model's frame, at rest, for MANO's 15 hand joints, each (15, 3).

@@ -109,6 +109,8 @@ class HandModel(torch.nn.Module):
         # (F, 3, 2), (N,) and (N,), see `extra_shapes`, or None.
         self.uv, self.nail, self.palm = (
             None if key not in arrays else np.asarray(arrays[key], np.float64) for key in ('uv', 'nail', 'palm'))
+        # (N, 16) of the vertices to MANO's joints.
+        self.weights = np.asarray(arrays['weights'], np.float64)
         rows = joint_rows(arrays, tips)
         self._count, self._points, self._order = len(arrays['v_template']), rows.points, rows.order
         arrays = {key: rows.arrays[key] for key in ARRAY_SHAPES}

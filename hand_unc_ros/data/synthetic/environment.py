@@ -13,9 +13,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from hand_unc_ros.data.synthetic.rasteriser import Light
+from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, irradiance
 
 _ROWS, _COLUMNS = 16, 32
+# Lights that stand for all surroundings where a mesh hides some of them.
+_DIRECTIONS = 14
+_SHADOW_REACH = 0.04
 # Convolution of radiance with the cosine lobe, by order.
 _COSINE = np.array([np.pi] + [2 * np.pi / 3] * 3 + [np.pi / 4] * 5)
 
@@ -34,7 +37,18 @@ class Environment(NamedTuple):
     def light(self) -> Light:
         """The key light with the irradiance from above and below alone, as a hemisphere ambient."""
         sky, ground = np.clip(shade(self.irradiance, np.stack([self.up, -self.up])), 0.0, None)
-        return Light(self.direction, self.colour, sky, np.clip(ground, 0.01, None), self.up)
+        # A shadow is cast over a hand's breadth.
+        return Light(self.direction, self.colour, sky, np.clip(ground, 0.01, None), self.up,
+                     float(_SHADOW_REACH * np.tan(self.size)))
+
+    def ambient(self, mesh: Mesh) -> np.ndarray:
+        """(N, 3) float32 of the vertices of a mesh, for `render`: less where the mesh hides its surroundings, but for
+        the light that skin casts on skin (Jimenez et al., Practical Realtime Strategies for Accurate Indirect
+        Occlusion, 2016)."""
+        directions = _sphere(_DIRECTIONS)
+        seen = irradiance(mesh, directions, np.ones_like(directions))[:, :1]
+        around = np.clip(shade(self.irradiance, mesh.normals), 0.01, None)
+        return (around * seen / (1 - np.clip(mesh.albedo, 0, 0.9) * (1 - np.clip(seen, 0, 1)))).astype(np.float32)
 
 
 def draw_environment(rng: np.random.Generator) -> Environment:
@@ -106,6 +120,14 @@ def _room_radiance(rng: np.random.Generator, directions: np.ndarray) -> np.ndarr
     body = np.clip((directions @ towards - 0.5) / 0.2, 0, 1)[:, None]
     clothes = level * np.exp(rng.normal(np.log(0.35), 0.7)) * np.exp(rng.normal(0, 0.15, 3))
     return radiance + body * (clothes - radiance)
+
+
+@lru_cache(maxsize=1)
+def _sphere(count: int) -> np.ndarray:
+    """(count, 3) directions spread evenly, by Fibonacci's spiral."""
+    z = 1 - (2 * np.arange(count) + 1) / count
+    angle = np.pi * (3 - np.sqrt(5)) * np.arange(count)
+    return np.column_stack([np.sqrt(1 - z * z) * np.cos(angle), np.sqrt(1 - z * z) * np.sin(angle), z])
 
 
 @lru_cache(maxsize=1)

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
-from hand_unc_ros.data.synthetic.environment import draw_environment
+from hand_unc_ros.data.synthetic.environment import Environment, draw_environment
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
 from hand_unc_ros.data.synthetic.photographs import installed_photographs
-from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge, noise_lattice, render
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, noise_lattice, render
 from hand_unc_ros.data.synthetic.ring import look_at
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.data.synthetic.sensor import Sensor, draw_webcam
+from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.surroundings import Surroundings
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
@@ -30,6 +33,8 @@ from hand_unc_ros.hand.model import HandModel
 
 BACKGROUND_COUNT = 160
 FOCAL_PX = 600.0
+SUPERSAMPLING = 2
+SHADOW_SIZE = 96
 # An image spans this many times the side of the hand's box, room for the jitter of its crops.
 MARGIN = 1.45
 
@@ -60,6 +65,7 @@ class MultiviewSamples:
         self.seed = seed
         self.settings = settings
         self.hand = PosedHand(model)
+        self.skins = None if model.uv is None else Skins(model, seed)
         self.lattice = noise_lattice(rng)
         self.sensor = Sensor(rng)
         installed = installed_photographs() if settings.photographs else []
@@ -73,19 +79,19 @@ class MultiviewSamples:
         state = HandState(draw_angles(rng), turn, rng.uniform(-0.1, 0.1, 3))
         betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5)
         vertices, joints = (array[0] for array in self.hand.surfaces([state], betas[None]))
-        look = looks.draw_appearance(rng, self.hand.skin)
+        look = looks.draw_appearance(rng, self.hand.skin) if self.skins is None else self.skins.draw(rng)
         meshes = self.hand.mesh(vertices, joints, look, rng.normal(0, 0.3, 3), rng.uniform(0.12, 0.28))
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
         things = [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
                                                                       p=self.settings.objects))]
-        light, mottling = draw_environment(rng).light(), Mottling(self.lattice, rng.uniform(50, 150), look.mottle)
+        surface = _Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
+                           None if look.skin is None else look.skin[None])
+        shown, hidden = surface.lit(meshes + things), surface.lit(things)
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
             ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
             present = rng.random() >= self.settings.absent
-            shown = meshes + things if present else things
-            mesh = merge(shown) if shown else None
-            view = self._view(rng, _upright(ideal, joints), joints, mesh, light, mottling)
+            view = self._view(rng, _upright(ideal, joints), joints, shown if present else hidden)
             seen.append(view if present else replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan),
                                                      visible=np.zeros(JOINT_COUNT, bool)))
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
@@ -97,8 +103,7 @@ class MultiviewSamples:
         rotation = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix()
         return shapes.placed(shapes.draw_object(rng), rotation, place)
 
-    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, mesh: Mesh | None, light: Light,
-              mottling: Mottling) -> SampleView:
+    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, shown: _Lit | None) -> SampleView:
         """The part around the hand of what an ideal camera sees."""
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
         size = int(MARGIN * self.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
@@ -107,11 +112,10 @@ class MultiviewSamples:
         K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
         camera = Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera)
         image = self.surroundings.patch(rng, size)
-        if mesh is not None:
-            local = mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
+        if shown is not None:
+            local = shown.mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
-            linear, alpha, _ = render(mesh, Projection(at, local[:, 2], camera.centre), (size, size), light, mottling,
-                                      shadow_size=64)
+            linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), size)
             image = imaging.blend(linear, alpha, image)
         pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
         if self.settings.webcam:
@@ -119,6 +123,42 @@ class MultiviewSamples:
         else:
             image = imaging.quantise(imaging.to_srgb(image))
         return SampleView(camera, image, pixels, np.ones(JOINT_COUNT, bool))
+
+
+class _Surface(NamedTuple):
+    """What all views of a sample share. skins: as for `render`."""
+
+    environment: Environment
+    mottling: Mottling
+    skins: np.ndarray | None
+
+    def lit(self, meshes: list[Mesh]) -> _Lit | None:
+        """The surfaces together in their light; None without any."""
+        if not meshes:
+            return None
+        mesh = merge(meshes)
+        return _Lit(mesh, self, None if self.skins is None else self.environment.ambient(mesh))
+
+
+class _Lit(NamedTuple):
+    """A mesh, and the light that comes to its vertices from all around, as for `render`."""
+
+    mesh: Mesh
+    surface: _Surface
+    ambient: np.ndarray | None
+
+    def photograph(self, projection: Projection, size: int) -> tuple[np.ndarray, np.ndarray]:
+        """Linear RGB (size, size, 3) and coverage (size, size), several points to a pixel."""
+        fine = SUPERSAMPLING * size
+        # Pixel centres are at integers, so that the first of the finer grid lies a quarter of a pixel before.
+        px = SUPERSAMPLING * projection.px + (SUPERSAMPLING - 1) / 2
+        linear, alpha, _ = render(self.mesh, projection._replace(px=px), (fine, fine),
+                                  self.surface.environment.light(), self.surface.mottling, SHADOW_SIZE,
+                                  self.surface.skins, self.ambient)
+        alpha = cv2.resize(alpha, (size, size), interpolation=cv2.INTER_AREA)
+        # The mean of what is covered, for it is not mixed with the background's black.
+        linear = cv2.resize(linear, (size, size), interpolation=cv2.INTER_AREA) / np.maximum(alpha, 1e-3)[..., None]
+        return linear, alpha
 
 
 def _upright(camera: Camera, joints: np.ndarray) -> Camera:

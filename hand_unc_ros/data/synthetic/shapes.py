@@ -10,7 +10,7 @@ from hand_unc_ros.data.synthetic.rasteriser import Mesh, vertex_normals
 
 
 @lru_cache
-def _grid_faces(rows: int, columns: int) -> np.ndarray:
+def grid_faces(rows: int, columns: int) -> np.ndarray:
     """Faces of a closed tube of `rows` rings of `columns` vertices, outward for counter-clockwise rings."""
     faces = []
     for r in range(rows - 1):
@@ -31,7 +31,7 @@ def superellipsoid(sizes: np.ndarray, roundness: float, rings: int = 13, columns
     x = power(np.cos(latitude)) * power(np.cos(longitude))
     y = power(np.cos(latitude)) * power(np.sin(longitude))
     z = power(np.sin(latitude)) * np.ones_like(longitude)
-    return np.stack([x, y, z], axis=-1).reshape(-1, 3) * sizes, _grid_faces(rings, columns)
+    return np.stack([x, y, z], axis=-1).reshape(-1, 3) * sizes, grid_faces(rings, columns)
 
 
 def cylinder(radius: float, half_length: float, columns: int = 24) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +41,7 @@ def cylinder(radius: float, half_length: float, columns: int = 24) -> tuple[np.n
     levels = [(0.0, -1), (1.0, -1), (1.0, -1), (1.0, 0), (1.0, 1), (1.0, 1), (0.0, 1)]
     vertices = np.concatenate([np.column_stack([circle * s, np.full(columns, half_length * z)])
                                for s, z in levels])
-    return vertices, _grid_faces(len(levels), columns)
+    return vertices, grid_faces(len(levels), columns)
 
 
 def surface(vertices: np.ndarray, faces: np.ndarray, albedo: np.ndarray, gloss: float) -> Mesh:
@@ -114,7 +114,7 @@ def forearm(ring: np.ndarray, outward: np.ndarray, bend: np.ndarray, length: flo
             position = position + turn @ outward * (length / (rings - 1))
         swell = 1 + 0.45 * share
         levels.append(position + (offsets @ turn.T) * swell)
-    return np.concatenate(levels), _grid_faces(rings, len(ring))
+    return np.concatenate(levels), grid_faces(rings, len(ring))
 
 
 def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:

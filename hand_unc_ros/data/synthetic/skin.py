@@ -12,18 +12,23 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from numba import njit
+import torch
 from scipy.ndimage import distance_transform_edt
 
-from hand_unc_ros.data.synthetic.rasteriser import SKIN_CHANNELS, noise, visible_faces
+from hand_unc_ros.data.synthetic.appearance import Appearance
+from hand_unc_ros.data.synthetic.rasteriser import SKIN_CHANNELS, njit, noise, noise_lattice, visible_faces
+from hand_unc_ros.data.synthetic.worn import draw_worn
 from hand_unc_ros.hand.joints import FINGERS, JOINT_NAMES, MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.limits import fingers_of
+from hand_unc_ros.hand.model import HandModel
 
 INDEX_MCP, LITTLE_MCP = JOINT_NAMES.index('index_mcp'), JOINT_NAMES.index('little_mcp')
 SKIN_SIZE = 384
+SKIN_COUNT = 64
 # What skin without pigments reflects, and how much of red, green and blue a unit of melanin and of blood absorbs.
-BLOODLESS = np.array([0.80, 0.71, 0.60])
-MELANIN = np.array([0.38, 0.68, 1.05])
-BLOOD = np.array([0.08, 0.52, 0.42])
+BLOODLESS = np.array([0.82, 0.70, 0.56])
+MELANIN = np.array([0.46, 0.66, 0.92])
+BLOOD = np.array([0.06, 0.34, 0.30])
 GLOVES = 0.04
 # Creases of the palm in its own coordinates: across from the little (0) to the index knuckle (1), along from the wrist
 # (0) to the middle knuckle (1); the line of life, of the head and of the heart.
@@ -62,11 +67,13 @@ class SkinAtlas:
     palm_uv: np.ndarray
 
     @staticmethod
-    def of(arrays: dict[str, np.ndarray], joints: np.ndarray, finger_of: np.ndarray, size: int = SKIN_SIZE) -> SkinAtlas:
-        """arrays: of a hand model with `uv`, `palm` and `nail`.  joints: (21, 3) metres at rest.
-        finger_of: (N,) index into FINGERS of the vertices, −1 for the palm and the arm."""
-        faces = np.asarray(arrays['f'], np.int64)
-        corners = np.ascontiguousarray(np.asarray(arrays['uv'], np.float32).reshape(-1, 2) * size - 0.5)
+    def of(model: HandModel, size: int = SKIN_SIZE) -> SkinAtlas:
+        """Of a hand model with `uv`, `palm` and `nail`."""
+        with torch.no_grad():
+            template = model(torch.zeros(1, 48)).vertices[0].double().numpy()
+        joints = model.rest_joints()
+        faces = model.faces.numpy()
+        corners = np.ascontiguousarray(np.asarray(model.uv, np.float32).reshape(-1, 2) * size - 0.5)
         face_of, bary = visible_faces(corners, np.arange(3 * len(faces), dtype=np.int32).reshape(-1, 3), (size, size))
         # Gaps between the islands take the nearest texel, so that bilinear look-ups at their edges find skin.
         nearest = distance_transform_edt(face_of < 0, return_distances=False, return_indices=True)
@@ -77,8 +84,8 @@ class SkinAtlas:
         def spread(values: np.ndarray) -> np.ndarray:
             return np.einsum('uvk,uvk...->uv...', weights, np.asarray(values, np.float32)[rows])
 
-        place = spread(arrays['v_template'])
-        finger = finger_of[rows[..., 0]]
+        place = spread(template)
+        finger = fingers_of(model.weights)[rows[..., 0]]
         along = np.zeros((*finger.shape, 4), np.float32)
         for number, name in enumerate(FINGERS):
             own, first = finger == number, FIRST[name]
@@ -91,8 +98,34 @@ class SkinAtlas:
         basis = np.linalg.pinv(np.stack([across, up], 1))
         # Wrist at the middle of its breadth, which lies below the middle between the ring and the middle finger.
         palm_uv = (place - joints[WRIST]) @ basis.T + [0.55, 0.0]
-        return SkinAtlas(place.astype(np.float32), spread(arrays['palm']), spread(arrays['nail']), finger, along,
+        return SkinAtlas(place.astype(np.float32), spread(model.palm), spread(model.nail), finger, along,
                          palm_uv.astype(np.float32))
+
+
+class Skins:
+    """Skins of many people by number; each depends on the seed and its number, and is drawn when first asked for."""
+
+    def __init__(self, model: HandModel, seed: int, count: int = SKIN_COUNT) -> None:
+        self.atlas, self.seed, self.count = SkinAtlas.of(model), seed, count
+        # Where the vertices are in the texture, each in one of its faces.
+        self._at = np.zeros((len(model.weights), 2), np.float32)
+        self._at[model.faces.numpy()] = model.uv
+        self._lattice = noise_lattice(np.random.default_rng((seed, 7050)))
+        self._drawn: dict[int, np.ndarray] = {}
+
+    def draw(self, rng: np.random.Generator) -> Appearance:
+        """The look of anybody's hand, with what it wears."""
+        skin = self.skin(int(rng.integers(self.count)))
+        albedo = cv2.remap(skin[..., :4], *(self._at * len(skin) - 0.5).T[..., None], cv2.INTER_LINEAR)[:, 0]
+        return Appearance(np.ascontiguousarray(albedo[:, :3]), float(albedo[:, 3].mean()), None,
+                          float(rng.uniform(0.05, 0.22)), skin, draw_worn(rng))
+
+    def skin(self, number: int) -> np.ndarray:
+        """(T, T, SKIN_CHANNELS) float32."""
+        if number not in self._drawn:
+            rng = np.random.default_rng((self.seed, 7051, number))
+            self._drawn[number] = draw_skin(rng, self.atlas, self._lattice)
+        return self._drawn[number]
 
 
 def draw_skin(rng: np.random.Generator, atlas: SkinAtlas, lattice: np.ndarray) -> np.ndarray:
@@ -120,7 +153,7 @@ def _person(rng: np.random.Generator, atlas: SkinAtlas, lattice: np.ndarray) -> 
     fine, middle, coarse = (noise(lattice, atlas.place, scale) for scale in (1600.0, 420.0, 70.0))
     back = 1 - palm
     # Light skin is the more frequent one in images at hand, dark skin is seen as well as that.
-    melanin = np.exp(rng.uniform(np.log(0.08), np.log(2.6)))
+    melanin = np.exp(rng.uniform(np.log(0.12), np.log(3.6)))
     blood = rng.uniform(0.35, 1.1)
     age = rng.random()
     creases, wrinkles = _palm_creases(rng, atlas, lattice), _knuckles(rng, atlas, lattice)
