@@ -31,7 +31,7 @@ READ_BATCH = 32
 # Residuals beyond this share of the palm count less, by Huber; the offsets' prior has this deviation.
 HUBER, PRIOR = 0.05, 0.05
 # A crop whose median landmark is farther off than these shares of a palm was not understood; not well enough to fit to.
-LOST, CLOSE = 0.3, 0.12
+LOST, CLOSE = 0.3, 0.08
 
 
 @dataclass(frozen=True)
