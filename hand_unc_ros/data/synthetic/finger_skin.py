@@ -9,7 +9,7 @@ from hand_unc_ros.data.synthetic.finger_capsules import FingerTurns, place_chain
 from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.hand.joints import FINGERS
-from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_NAMES
+from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_NAMES, FIRST_POSE_JOINT
 
 _CHAINS = 1 + 4 * np.arange(5) + np.arange(4)[:, None]
 # A bend by which the hand is asked what moves with what.
@@ -21,7 +21,8 @@ class FingerSkin:
     own correctives. Good to 1 mm or so for bends of half a radian from a surface that the hand itself has posed.
 
     finger: (V,) 0 thumb … 4 little, −1 for what moves with no finger: palm and wrist.
-    rows: (F,) vertices that move with a finger.  palm: vertices of the palm's inner side.
+    rows: (F,) vertices that move with a finger, thumb's first; `ends` (6,) bound each finger's part.
+    palm: vertices of the palm's inner side.  thumb_pad: (3,) where the thumb's pad faces at rest.
     """
 
     def __init__(self, hand: PosedHand) -> None:
@@ -53,11 +54,14 @@ class FingerSkin:
         self.finger = np.where(moves & (share[0] > 0.5), own, -1)
         rows = np.flatnonzero(moves)
         self.rows = rows[np.argsort(own[rows], kind='stable')]
-        # Of each finger's part of the rows.
-        self._ends = np.searchsorted(own[self.rows], np.arange(6))
+
+        self.ends = np.searchsorted(own[self.rows], np.arange(6))
         first, second, third = share[:, self.rows]
         # (4, F): with the palm, and with the three bones of its finger.
         self._weights = np.stack([1 - first, first - second, second - third, third])
+        bone = joints[0][4] - joints[0][3]
+        last = FIRST_POSE_JOINT['thumb'] + 2
+        self.thumb_pad = np.cross(hand.axes.flexion[last], bone / np.linalg.norm(bone))
         self.palm = np.flatnonzero(~moves & (hand.skin.palm > 0.5))
 
     def bent(self, vertices: np.ndarray, joints: np.ndarray, orientation: np.ndarray, start: np.ndarray,
@@ -76,7 +80,7 @@ class FingerSkin:
         shifts = places[:, :3] - (turns @ chains[:3, ..., None])[..., 0]
         moved = np.empty((len(angles), *here.shape))
         for finger in range(5):
-            part = slice(*self._ends[finger:finger + 2])
+            part = slice(*self.ends[finger:finger + 2])
             weights, points = self._weights[:, part, None], here[part]
             total = weights[0] * points
             for k in range(3):
