@@ -33,60 +33,71 @@ class _Pairs(NamedTuple):
     finger: np.ndarray
 
 
-class _Rest(NamedTuple):
-    """The flat hand. joints: (21, 3) metres.  bones: (3, 5, 3), of three joints of five fingers.
-    flexion (3, 5), abduction (5,), twist (5,): their axes as pairs (…, 2, 3, 3) of cross-product matrix and its square.
-    """
+class FingerTurns:
+    """Turns of the bones of five fingers, thumb … little, by anatomical angles, in the frame of the wrist."""
 
-    joints: np.ndarray
-    bones: np.ndarray
-    flexion: np.ndarray
-    abduction: np.ndarray
-    twist: np.ndarray
+    def __init__(self, axes: FlexionAxes) -> None:
+        places = np.array([[FIRST_POSE_JOINT[finger] + k for finger in FINGERS] for k in range(3)])
+        self._flexion = _crosses(axes.flexion[places])
+        self._abduction, self._twist = _crosses(axes.abduction[places[0]]), _crosses(axes.twist[places[0, 0]])
+
+    def world(self, angles: np.ndarray) -> np.ndarray:
+        """(B, 3, 5, 3, 3) from rest, of three bones of each finger, for angles (B, 21) rad in the order ANGLE_NAMES."""
+        thumb, fingers = angles[:, :5], angles[:, 5:].reshape(-1, 4, 4)
+        bend = np.empty((len(angles), 3, 5))
+        bend[:, :, 0], bend[:, :, 1:] = thumb[:, [0, 3, 4]], fingers[:, :, [0, 2, 3]].swapaxes(1, 2)
+        aside = np.concatenate([thumb[:, 1:2], fingers[:, :, 1]], axis=1)
+        world = _turn(self._flexion, bend)
+        world[:, 0] = world[:, 0] @ _turn(self._abduction, aside)
+        world[:, 0, 0] = world[:, 0, 0] @ _turn(self._twist, thumb[:, 2])
+        for k in (1, 2):
+            world[:, k] = world[:, k - 1] @ world[:, k]
+        return world
 
 
-@lru_cache
-def _rest() -> _Rest:
-    joints = 1e-3 * skeleton(np.zeros(10)).joints[list(ORDERS['smplx'])]
-    axes = FlexionAxes.from_rest_joints(joints, 'right')
-    places = np.array([[FIRST_POSE_JOINT[finger] + k for finger in FINGERS] for k in range(3)])
-    bones = np.stack([joints[_FIRST + k + 1] - joints[_FIRST + k] for k in range(3)])
-    return _Rest(joints, bones, _crosses(axes.flexion[places]), _crosses(axes.abduction[places[0]]),
-                 _crosses(axes.twist[places[0]]))
+def place_chains(bases: np.ndarray, bones: np.ndarray, turns: np.ndarray) -> np.ndarray:
+    """(B, 4, 5, 3), joints of five fingers from base to tip; `bases` (5, 3) are the first ones, `bones` (3, 5, 3) what
+    `turns` (B, 3, 5, 3, 3) turn."""
+    places = np.empty((len(turns), 4, 5, 3))
+    places[:, 0] = bases
+    steps = (turns @ bones[..., None])[..., 0]
+    for k in range(3):
+        places[:, k + 1] = places[:, k] + steps[:, k]
+    return places
 
 
 def _crosses(axis: np.ndarray) -> np.ndarray:
+    """Pairs (..., 2, 3, 3) of the cross-product matrix of unit axes (..., 3) and its square."""
     x, y, z = np.moveaxis(axis, -1, 0)
     zero = np.zeros_like(x)
     cross = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(*x.shape, 3, 3)
     return np.stack([cross, cross @ cross], axis=-3)
 
 
-def place_joints(angles: np.ndarray) -> np.ndarray:
-    """Joints (B, 21, 3) in metres, the wrist's frame at rest, of angles (B, 21) rad in the order ANGLE_NAMES."""
-    rest = _rest()
-    thumb, fingers = angles[:, :5], angles[:, 5:].reshape(-1, 4, 4)
-    bend = np.empty((len(angles), 3, 5))
-    bend[:, :, 0], bend[:, :, 1:] = thumb[:, [0, 3, 4]], fingers[:, :, [0, 2, 3]].swapaxes(1, 2)
-    aside = np.concatenate([thumb[:, 1:2], fingers[:, :, 1]], axis=1)
-    turns = _turn(rest.flexion, bend)
-    world = turns[:, 0] @ _turn(rest.abduction, aside)
-    world[:, 0] = world[:, 0] @ _turn(rest.twist[0], thumb[:, 2])
-    joints = np.empty((len(angles), 21, 3))
-    joints[:, 0] = rest.joints[0]
-    joints[:, _FIRST] = rest.joints[_FIRST]
-    for k in range(3):
-        world = world if k == 0 else world @ turns[:, k]
-        joints[:, _FIRST + k + 1] = joints[:, _FIRST + k] + (world @ rest.bones[k][:, :, None])[..., 0]
-    return joints
-
-
 def _turn(crosses: np.ndarray, angle: np.ndarray) -> np.ndarray:
-    """Rotations (..., 3, 3) by Rodrigues; `crosses` as in `_Rest`."""
+    """Rotations (..., 3, 3) by Rodrigues, of what `_crosses` gives."""
     turns = np.sin(angle)[..., None, None] * crosses[..., 0, :, :]
     turns += (1 - np.cos(angle))[..., None, None] * crosses[..., 1, :, :]
     turns += np.eye(3)
     return turns
+
+
+@lru_cache
+def _rest() -> tuple[np.ndarray, FingerTurns]:
+    """Joints (21, 3) metres of the flat hand, and its fingers' turns."""
+    joints = 1e-3 * skeleton(np.zeros(10)).joints[list(ORDERS['smplx'])]
+    return joints, FingerTurns(FlexionAxes.from_rest_joints(joints, 'right'))
+
+
+def place_joints(angles: np.ndarray) -> np.ndarray:
+    """Joints (B, 21, 3) in metres, the wrist's frame at rest, of angles (B, 21) rad in the order ANGLE_NAMES."""
+    rest, turns = _rest()
+    chains = rest[_FIRST + np.arange(4)[:, None]]
+    joints = np.empty((len(angles), 21, 3))
+    joints[:, 0] = rest[0]
+    placed = place_chains(chains[0], np.diff(chains, axis=0), turns.world(angles))
+    joints[:, 1:] = placed.swapaxes(1, 2).reshape(-1, 20, 3)
+    return joints
 
 
 @lru_cache

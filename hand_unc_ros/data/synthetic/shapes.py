@@ -44,6 +44,29 @@ def cylinder(radius: float, half_length: float, columns: int = 24) -> tuple[np.n
     return vertices, grid_faces(len(levels), columns)
 
 
+def box(half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (24, 3) and faces of a box of half-axes `half` (3,); each side has vertices of its own."""
+    corners, faces = [], []
+    for axis in range(3):
+        for sign in (-1.0, 1.0):
+            square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)[::int(sign)]
+            side = np.insert(square, 0, sign, axis=1)
+            first = 4 * len(corners)
+            corners.append(np.roll(side, axis, axis=1) * half)
+            faces += [(first, first + 1, first + 2), (first, first + 2, first + 3)]
+    return np.concatenate(corners), np.array(faces, np.int32)
+
+
+def ring(radius: float, thickness: float, rows: int = 20, columns: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces of a torus about the y axis; `thickness` is the radius of its tube."""
+    around = np.linspace(0, 2 * np.pi, rows + 1)[:, None]
+    about = np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
+    reach = radius + thickness * np.cos(about)
+    points = np.stack([reach * np.cos(around), thickness * np.sin(about) * np.ones_like(around),
+                       reach * np.sin(around)], axis=-1)
+    return points.reshape(-1, 3), _grid_faces(rows + 1, columns)
+
+
 def surface(vertices: np.ndarray, faces: np.ndarray, albedo: np.ndarray, gloss: float) -> Mesh:
     """A mesh of one material whose texture is fixed to the given (rest) vertices."""
     vertices = np.ascontiguousarray(vertices, np.float32)

@@ -29,9 +29,9 @@ def column(name):
 
 @pytest.fixture(scope='module')
 def drawn():
-    """(1200, 21) rad."""
+    """(1000, 21) rad."""
     rng = np.random.default_rng(0)
-    return np.stack([draw_angles(rng) for _ in range(1200)])
+    return np.stack([draw_angles(rng) for _ in range(1000)])
 
 
 @pytest.fixture(scope='module')
@@ -171,21 +171,21 @@ def test_fingers_are_smooth_and_as_fast_as_their_moves(monkeypatch):
     """Without drift, each finger's angles go from key to key by minimum jerk within the time of its move."""
     motion = HandMotion(4, period_s=0.9)
     monkeypatch.setattr(motions, '_DRIFT', np.zeros(ANGLE_COUNT))
-    times = np.arange(0, 4 * motion.period_s, 2e-3)
+    times = np.arange(0, 4 * motion.period_s, 4e-3)
     angles = np.stack([motion.at(t).angles for t in times])
-    speeds = np.abs(np.diff(angles, axis=0)) / 2e-3
+    speeds = np.abs(np.diff(angles, axis=0)) / 4e-3
     for key in range(4):
         moves = motions._moves(motion.seed, key, motion.period_s)
         assert (moves.onset >= 0).all() and (moves.onset + moves.duration <= motion.period_s + 1e-12).all()
         swing = np.abs(motion.at((key + 1) * motion.period_s).angles - motion.at(key * motion.period_s).angles)
         limit = 1.875 * swing / moves.duration[motions._GROUP]
-        within = (times[:-1] >= key * motion.period_s) & (times[:-1] < (key + 1) * motion.period_s - 2e-3)
+        within = (times[:-1] >= key * motion.period_s) & (times[:-1] < (key + 1) * motion.period_s - 4e-3)
         assert (speeds[within].max(axis=0) <= limit * 1.001 + 1e-9).all()
-        assert (speeds[within].max(axis=0) >= limit * 0.98 - 1e-9).all()
-    # With drift, still without a jump: a step of 2 ms at 20 rad/s is 0.04 rad.
+        assert (speeds[within].max(axis=0) >= limit * 0.97 - 1e-9).all()
+    # With drift, still without a jump: a step of 4 ms at 20 rad/s is 0.08 rad.
     monkeypatch.undo()
     angles = np.stack([motion.at(t).angles for t in times])
-    assert np.abs(np.diff(angles, axis=0)).max() < 0.04 and np.abs(np.diff(angles, 2, axis=0)).max() < 2e-3
+    assert np.abs(np.diff(angles, axis=0)).max() < 0.08 and np.abs(np.diff(angles, 2, axis=0)).max() < 8e-3
 
 
 def test_motion_stays_in_its_bounds_and_is_decided_by_the_seed():
