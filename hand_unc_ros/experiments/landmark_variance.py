@@ -109,8 +109,8 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> t
     return read(networks, images), torch.from_numpy(np.stack(truth)).float()
 
 
-def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, float], hands: int) -> Pairs:
-    """All pairs of views of a recording's hands, between two shares of its sets, in the crops of the live pipeline.
+def recorded_crops(bag: Path, hands: int) -> tuple[list[Crop], list[tuple[int, int]], int]:
+    """All hands of a recording in the crops of the live pipeline, set and track of each, and the number of sets.
     hands: 1 for the right one, 2 for both."""
     settings = EstimatorSettings(method='landmarks', covariance_head='none', handedness='both' if hands > 1 else 'right',
                                  device='cpu', threads=1, view_health=False)
@@ -128,6 +128,13 @@ def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, fl
                         crops.append(cut_crop(frames.views[name], reading.box_px, hand.handedness, HAND_SIZE))
                         owners.append((sets, hand.track_id))
             sets += 1
+    return crops, owners, sets
+
+
+def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, float], hands: int) -> Pairs:
+    """All pairs of views of a recording's hands, between two shares of its sets, in the crops of the live pipeline.
+    hands: 1 for the right one, 2 for both."""
+    crops, owners, sets = recorded_crops(bag, hands)
     readings = read(networks, [crop.image for crop in crops])
     wanted = [row for row, (number, _) in enumerate(owners) if share[0] * sets <= number < share[1] * sets]
     rows = torch.tensor(list(same_hands(readings, owners, wanted)))

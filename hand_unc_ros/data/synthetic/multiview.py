@@ -23,7 +23,7 @@ from hand_unc_ros.data.synthetic.photographs import installed_photographs
 from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, noise_lattice, render
 from hand_unc_ros.data.synthetic.ring import look_at
 from hand_unc_ros.data.synthetic.scene import PosedHand
-from hand_unc_ros.data.synthetic.sensor import Sensor, draw_webcam
+from hand_unc_ros.data.synthetic.sensor import Sensor, draw_webcam, leave_frame
 from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.surroundings import Surroundings
 from hand_unc_ros.geometry.cameras import Camera
@@ -37,6 +37,8 @@ SUPERSAMPLING = 2
 SHADOW_SIZE = 96
 # An image spans this many times the side of the hand's box, room for the jitter of its crops.
 MARGIN = 1.45
+# Share of images that show a border of the frame, beyond which crops are black.
+FRAME_BORDERS = 0.12
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,8 @@ class MultiviewSamples:
         pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
         if self.settings.webcam:
             image = self.sensor.image(image, draw_webcam(rng, image), rng)
+            if rng.random() < FRAME_BORDERS:
+                leave_frame(rng, image, pixels)
         else:
             image = imaging.quantise(imaging.to_srgb(image))
         return SampleView(camera, image, pixels, np.ones(JOINT_COUNT, bool))

@@ -50,15 +50,17 @@ def to_linear(image: np.ndarray) -> np.ndarray:
     return cv2.LUT(image, _LINEAR)
 
 
+def installed() -> list[Path]:
+    """The files of those of PHOTOGRAPHS that are installed."""
+    specs = {package: find_spec(package) for package in {photograph.package for photograph in PHOTOGRAPHS}}
+    files = [Path(specs[package].origin).parent / file for package, file, _ in PHOTOGRAPHS
+             if specs[package] is not None and specs[package].origin]
+    return [path for path in files if path.is_file()]
+
+
 def installed_photographs() -> list[np.ndarray]:
     """Linear RGB (H, W, 3) float32, sides of at most 640 pixels, of those of PHOTOGRAPHS that are installed."""
-    images = []
-    for package, file, _ in PHOTOGRAPHS:
-        spec = find_spec(package)
-        path = Path(spec.origin).parent / file if spec is not None and spec.origin else None
-        if path is not None and path.is_file():
-            images.append(_read(path))
-    return images
+    return [_read(path) for path in installed()]
 
 
 def backgrounds_from_folder(folder: Path) -> list[np.ndarray]:

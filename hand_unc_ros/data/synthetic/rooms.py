@@ -86,7 +86,7 @@ def draw_room(rng: np.random.Generator, pictures: list[np.ndarray] = []) -> Room
 def photograph_room(rng: np.random.Generator, room: Room, size: int, rays: int = 3) -> np.ndarray:
     """(size, size, 3) float32 linear: the room by a camera where webcams are: before the person, at the side, over the
     desk, or somewhere."""
-    kind = rng.choice(4, p=[0.45, 0.2, 0.2, 0.15])
+    kind = rng.choice(4, p=[0.5, 0.22, 0.18, 0.1])
     person, desk, inner = room.person, room.desk, room.inner
     if kind == 0:  # on or behind the desk
         eye = desk + [rng.normal(0, 0.25), rng.uniform(-0.05, 0.5), rng.uniform(0.15, 0.7)]
@@ -102,7 +102,7 @@ def photograph_room(rng: np.random.Generator, room: Room, size: int, rays: int =
         eye[2] = max(eye[2], 0.6)
         target = rng.uniform(-0.9, 0.9, 3) * inner + [0, 0, rng.uniform(0.4, 1.4)]
     eye = np.clip(eye, [-0.93 * inner[0], -0.93 * inner[1], 0.5], [0.93 * inner[0], 0.93 * inner[1], 1.9 * inner[2]])
-    lens = Lens(eye, look(eye, target), float(rng.uniform(0.3, 0.75)))
+    lens = Lens(eye, look(eye, target), float(rng.uniform(0.25, 0.65)))
     return cast(room.solids, room.lights, room.tiles, lens, size, room.ambient, rng, rays)
 
 

@@ -66,11 +66,11 @@ def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
     luma = linear[::4, ::4] @ LUMA
     mean, bright = float(luma.mean()), float(np.partition(luma, -luma.size // 8, axis=None)[-luma.size // 8])
     dim = rng.random() < 0.15
-    key = np.exp(rng.normal(np.log(0.17), 0.5)) * (rng.uniform(0.15, 0.5) if dim else 1.0)
+    key = np.exp(rng.normal(np.log(0.24), 0.7)) * (rng.uniform(0.15, 0.5) if dim else 1.0)
     # Automatic exposure corrects most of a scene's brightness, not all: black clothes before a window stay black.
     exposure = min(key / max(mean, 1e-4) ** rng.uniform(0.55, 1.0), 12.0)
     # Most of them mind what is brightest.
-    exposure = min(exposure, np.exp(rng.normal(np.log(1.0), 0.45)) / max(bright, 1e-4))
+    exposure = min(exposure, np.exp(rng.normal(np.log(1.2), 0.45)) / max(bright, 1e-4))
     warmth, tint = rng.normal(0, 0.09), rng.normal(0, 0.035)
     balance = np.exp([warmth + tint / 2, -tint, -warmth + tint / 2])
     # The darker the scene, the more the camera amplifies: photons per unit of signal vary by two orders.
@@ -81,9 +81,9 @@ def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
     compress = rng.random() < 0.8
     return Webcam(
         gain=(exposure * balance).astype(np.float32),
-        saturation=float(np.clip(rng.normal(0.62 if dim else 0.95, 0.22), 0.1, 1.6)),
-        veil=float(rng.exponential(0.12)) if rng.random() < 0.25 else float(rng.exponential(0.012)),
-        contrast=float(rng.uniform(0.0, 0.7)), knee=float(rng.uniform(0.55, 0.95)),
+        saturation=float(np.clip(rng.normal(0.55 if dim else 0.76, 0.2), 0.1, 1.6)),
+        veil=float(rng.exponential(0.12)) if rng.random() < 0.18 else float(rng.exponential(0.012)),
+        contrast=float(rng.uniform(0.0, 0.9)), knee=float(rng.uniform(0.55, 0.95)),
         lens_blur=float(0.42 + rng.exponential(0.35)), motion=motion,
         # A row is read out later than the one above; in a whole frame's time a hand moves about as far as it blurs.
         skew=float(np.clip(0.4 * motion[0], -0.006 * side, 0.006 * side)),
@@ -109,6 +109,17 @@ def tone_curve(contrast: float, knee: float) -> np.ndarray:
     display = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 0.0031308) ** (1 / 2.4) - 0.055)
     display = display + contrast * (display * display * (3 - 2 * display) - display)
     return (255 * np.clip(display, 0, 1)).astype(np.float32)
+
+
+def leave_frame(rng: np.random.Generator, image: np.ndarray, points: np.ndarray) -> None:
+    """Blacken, in place, what of a crop (H, W, 3) lies beyond a border of the camera's frame: a straight line at any
+    angle, since crops are turned upright, that leaves the points (N, 2) in the frame."""
+    angle = rng.uniform(0, 2 * np.pi)
+    outward = np.array([np.cos(angle), np.sin(angle)], np.float32)
+    height, width = image.shape[:2]
+    border = (points @ outward).max() + rng.uniform(0.02, 0.25) * max(height, width)
+    across = np.arange(width, dtype=np.float32) * outward[0] + np.arange(height, dtype=np.float32)[:, None] * outward[1]
+    image[across > border] = 0
 
 
 class Sensor:
@@ -223,6 +234,13 @@ def _mean_of_steps(light, steps, out):
                     row[x, c] += share * source[width - 1, c]
 
 
+@njit(cache=True, fastmath=True, nogil=True, inline='always')
+def _shown(curve, place, last):
+    place = min(max(place, np.float32(0)), last)
+    cell = int(place)
+    return curve[cell] + (place - np.float32(cell)) * (curve[cell + 1] - curve[cell])
+
+
 @njit(cache=True, fastmath=True, nogil=True)
 def _expose(light, luma, chroma, gain, glare, vignette, read, shot, chroma_share, saturation, curve, out):
     height, width = light.shape[:2]
@@ -230,9 +248,9 @@ def _expose(light, luma, chroma, gain, glare, vignette, read, shot, chroma_share
     last = np.float32(curve.shape[0] - 1.001)
     variance = read * read
     for y in range(height):
-        vy = (y + np.float32(0.5)) / height - vignette[1]
+        vy = (np.float32(y) + np.float32(0.5)) / np.float32(height) - vignette[1]
         for x in range(width):
-            vx = (x + np.float32(0.5)) / width - vignette[0]
+            vx = (np.float32(x) + np.float32(0.5)) / np.float32(width) - vignette[0]
             fall = np.float32(1.0) + vignette[2] * (vx * vx + vy * vy)
             fall = np.float32(1.0) / (fall * fall)
             r = light[y, x, 0] * gain[0] * fall + glare[0]
@@ -244,9 +262,6 @@ def _expose(light, luma, chroma, gain, glare, vignette, read, shot, chroma_share
             b += np.sqrt(variance + shot * max(b, np.float32(0))) * (n + chroma_share * chroma[y, x, 2])
             grey = np.float32(0.2126) * r + np.float32(0.7152) * g + np.float32(0.0722) * b
             r, g, b = grey + saturation * (r - grey), grey + saturation * (g - grey), grey + saturation * (b - grey)
-            for c in range(3):
-                value = r if c == 0 else (g if c == 1 else b)
-                place = min(max(value * steps, np.float32(0)), last)
-                cell = int(place)
-                share = place - cell
-                out[y, x, c] = curve[cell] + share * (curve[cell + 1] - curve[cell])
+            out[y, x, 0] = _shown(curve, r * steps, last)
+            out[y, x, 1] = _shown(curve, g * steps, last)
+            out[y, x, 2] = _shown(curve, b * steps, last)

@@ -13,7 +13,7 @@ import numpy as np
 LUMA_DISPLAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def radial_profile(image: np.ndarray, bins: int = 24) -> tuple[np.ndarray, np.ndarray]:
+def radial_profile(image: np.ndarray, bins: int = 20) -> tuple[np.ndarray, np.ndarray]:
     """Frequencies (bins,) in cycles per pixel and mean log10 amplitude (bins,) of the luma of an image (H, W, 3) uint8.
 
     The bins are equally wide in log frequency. A Hann window keeps the borders out; amplitudes are those of values in
@@ -25,7 +25,7 @@ def radial_profile(image: np.ndarray, bins: int = 24) -> tuple[np.ndarray, np.nd
     window = np.hanning(height)[:, None] * np.hanning(width)[None]
     amplitude = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) / np.sqrt((window ** 2).sum())
     frequency = _frequency(height, width)
-    edges = np.geomspace(2 / min(height, width), 0.5, bins + 1)
+    edges = np.geomspace(3 / min(height, width), 0.5, bins + 1)
     place = np.digitize(frequency, edges) - 1
     inside = (place >= 0) & (place < bins)
     count = np.bincount(place[inside], minlength=bins)

@@ -36,20 +36,23 @@ class Surroundings:
 
     def store(self, number: int) -> np.ndarray:
         """(size, size, 3) float32 linear, of mean luma about 0.2: a whole background."""
+        return cv2.LUT(self._coded(number), _DECODE)
+
+    def _coded(self, number: int) -> np.ndarray:
         if number not in self._stores:
             image = self._make(number)
             image = image * (0.2 / max(float(image.mean()), 1e-4))
             coded = (255 * np.sqrt(np.clip(image / _BRIGHTEST, 0, 1)) + 0.5).astype(np.uint8)
             # The noise of few rays is not a camera's.
             self._stores[number] = cv2.medianBlur(coded, 3)
-        return cv2.LUT(self._stores[number], _DECODE)
+        return self._stores[number]
 
     def patch(self, rng: np.random.Generator, size: int) -> np.ndarray:
         """(size, size, 3) float32 linear: a part of a store, turned as upright crops are, out of focus, at some
         brightness and colour of light."""
-        store = self.store(int(rng.integers(self.count)))
+        store = self._coded(int(rng.integers(self.count)))
         whole = len(store)
-        side = whole * np.exp(rng.uniform(np.log(0.22), np.log(0.95)))
+        side = whole * np.exp(rng.uniform(np.log(0.3), 0.0))
         # Crops stand upright with the hand, so the world behind them leans, mostly little.
         angle = rng.normal(0, 0.6) if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi)
         reach = (whole - side) / 2
@@ -61,10 +64,11 @@ class Surroundings:
         turn[:, 2] = centre - turn[:, :2] @ [middle, middle]
         patch = cv2.warpAffine(store, turn, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                                borderMode=cv2.BORDER_REFLECT_101)
-        blur = rng.choice([0.0, 0.7, 1.6, 3.5], p=[0.3, 0.3, 0.25, 0.15]) * rng.uniform(0.6, 1.4) * size / 224
+        patch = cv2.LUT(patch, _DECODE if rng.random() < 0.5 else _HARSH)
+        blur = rng.choice([0.0, 0.7, 1.6, 3.5], p=[0.5, 0.25, 0.17, 0.08]) * rng.uniform(0.6, 1.4) * size / 224
         if blur > 0.2:
             patch = cv2.GaussianBlur(patch, (0, 0), blur)
-        level = np.exp(rng.normal(-0.1, 0.75))
+        level = np.exp(rng.normal(0.1, 0.95))
         warmth = rng.normal(0, 0.08)
         return patch * (level * np.exp([warmth, 0.0, -warmth])).astype(np.float32)
 
@@ -91,4 +95,6 @@ def _square(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarra
     return part * (1 + rng.uniform(0, 3) * np.clip(part.min(axis=2, keepdims=True) - 0.85, 0, None) / 0.15)
 
 
+# Linear light of what stores hold; and as of a scene with harder light, whose bright parts are brighter.
 _DECODE = (_BRIGHTEST * (np.arange(256) / 255) ** 2).astype(np.float32)
+_HARSH = (0.6 * _DECODE + 0.4 * _DECODE ** 2 / 0.3).astype(np.float32)

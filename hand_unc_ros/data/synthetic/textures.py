@@ -100,7 +100,7 @@ def tiles_or_bricks(rng: np.random.Generator) -> np.ndarray:
     """Rows of tiles, every other one shifted."""
     rows, columns = int(rng.integers(4, 12)), int(rng.integers(2, 8))
     colour, joint = natural_colour(rng, 0.08, 0.7, 0.15), natural_colour(rng, 0.1, 0.6, 0.0)
-    tile = np.ones((TILE, TILE, 3), np.float32) * joint
+    tile = np.full((TILE, TILE, 3), joint, np.float32)
     height, width = TILE // rows, TILE // columns
     for row in range(rows):
         for column in range(columns):
@@ -154,7 +154,7 @@ def screen(rng: np.random.Generator) -> np.ndarray:
     """A display's content: windows, lines of text, a picture."""
     dark = rng.random() < 0.45
     paper, ink = (0.02, 0.5) if dark else (0.85, 0.1)
-    tile = np.ones((TILE, TILE, 3), np.float32) * natural_colour(rng, 0.03, 0.5)
+    tile = np.full((TILE, TILE, 3), natural_colour(rng, 0.03, 0.5), np.float32)
     for _ in range(rng.integers(1, 4)):
         left, top = rng.integers(0, 50, 2)
         right, bottom = left + rng.integers(40, 100), top + rng.integers(40, 100)
@@ -244,7 +244,7 @@ def panes(rng: np.random.Generator) -> np.ndarray:
 def face(rng: np.random.Generator, tone: np.ndarray, hair: np.ndarray) -> np.ndarray:
     """A face from the front, to be laid over the front of a head: eyes, brows, nostrils, mouth, perhaps a beard or
     glasses. Multiplies nothing: it holds the skin's own colour."""
-    tile = np.ones((TILE, TILE, 3), np.float32) * tone
+    tile = np.full((TILE, TILE, 3), tone, np.float32)
     tile *= 1 + 0.04 * cloud(rng, 12, 3)[..., None]
     blush = np.exp(-((np.arange(TILE)[:, None] - 75) ** 2 + (np.abs(np.arange(TILE)[None] - 64) - 26) ** 2) / 200)
     tile *= 1 + blush[..., None] * np.array([0.08, -0.10, -0.12])

@@ -149,9 +149,11 @@ def test_the_spectrum_of_noise_is_flat_and_its_slope_can_be_changed():
     assert (np.diff(frequency) > 0).all()
     # White noise of deviation 30: the mean log10 of a Rayleigh amplitude is log10 σ - 0.125.
     # The lower bins hold few frequencies.
-    np.testing.assert_allclose(level[14:], np.log10(30 / 255) - 0.125, atol=0.05)
-    assert profile_slope(noise) == pytest.approx(0.0, abs=0.05)
+    np.testing.assert_allclose(level[12:], np.log10(30 / 255) - 0.125, atol=0.05)
+    # The exponent itself is known to about 0.1 by one small image; its change is exact but for borders and clipping.
+    flat_slope = profile_slope(noise)
+    assert flat_slope == pytest.approx(0.0, abs=0.1)
     steeper = np.clip(match_spectrum(noise.astype(np.float32), -0.5), 0, 255).astype(np.uint8)
-    assert profile_slope(steeper) == pytest.approx(-0.5, abs=0.06)
+    assert profile_slope(steeper) - flat_slope == pytest.approx(-0.5, abs=0.05)
     same = match_spectrum(noise.astype(np.float32), 0.0)
     np.testing.assert_allclose(same, noise, atol=1e-2)

@@ -5,6 +5,7 @@ import base64
 import cv2
 import numpy as np
 import pytest
+from repository import ROOT
 
 pytest.importorskip('numba')
 
@@ -126,6 +127,12 @@ def test_installed_photographs_have_free_licences_and_are_linear():
     for image in photos.installed_photographs():
         assert image.dtype == np.float32 and image.ndim == 3 and max(image.shape) <= photos.LARGEST
         assert 0 <= image.min() and image.max() <= 1
+
+
+def test_every_photograph_is_listed_with_its_licence():
+    page = (ROOT / 'docs' / 'training.md').read_text(encoding='utf-8')
+    for entry in photos.PHOTOGRAPHS:
+        assert f'| `{entry.file}` | {entry.licence} |' in page
 
 
 def test_a_folder_gives_photographs_and_panoramas(tmp_path):
