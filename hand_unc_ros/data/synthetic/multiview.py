@@ -82,7 +82,8 @@ class MultiviewSamples:
         betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5)
         vertices, joints = (array[0] for array in self.hand.surfaces([state], betas[None]))
         look = looks.draw_appearance(rng, self.hand.skin) if self.skins is None else self.skins.draw(rng)
-        meshes = self.hand.mesh(vertices, joints, look, rng.normal(0, 0.3, 3), rng.uniform(0.12, 0.28))
+        meshes = self.hand.mesh(vertices, joints, look, rng.normal(0, 0.3, 3),
+                                rng.uniform(0.12, 0.28) if look.skin is None else rng.uniform(0.2, 0.36))
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
         things = [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
                                                                       p=self.settings.objects))]

@@ -202,14 +202,16 @@ def _in_shadow(nearest, lu, lv, depth):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _in_soft_shadow(nearest, lu, lv, depth, radius):
-    """The same over a disc of `radius` cells: eight points of a spiral that fills it evenly."""
+def _in_soft_shadow(nearest, lu, lv, depth, radius, rise):
+    """The same over a disc of `radius` cells: eight points of a spiral that fills it evenly. rise: of the depth of the
+    surface itself from cell to cell, at most, so that a slanted one does not shade itself."""
     if radius < 0.5:
         return _in_shadow(nearest, lu, lv, depth)
     shadow = 0.0
     for k in range(8):
         reach, angle = radius * np.sqrt((k + 0.5) / 8), 2.3999632 * k  # the golden angle
-        shadow += _in_shadow(nearest, max(0.0, lu + reach * np.cos(angle)), max(0.0, lv + reach * np.sin(angle)), depth)
+        shadow += _in_shadow(nearest, max(0.0, lu + reach * np.cos(angle)), max(0.0, lv + reach * np.sin(angle)),
+                             depth + reach * rise)
     return shadow / 8
 
 
@@ -295,7 +297,9 @@ def _shade(pixels, mesh, gradients, skins, eye, light, ambient, mottling, shadow
                   - light_origin[1]) / light_cell
             ld = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
             bias = 0.004 + 1.5 * light_cell
-            lit = 1.0 - 0.85 * _in_soft_shadow(light_faces_depth, lu, lv, ld + bias, softness / light_cell)
+            slant = min(3.0, np.sqrt(max(0.0, 1 - ndl * ndl)) / max(ndl, 0.1))
+            lit = 1.0 - 0.85 * _in_soft_shadow(light_faces_depth, lu, lv, ld + bias, softness / light_cell,
+                                               slant * light_cell)
 
             if skinned:
                 shine = texel[3]

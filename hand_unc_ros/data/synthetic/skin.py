@@ -105,8 +105,8 @@ class SkinAtlas:
 class Skins:
     """Skins of many people by number; each depends on the seed and its number, and is drawn when first asked for."""
 
-    def __init__(self, model: HandModel, seed: int, count: int = SKIN_COUNT) -> None:
-        self.atlas, self.seed, self.count = SkinAtlas.of(model), seed, count
+    def __init__(self, model: HandModel, seed: int, count: int = SKIN_COUNT, size: int = SKIN_SIZE) -> None:
+        self.atlas, self.seed, self.count = SkinAtlas.of(model, size), seed, count
         # Where the vertices are in the texture, each in one of its faces.
         self._at = np.zeros((len(model.weights), 2), np.float32)
         self._at[model.faces.numpy()] = model.uv
