@@ -26,6 +26,8 @@ _CELLS = 128
 # Nearest vertices farther than this say nothing of a depth.
 _NEAR_M = 0.014
 _PUSHES = 6
+# How far back from where middle joints cross interlaced fingers are tried, and how far aside, of their pitch.
+_BACK, _ASIDE = np.arange(-0.016, 0.016, 0.006), (0.4, 0.5, 0.6)
 _SWEEP = np.linspace(0, 1, 7)
 _GROUP = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4)
 _PALM = [0, 5, 9, 13, 17]
@@ -152,31 +154,41 @@ class _Pair:
         self._part(way)
 
     def _interlaced(self, frame: _Frame) -> None:
-        """Fingers of one hand in the gaps of the other's, like two combs that meet at an angle, then bent over it."""
+        """Fingers of one hand through the gaps of the other's, crossing near their middle joints, then bent over its
+        back. Skin does not yield here, so they cross farther out than those of people do."""
         rng = self.rng
-        spread = [14.0, 3.0, -9.0, -21.0]
-        opened, closed = [_bent([-18, 0, 10, 0, 0], *bends, spread)
-                          for bends in ((rng.uniform(10, 40), 5, 3), (70, 70, 40))]
-        roof = rng.uniform(0, 0.6)
+        spread = np.array([20.0, 6.0, -12.0, -27.0])
+        opened, closed = [_bent([-18, 10, 10, 0, 0], *bends, list(spread))
+                          for bends in ((rng.uniform(0, 12), 4, 3), (rng.uniform(30, 60), 85, 50))]
         self._put(0, opened, frame)
-        # Fingertips towards fingertips, half a finger aside, palms turned towards each other.
-        points = self.placed[0].joints
-        fingers = _unit(points[[12, 16]].mean(axis=0) - points[[9, 13]].mean(axis=0))
-        out = _unit(frame.out - fingers * (frame.out @ fingers))
-        way = fingers
-        up = Rotation.from_rotvec(frame.across * roof).apply(-fingers)
-        self._put(1, opened, _frame(up, out))
-        half = 0.5 * (points[[10, 14]].mean(axis=0) - points[[6, 10]].mean(axis=0))
-        aligned = self._tips(0) - self._tips(1)
-        self._shift(1, aligned - way * (aligned @ way) + half - way * (half @ way))
-        self._slide(way, np.zeros(3), 0.001, centred=False)
+        fingers = self.placed[0].joints[[6, 10, 14, 18]].mean(axis=0) - self.placed[0].joints[[5, 9, 13, 17]].mean(axis=0)
+        up = _unit(fingers - frame.across * (fingers @ frame.across))
+        out = np.cross(frame.across, up) * (1.0 if np.cross(frame.across, up) @ frame.out > 0 else -1.0)
+        angle = rng.uniform(np.deg2rad(55), np.deg2rad(110))
+        # The palms face each other; seen from the thumbs, the fingers make an X.
+        tilt = np.arctan2(frame.out @ up, frame.up @ up)
+        turn = angle + 2 * tilt
+        self._put(1, opened, _frame(np.cos(turn) * frame.up - np.sin(turn) * frame.out,
+                                    -np.cos(turn) * frame.out - np.sin(turn) * frame.up))
+        way = _unit((1 - np.cos(angle)) * up + np.sin(angle) * out)
+        middle = self.placed[0].joints[[6, 10, 14, 18]]
+        pitch = frame.across * ((middle[1] - middle[2]) @ frame.across) * rng.choice([-1, 1])
+        self._shift(1, middle.mean(axis=0) - self.placed[1].joints[[6, 10, 14, 18]].mean(axis=0))
+        # As near to the knuckles as the fingers get through.
+        still, hand = _Skin(self.hands[0], self.placed[0]), self.placed[1]
+        skin = hand.vertices[finger_skin(self.hands[1]).finger > 0]
+        for back in _BACK:
+            depths = [-still.away(skin + back * way + aside * pitch).min() for aside in _ASIDE]
+            if min(depths) < 0.75 * PENETRATION_M:
+                self._shift(1, back * way + _ASIDE[int(np.argmin(depths))] * pitch)
+                break
+        else:
+            self._cupped(frame)
+            return
         self._part(way)
         self._close(1, closed)
         self._close(0, closed)
         self._part(way)
-
-    def _tips(self, which: int) -> np.ndarray:
-        return self.placed[which].joints[[8, 12, 16, 20]].mean(axis=0)
 
     def _any_frame(self) -> _Frame:
         return _frame(self.rng.normal(size=3), self.rng.normal(size=3))
@@ -198,16 +210,13 @@ class _Pair:
     def _shift(self, which: int, by: np.ndarray) -> None:
         self.placed[which] = _shifted(self.placed[which], by)
 
-    def _slide(self, way: np.ndarray, aside: np.ndarray, gap: float, centred: bool = True) -> None:
+    def _slide(self, way: np.ndarray, aside: np.ndarray, gap: float) -> None:
         """Places the second hand on the `way` (3,) from the first, `gap` metres behind where they first touch when it
-        comes from afar; palm over palm but for `aside` where it is to be `centred`."""
-        first, second = self.placed
-        if centred:
-            apart = first.joints[_PALM].mean(axis=0) - second.joints[_PALM].mean(axis=0)
-            self._shift(1, apart + aside)
-            second = self.placed[1]
+        comes from afar, palm over palm but for `aside`."""
+        apart = self.placed[0].joints[_PALM].mean(axis=0) - self.placed[1].joints[_PALM].mean(axis=0)
+        self._shift(1, apart + aside)
         axes = np.stack(_across(way))
-        middle = second.joints[_PALM].mean(axis=0)
+        middle = self.placed[1].joints[_PALM].mean(axis=0)
         tallest = _heights(self._points(0), middle, axes, way, 1.0)
         lowest = _heights(self._points(1), middle, axes, way, -1.0)
         # Where the two are over each other; −inf where there is nothing of one.
@@ -248,17 +257,18 @@ class _Pair:
         here, skin = self.placed[which], finger_skin(self.hands[which])
         other = _Skin(self.hands[1 - which], self.placed[1 - which])
         start = here.state.angles
-        low, high = np.zeros(5), np.ones(5)
+        low, high, allowed = np.zeros(5), np.ones(5), None
         for _ in range(2):
             shares = low + (high - low) * _SWEEP[:, None]
             ways = start + shares[:, _GROUP] * (end - start)
             bent = skin.bent(here.vertices, here.joints, here.state.orientation, start, ways)
             fingers, thumb = clearance(ways)
-            free = np.column_stack([thumb, fingers]) >= -SOFT_M
-            for finger in range(5):
-                part = bent[:, skin.ends[finger]:skin.ends[finger + 1]:2]
-                away = other.away(part.reshape(-1, 3)).reshape(part.shape[:2])
-                free[:, finger] &= away.min(axis=1) >= -_TOUCH_M
+            parts = [bent[:, skin.ends[finger]:skin.ends[finger + 1]:2] for finger in range(5)]
+            away = np.stack([other.away(part.reshape(-1, 3)).reshape(part.shape[:2]).min(axis=1)
+                             for part in parts], axis=1)
+            # A finger that lies on the other hand goes on as long as it sinks in no deeper.
+            allowed = np.minimum(-_TOUCH_M, away[0] - 5e-4) if allowed is None else allowed
+            free = (np.column_stack([thumb, fingers]) >= -SOFT_M) & (away >= allowed)
             met = np.where(free.all(axis=0), len(_SWEEP), free.argmin(axis=0))
             low, high = (shares[np.clip(met - 1, 0, None), np.arange(5)],
                          shares[np.clip(met, 0, len(_SWEEP) - 1), np.arange(5)])
