@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -19,18 +20,24 @@ from hand_unc_ros.hand.limits import ANGLE_COUNT, REACH_LIMITS
 KINDS = ('apart', 'crossing', 'touching', 'clasped')
 # Skin of one hand may sink into the other's by this much; hands are pushed apart to less.
 PENETRATION_M = 0.004
-_TOUCH_M = 0.0015
+# Hands are brought this deep together; what is within the other distance counts as touching, vertex by vertex.
+_TOUCH_M, _TOUCHING_M = 0.0015, 0.004
 # Side of the cells by which hands are slid together, about the spacing of vertices and centres of faces.
 _CELL_M = 0.005
 _CELLS = 128
 # Nearest vertices farther than this say nothing of a depth.
 _NEAR_M = 0.014
-_PUSHES = 6
+_PUSHES, _TRIES = 6, 3
 # How far back from where middle joints cross interlaced fingers are tried, and how far aside, of their pitch.
 _BACK, _ASIDE = np.arange(-0.016, 0.016, 0.006), (0.4, 0.5, 0.6)
 _SWEEP = np.linspace(0, 1, 7)
+_OPEN_AGAIN = (0.0, 0.07, 0.2, 0.5, 1.0)
 _GROUP = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4)
 _PALM = [0, 5, 9, 13, 17]
+
+
+# Palms of hands at rest: the same for all pairs.
+_PALMS: WeakKeyDictionary[PosedHand, _Frame] = WeakKeyDictionary()
 
 
 class PlacedHand(NamedTuple):
@@ -126,6 +133,7 @@ class _Pair:
         self._put(1, draw_angles(self.rng), other)
         aside = self.rng.normal(0, 0.025, 3)
         self._slide(way, aside - way * (aside @ way), -_TOUCH_M)
+        self._touch(way)
         self._part(way)
 
     def _clasped(self, towards: np.ndarray) -> None:
@@ -137,20 +145,25 @@ class _Pair:
             self._interlaced(frame)
 
     def _cupped(self, frame: _Frame) -> None:
-        """The other palm on the back, the palm or the knuckles of a hand, its fingers around it."""
+        """The other palm on the back, the palm or an edge of a hand, its fingers around it."""
         rng = self.rng
-        inner = np.clip(_bent([40, 18, 35, 30, 30], 75, 85, 45) * rng.uniform(0.2, 1.0), *REACH_LIMITS.T)
-        self._put(0, inner + rng.normal(0, 0.05, ANGLE_COUNT), frame)
-        way = _unit([frame.out, -frame.out, frame.across, -frame.across][rng.choice(4, p=[0.3, 0.3, 0.15, 0.25])]
-                    + rng.normal(0, 0.2, 3))
-        up = frame.across * rng.choice([-1, 1]) + rng.normal(0, 0.5) * frame.up + rng.normal(0, 0.3) * frame.out
         start, end = _bent([-20, 30, 20, 0, 0], 2, 8, 4), _bent([35, 10, 50, 40, 40], 88, 92, 55)
-        self._put(1, start, _frame(up, -way))
-        # The middle of the palm on the middle of the other hand.
-        aside = 0.25 * (self.placed[0].joints[9] - self.placed[0].joints[_PALM].mean(axis=0)) + rng.normal(0, 0.01, 3)
-        self._slide(way, aside - way * (aside @ way), -_TOUCH_M)
-        self._part(way)
-        self._close(1, end)
+        for _ in range(_TRIES):
+            inner = np.clip(_bent([40, 18, 35, 30, 30], 75, 85, 45) * rng.uniform(0.2, 1.0), *REACH_LIMITS.T)
+            self._put(0, inner + rng.normal(0, 0.05, ANGLE_COUNT), frame)
+            way = _unit([frame.out, -frame.out, frame.across, -frame.across][rng.choice(4, p=[0.45, 0.3, 0.05, 0.2])]
+                        + rng.normal(0, 0.15, 3))
+            up = frame.across * rng.choice([-1, 1]) + rng.normal(0, 0.5) * frame.up + rng.normal(0, 0.3) * frame.out
+            self._put(1, start, _frame(up, -way))
+            # The distal palm on the middle of the other hand, so that the fingers reach round it.
+            aside = self.placed[1].joints[_PALM].mean(axis=0) - self.placed[1].joints[9]
+            aside = rng.uniform(0.2, 1.0) * aside + rng.normal(0, 0.008, 3)
+            self._slide(way, aside - way * (aside @ way), -_TOUCH_M)
+            self._touch(way)
+            self._part(way)
+            if self._close(1, end) >= 2:
+                return
+        self._touch(way)
         self._part(way)
 
     def _interlaced(self, frame: _Frame) -> None:
@@ -188,7 +201,6 @@ class _Pair:
         self._part(way)
         self._close(1, closed)
         self._close(0, closed)
-        self._part(way)
 
     def _any_frame(self) -> _Frame:
         return _frame(self.rng.normal(size=3), self.rng.normal(size=3))
@@ -196,8 +208,7 @@ class _Pair:
     def _put(self, which: int, angles: np.ndarray, frame: _Frame) -> None:
         """Poses hand `which` with its palm as `frame` says; `across` follows from its side."""
         hand = self.hands[which]
-        rest = hand.model.rest_joints()
-        own = _palm_frame(rest, hand.model.side)
+        own = _palm_at_rest(hand)
         wanted = _frame(frame.up, frame.out, hand.model.side)
         turn = np.stack(wanted, axis=1) @ np.stack(own, axis=1).T
         state = HandState(np.clip(angles, *REACH_LIMITS.T), Rotation.from_matrix(turn).as_rotvec(), np.zeros(3))
@@ -229,6 +240,16 @@ class _Pair:
         vertices = self.placed[which].vertices
         return np.concatenate([vertices, vertices[self.hands[which].faces].mean(axis=1)])
 
+    def _touch(self, way: np.ndarray) -> None:
+        """Brings the second hand back along `way` (3,) to the first where cells have stopped it too early."""
+        still = _Skin(self.hands[0], self.placed[0])
+        for _ in range(2):
+            away = still.away(self.placed[1].vertices).min()
+            gap = min(away, _NEAR_M)
+            if gap < 2 * _TOUCH_M:
+                return
+            self._shift(1, -gap * way)
+
     def _part(self, way: np.ndarray) -> None:
         """Pushes the second hand along `way` (3,) until neither is deep in the other."""
         for _ in range(_PUSHES):
@@ -252,8 +273,9 @@ class _Pair:
                 deepest = max(deepest, -float(_Skin(self.hands[which], self.placed[which]).away(vertices).min()))
         return deepest
 
-    def _close(self, which: int, end: np.ndarray) -> None:
-        """Bends the fingers of hand `which` towards the pose `end` (21,) until they touch the other hand."""
+    def _close(self, which: int, end: np.ndarray) -> int:
+        """Bends the fingers of hand `which` towards the pose `end` (21,) until they touch the other hand; the number of
+        those that do. Those that meet nothing stay half bent."""
         here, skin = self.placed[which], finger_skin(self.hands[which])
         other = _Skin(self.hands[1 - which], self.placed[1 - which])
         start = here.state.angles
@@ -272,8 +294,15 @@ class _Pair:
             met = np.where(free.all(axis=0), len(_SWEEP), free.argmin(axis=0))
             low, high = (shares[np.clip(met - 1, 0, None), np.arange(5)],
                          shares[np.clip(met, 0, len(_SWEEP) - 1), np.arange(5)])
-        angles = start + low[_GROUP] * (end - start)
-        self.placed[which] = self._posed(which, HandState(angles, here.state.orientation, here.state.translation))
+        low = np.where(low == 1, 0.4, low)
+        # Skin was bent approximately: fingers open again where they are too deep on the exact surface.
+        for less in _OPEN_AGAIN:
+            angles = start + (1 - less) * low[_GROUP] * (end - start)
+            self.placed[which] = self._posed(which, HandState(angles, here.state.orientation, here.state.translation))
+            if self._depth() <= PENETRATION_M:
+                break
+        away = other.away(self.placed[which].vertices)
+        return sum(away[skin.finger == finger].min() < _TOUCHING_M for finger in range(5))
 
 
 class _Skin:
@@ -314,10 +343,13 @@ def _shifted(hand: PlacedHand, by: np.ndarray) -> PlacedHand:
     return PlacedHand(state, hand.vertices + by, hand.joints + by)
 
 
-def _palm_frame(joints: np.ndarray, side: str) -> _Frame:
-    up = _unit(joints[9] - joints[0])
-    out = (1.0 if side == 'right' else -1.0) * np.cross(joints[5] - joints[17], up)
-    return _frame(up, out, side)
+def _palm_at_rest(hand: PosedHand) -> _Frame:
+    if hand not in _PALMS:
+        joints, side = hand.model.rest_joints(), hand.model.side
+        up = _unit(joints[9] - joints[0])
+        out = (1.0 if side == 'right' else -1.0) * np.cross(joints[5] - joints[17], up)
+        _PALMS[hand] = _frame(up, out, side)
+    return _PALMS[hand]
 
 
 def _frame(up: np.ndarray, out: np.ndarray, side: str = 'right') -> _Frame:
