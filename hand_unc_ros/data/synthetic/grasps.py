@@ -26,6 +26,8 @@ PENETRATION_M, CONTACT_M = 0.003, 0.003
 _SOFT_M = 0.0012
 # Of fingers through each other, on the coarse hand.
 _SELF_M = 0.0045
+# Share of grasps by the whole hand whose thumb goes round the thing; it lies along or across it in the others.
+_WRAPPED = 0.6
 # From the axis of the thumb's last bone to its pad.
 _THUMB_M = 0.008
 _TRIES = 24
@@ -117,7 +119,7 @@ class _Attempt:
         self.rotation, self.place = self._seat_on_pads(rng) if self.precise else self._seat_on_palm(rng)
         if self._away(self.vertices[self.skin.finger == 0]).min() < -_SOFT_M:
             self._start_beside()
-        if self.precise:
+        if self.precise or rng.random() < _WRAPPED:
             self._aim_thumb(rng)
 
     def close(self) -> tuple[Grasp, float]:
@@ -212,7 +214,11 @@ class _Attempt:
         place = (knuckles - rng.uniform(0.012, 0.03) * frame.up + rng.normal(0, 0.008) * frame.across
                  + rng.uniform(-0.5, 0.5) * max(half[2] - 0.05, 0) * axis)
         rows = np.flatnonzero(self.skin.finger != 0)
-        return rotation, self._pushed(rotation, place, frame.out, rows)
+        place = self._pushed(rotation, place, frame.out, rows)
+        # The thumb goes round from below, near the index finger.
+        beside = 0.0 if self.solid.kind == 'ball' else np.clip((self.joints[5] - place) @ axis, -half[2], half[2])
+        self.grip = _unit(frame.out - rng.uniform(0, 1.2) * frame.up), place + beside * axis
+        return rotation, place
 
     def _seat_on_pads(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Against the pads of the fingers in use, which the thumb faces."""
