@@ -20,6 +20,10 @@ LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 BRIGHTEST = 4.0
 _CURVE_STEPS = 4096
 _SHEET = 384
+# 10 to 90 % range of crops of two recordings (`experiments/look_statistics.py`): exponent of the amplitude spectrum and
+# log10 level of the finest detail.
+_SLOPES, _FINE = (-2.3, -1.5), (-2.6, -1.7)
+_SPECTRUM_SHARE = 0.5
 # Standard deviations, in pixels of the sensor, of the blur that noise has gone through.
 _LUMA_GRAINS = (0.0, 0.45, 0.8, 1.3)
 _CHROMA_GRAINS = (0.7, 1.5, 3.0)
@@ -36,7 +40,7 @@ class Webcam(NamedTuple):
     of the noise in colour.  grain: which spatial correlation, an index for luma and one for chroma.  median: whether
     the driver denoises by medians.  sharpen: gain and standard deviation of the unsharp mask.  quality: of JPEG, None
     for raw images.  half_chroma: whether compression halves the resolution of colour.  grey: whether the image is grey.
-    slope: change of the exponent of the amplitude spectrum, 0 to leave it.
+    spectrum: slope and fine level that `match_spectrum` leads to, None to leave the spectrum.
     """
 
     gain: np.ndarray
@@ -57,7 +61,7 @@ class Webcam(NamedTuple):
     quality: int | None = None
     half_chroma: bool = True
     grey: bool = False
-    slope: float = 0.0
+    spectrum: tuple[float, float] | None = None
 
 
 def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
@@ -94,7 +98,17 @@ def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
         median=bool(rng.random() < (0.4 if dim else 0.08)),
         sharpen=(float(rng.choice([0.0, 0.5, 1.1]) * rng.uniform(0.5, 1.2)), float(rng.uniform(0.7, 1.8))),
         quality=int(rng.integers(35, 96)) if compress else None, half_chroma=bool(rng.random() < 0.8),
-        grey=bool(rng.random() < 0.03))
+        grey=bool(rng.random() < 0.03), spectrum=_draw_spectrum(rng))
+
+
+def _draw_spectrum(rng: np.random.Generator) -> tuple[float, float] | None:
+    """Slope and fine level within what real crops have; often none, as what cameras do to them is drawn already."""
+    if rng.random() >= _SPECTRUM_SHARE:
+        return None
+    share = rng.random()
+    # The finer an image, the slower its spectrum falls.
+    slope = _SLOPES[0] + (0.7 * share + 0.3 * rng.random()) * (_SLOPES[1] - _SLOPES[0])
+    return float(slope), float(_FINE[0] + (0.7 * share + 0.3 * rng.random()) * (_FINE[1] - _FINE[0]))
 
 
 def tone_curve(contrast: float, knee: float) -> np.ndarray:
@@ -161,8 +175,8 @@ def process(shown: np.ndarray, webcam: Webcam) -> np.ndarray:
     if webcam.sharpen[0]:
         shown = cv2.addWeighted(shown, 1 + webcam.sharpen[0], cv2.GaussianBlur(shown, (0, 0), webcam.sharpen[1]),
                                 -webcam.sharpen[0], 0)
-    if webcam.slope:
-        shown = match_spectrum(shown, webcam.slope)
+    if webcam.spectrum is not None:
+        shown = match_spectrum(shown, *webcam.spectrum)
     image = cv2.convertScaleAbs(np.maximum(shown, 0))
     if webcam.median:
         image = cv2.medianBlur(image, 3)

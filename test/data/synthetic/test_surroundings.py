@@ -92,7 +92,8 @@ def test_light_falls_with_the_square_of_distance_and_the_cosine_and_is_blocked()
     lit, shaded = view([wall], [lamp])[..., 0], view([wall, blocker], [lamp])[..., 0]
     assert (lit > 0).all() and (shaded[SIZE // 2, :SIZE // 2] == 0).any()
     # A larger lamp has a softer shadow: more pixels between lit and not.
-    hard, soft = (view([wall, blocker], [lamp._replace(radius=radius)], rays=16)[..., 0] / lit for radius in (0.01, 0.2))
+    hard, soft = (view([wall, blocker], [lamp._replace(radius=radius)], rays=16)[..., 0] / lit
+                  for radius in (0.01, 0.2))
     partly = [((part > 0.1) & (part < 0.8)).sum() for part in (hard, soft)]
     assert partly[1] > 3 * max(partly[0], 1)
 
