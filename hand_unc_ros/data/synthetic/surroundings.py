@@ -52,7 +52,9 @@ class Surroundings:
         brightness and colour of light."""
         store = self._coded(int(rng.integers(self.count)))
         whole = len(store)
-        side = whole * np.exp(rng.uniform(np.log(0.3), 0.0))
+        # Now and then a small part: a plain wall, a piece of cloth.
+        least, most = (0.3, 1.0) if rng.random() < 0.85 else (0.08, 0.3)
+        side = whole * np.exp(rng.uniform(np.log(least), np.log(most)))
         # Crops stand upright with the hand, so the world behind them leans, mostly little.
         angle = rng.normal(0, 0.6) if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi)
         reach = (whole - side) / 2
