@@ -39,7 +39,8 @@ def synthetic_crops(samples: int, seed: int, photographs: Sequence[np.ndarray] =
     rng = np.random.default_rng(seed)
     images = []
     for index in range(samples):
-        for view in source.sample(index, SYNTHETIC_VIEWS).views:
+        # Apart, since the first samples share few backgrounds.
+        for view in source.sample(5 * index, SYNTHETIC_VIEWS).views:
             box = box_of_landmarks(view.joints_px)
             box[:2] += rng.normal(0, 0.04 * box[2], 2)
             box[2:] = box[2] * np.exp(rng.normal(0, 0.1)), box[3] + rng.normal(0, 0.12)

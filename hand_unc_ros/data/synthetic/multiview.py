@@ -29,6 +29,7 @@ from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
 from hand_unc_ros.hand.model import HandModel
 
 BACKGROUND_COUNT = 160
+FIRST_BACKGROUNDS = 8
 FOCAL_PX = 600.0
 # An image spans this many times the side of the hand's box, room for the jitter of its crops.
 MARGIN = 1.45
@@ -81,13 +82,15 @@ class MultiviewSamples:
         things = [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
                                                                       p=self.settings.objects))]
         light, mottling = draw_environment(rng).light(), Mottling(self.lattice, rng.uniform(50, 150), look.mottle)
+        # Few samples need few backgrounds, which take longer than samples; many samples see all of them.
+        stores = FIRST_BACKGROUNDS + index // 2
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
             ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
             present = rng.random() >= self.settings.absent
             shown = meshes + things if present else things
             mesh = merge(shown) if shown else None
-            view = self._view(rng, _upright(ideal, joints), joints, mesh, light, mottling)
+            view = self._view(rng, _upright(ideal, joints), joints, mesh, light, mottling, stores)
             seen.append(view if present else replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan),
                                                      visible=np.zeros(JOINT_COUNT, bool)))
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
@@ -100,15 +103,15 @@ class MultiviewSamples:
         return shapes.placed(shapes.draw_object(rng), rotation, place)
 
     def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, mesh: Mesh | None, light: Light,
-              mottling: Mottling) -> SampleView:
-        """The part around the hand of what an ideal camera sees."""
+              mottling: Mottling, stores: int) -> SampleView:
+        """The part around the hand of what an ideal camera sees. stores: backgrounds to choose from."""
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
         size = int(MARGIN * self.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
         px, depth = ideal.project(joints)
         box = crops.reach_box(joints, px, FOCAL_PX / depth[MIDDLE_MCP]) * [1, 1, MARGIN, 0]
         K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
         camera = Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera)
-        image = self.surroundings.patch(rng, size)
+        image = self.surroundings.patch(rng, size, stores)
         if mesh is not None:
             local = mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
