@@ -1,4 +1,4 @@
-"""How synthetic crops differ from real ones in colour and spectrum: `python -m hand_unc_ros.experiments.look_statistics`.
+"""Colour and spectrum of synthetic and real crops: `python -m hand_unc_ros.experiments.look_statistics --help`.
 
 Of every set of crops of 224 px: mean and standard deviation of the channels, saturation, luma histogram, and the radial
 amplitude spectrum. Real crops are those of the live pipeline. Numbers go to `look.json`, the plot to `look.png`.
@@ -33,17 +33,19 @@ BAND = (0.3, 0.45)
 
 
 def synthetic_crops(samples: int, seed: int, photographs: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """(N, 224, 224, 3) uint8 RGB: rendered hands in crops about their landmarks, as the live pipeline would cut them."""
+    """(N, 224, 224, 3) uint8 RGB: rendered hands, cut about their landmarks as the live pipeline does."""
     source = MultiviewSamples(load_hand_model(None), seed, MultiviewSettings(image_size=HAND_SIZE, absent=0.0),
                               photographs)
     rng = np.random.default_rng(seed)
     images = []
     for index in range(samples):
-        for view in source.sample(index, SYNTHETIC_VIEWS).views:
+        # Apart, since the first samples share few backgrounds.
+        for view in source.sample(5 * index, SYNTHETIC_VIEWS).views:
             box = box_of_landmarks(view.joints_px)
             box[:2] += rng.normal(0, 0.04 * box[2], 2)
             box[2:] = box[2] * np.exp(rng.normal(0, 0.1)), box[3] + rng.normal(0, 0.12)
-            images.append(cut_pinhole(view.read(), view.camera, crop_intrinsics(view.camera, box, HAND_SIZE), HAND_SIZE))
+            K = crop_intrinsics(view.camera, box, HAND_SIZE)
+            images.append(cut_pinhole(view.read(), view.camera, K, HAND_SIZE))
     return np.stack(images)
 
 
@@ -96,7 +98,8 @@ def plot(path: Path, sets: dict[str, dict[str, object]]) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5))
     for name, stats in sets.items():
         line, = left.plot(stats['frequency'], stats['profile'][1], label=name)
-        left.fill_between(stats['frequency'], stats['profile'][0], stats['profile'][2], alpha=0.12, color=line.get_color())
+        left.fill_between(stats['frequency'], stats['profile'][0], stats['profile'][2], alpha=0.12,
+                          color=line.get_color())
         right.step((np.arange(HISTOGRAM_BINS) + 0.5) * 256 / HISTOGRAM_BINS, stats['luma_histogram'], where='mid',
                    label=name)
     left.set(xscale='log', xlabel='cycles per pixel', ylabel='log10 amplitude', title='radial amplitude spectrum')
@@ -131,7 +134,8 @@ def main() -> None:
                         help='photographs of one hand each')
     parser.add_argument('--backgrounds', type=Path, metavar='FOLDER',
                         help='photographs to take backgrounds of synthetic images from besides')
-    parser.add_argument('--samples', type=int, default=60, metavar='N', help='synthetic samples of four views (default 60)')
+    parser.add_argument('--samples', type=int, default=60, metavar='N',
+                        help='synthetic samples of four views (default 60)')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='FOLDER')
     args = parser.parse_args()

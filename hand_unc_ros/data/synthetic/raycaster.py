@@ -187,9 +187,10 @@ def _texel(tiles, tile, u, v):
     iu, iv = iu % side, iv % side
     ju, jv = (iu + 1) % side, (iv + 1) % side
     a, b, c, d = (1 - fu) * (1 - fv), fu * (1 - fv), (1 - fu) * fv, fu * fv
-    r = a * tiles[tile, iv, iu, 0] + b * tiles[tile, iv, ju, 0] + c * tiles[tile, jv, iu, 0] + d * tiles[tile, jv, ju, 0]
-    g = a * tiles[tile, iv, iu, 1] + b * tiles[tile, iv, ju, 1] + c * tiles[tile, jv, iu, 1] + d * tiles[tile, jv, ju, 1]
-    e = a * tiles[tile, iv, iu, 2] + b * tiles[tile, iv, ju, 2] + c * tiles[tile, jv, iu, 2] + d * tiles[tile, jv, ju, 2]
+    first, second = tiles[tile, iv], tiles[tile, jv]
+    r = a * first[iu, 0] + b * first[ju, 0] + c * second[iu, 0] + d * second[ju, 0]
+    g = a * first[iu, 1] + b * first[ju, 1] + c * second[iu, 1] + d * second[ju, 1]
+    e = a * first[iu, 2] + b * first[ju, 2] + c * second[iu, 2] + d * second[ju, 2]
     return r, g, e
 
 

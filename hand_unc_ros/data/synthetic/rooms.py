@@ -167,8 +167,8 @@ def _desk(rng: np.random.Generator, tiles: _Tiles, desk: np.ndarray) -> list[Sol
     half = np.array([rng.uniform(0.55, 0.95), rng.uniform(0.32, 0.45)])
     plain = rng.random() < 0.4
     top = _box(desk - [0, 0, 0.02], [*half, 0.02], textures.natural_colour(rng, 0.02, 0.85) if plain else _ones(rng),
-               texture=-1 if plain else tiles.any('wood', 'wood', 'marble', 'fabric'), scale=float(rng.uniform(0.7, 1.4)),
-               gloss=float(rng.uniform(0, 0.5)))
+               texture=-1 if plain else tiles.any('wood', 'wood', 'marble', 'fabric'),
+               scale=float(rng.uniform(0.7, 1.4)), gloss=float(rng.uniform(0, 0.5)))
     leg = textures.natural_colour(rng, 0.02, 0.6)
     solids = [top] + [_box([desk[0] + sx * (half[0] - 0.04), desk[1] + sy * (half[1] - 0.04), desk[2] / 2 - 0.02],
                            [0.025, 0.025, desk[2] / 2 - 0.02], leg) for sx in (-1, 1) for sy in (-1, 1)]
@@ -213,8 +213,10 @@ def _shelves(rng: np.random.Generator, tiles: _Tiles, inner: np.ndarray) -> list
     for _ in range(rng.integers(1, 4)):
         width, height = rng.uniform(0.3, 0.6), rng.uniform(0.5, 1.1)
         behind = rng.random() < 0.7
-        spot, turn = (np.array([rng.uniform(-0.8, 0.8) * x, -y + 0.18, 0]), yaw(0)) if behind else \
-            (np.array([(side := rng.choice([-1, 1])) * (x - 0.18), rng.uniform(-0.7, 0.5) * y, 0]), yaw(side * np.pi / 2))
+        spot, turn = np.array([rng.uniform(-0.8, 0.8) * x, -y + 0.18, 0]), yaw(0)
+        if not behind:
+            side = rng.choice([-1, 1])
+            spot, turn = np.array([side * (x - 0.18), rng.uniform(-0.7, 0.5) * y, 0]), yaw(side * np.pi / 2)
         body = textures.natural_colour(rng, 0.01, 0.7)
         kind = rng.integers(3)
         if kind == 0:  # shelves
@@ -261,7 +263,7 @@ def _shelves(rng: np.random.Generator, tiles: _Tiles, inner: np.ndarray) -> list
 
 def _chair(rng: np.random.Generator, tiles: _Tiles, person: np.ndarray) -> list[Solid]:
     cloth = tiles.any('fabric', 'wood')
-    return [_box([person[0], person[1] - 0.18, rng.uniform(0.75, 1.0)], [0.23, 0.03, 0.3], _ones(rng), texture=cloth,
+    return [_box([person[0], person[1] - 0.18, rng.uniform(0.7, 0.92)], [0.23, 0.03, 0.3], _ones(rng), texture=cloth,
                  scale=2.0),
             _box([person[0], person[1] + 0.05, SEAT - 0.04], [0.24, 0.24, 0.04], _ones(rng), texture=cloth, scale=2.0)]
 
@@ -305,7 +307,7 @@ def draw_person(rng: np.random.Generator, tiles: _Tiles, head: np.ndarray) -> li
     trunk = yaw(np.pi + rng.normal(0, 0.2))
     # The tile is multiplied by the skin's tone.
     face = tiles.add('face', textures.face(rng, tone, hair) / tone)
-    solids = _head(rng, head, turn, tone, hair, face)
+    solids = _head(rng, head, turn, tone, hair, face, tiles.add('hair', textures.strands(rng)))
     neck = head + [0, -0.03, -0.13]
     solids.append(Solid(LIMB, neck, np.array([0.055, 0.055, 0.07]), tone * 0.9))
     chest = head + [0, -0.04, -0.38]
@@ -338,7 +340,7 @@ def draw_person(rng: np.random.Generator, tiles: _Tiles, head: np.ndarray) -> li
 
 
 def _head(rng: np.random.Generator, centre: np.ndarray, turn: np.ndarray, tone: np.ndarray, hair: np.ndarray,
-          face: int) -> list[Solid]:
+          face: int, strands: int) -> list[Solid]:
     """Skull with a painted face, nose, ears, hair. The face looks along -y of its own frame."""
     def at(*offset: float) -> np.ndarray:
         return centre + turn @ np.array(offset)
@@ -354,15 +356,19 @@ def _head(rng: np.random.Generator, centre: np.ndarray, turn: np.ndarray, tone: 
     solids += [part([side * wide * 1.0, 0.012, -0.01], [0.012, 0.02, 0.032], tone * [1, 0.9, 0.88]) for side in (-1, 1)]
     # The skull behind the painted face is hidden by hair, or bare.
     style = rng.random()
+    locks = {'texture': strands, 'scale': 5.0, 'gloss': 0.15}
     if style < 0.9:
-        solids += [part([0, 0.022, 0.030], [wide * 1.07, 0.090, 0.102], hair, gloss=0.25)]
-        solids += [part(rng.normal([0, 0.0, 0.095], [0.03, 0.03, 0.008]), [0.045, 0.05, 0.028], hair * rng.uniform(0.8, 1.3),
-                        gloss=0.25) for _ in range(5)]
+        fringe = rng.uniform(0.055, 0.085)
+        solids += [part([0, 0.022, 0.026], [wide * 1.07, 0.090, 0.106], hair, **locks),
+                   part([0, -0.012, fringe + 0.012], [wide * 1.0, 0.080, 0.048], hair, **locks)]
+        solids += [part(rng.normal([0, 0.0, 0.098], [0.03, 0.03, 0.006]), [0.042, 0.05, 0.022],
+                        hair * rng.uniform(0.8, 1.3), **locks) for _ in range(4)]
     else:
         solids += [part([0, 0.012, 0.008], [wide * 1.01, 0.090, 0.117], tone, gloss=0.2)]
     if 0.5 < style < 0.85:  # long hair
-        solids += [part([side * wide * 0.95, 0.035, -0.08], [0.028, 0.06, 0.14], hair, gloss=0.25) for side in (-1, 1)]
-        solids += [part([0, 0.06, -0.08], [wide, 0.05, 0.15], hair, gloss=0.25)]
+        solids += [part([side * wide * 0.95, 0.035, -0.08], [0.028, 0.06, 0.14], hair, **locks)
+                   for side in (-1, 1)]
+        solids += [part([0, 0.06, -0.08], [wide, 0.05, 0.15], hair, **locks)]
     return solids
 
 

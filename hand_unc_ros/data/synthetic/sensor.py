@@ -18,8 +18,12 @@ from hand_unc_ros.data.synthetic.spectrum import match_spectrum
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 # Linear light above this is white under every exposure that is drawn.
 BRIGHTEST = 4.0
-_CURVE_STEPS = 4096
+_CURVE_STEPS = 2048
 _SHEET = 384
+# 10 to 90 % range of crops of two recordings (`experiments/look_statistics.py`): exponent of the amplitude spectrum and
+# log10 level of the finest detail.
+_SLOPES, _FINE = (-2.3, -1.5), (-2.6, -1.7)
+_SPECTRUM_SHARE = 0.3
 # Standard deviations, in pixels of the sensor, of the blur that noise has gone through.
 _LUMA_GRAINS = (0.0, 0.45, 0.8, 1.3)
 _CHROMA_GRAINS = (0.7, 1.5, 3.0)
@@ -36,7 +40,7 @@ class Webcam(NamedTuple):
     of the noise in colour.  grain: which spatial correlation, an index for luma and one for chroma.  median: whether
     the driver denoises by medians.  sharpen: gain and standard deviation of the unsharp mask.  quality: of JPEG, None
     for raw images.  half_chroma: whether compression halves the resolution of colour.  grey: whether the image is grey.
-    slope: change of the exponent of the amplitude spectrum, 0 to leave it.
+    spectrum: slope and fine level that `match_spectrum` leads to, None to leave the spectrum.
     """
 
     gain: np.ndarray
@@ -57,7 +61,7 @@ class Webcam(NamedTuple):
     quality: int | None = None
     half_chroma: bool = True
     grey: bool = False
-    slope: float = 0.0
+    spectrum: tuple[float, float] | None = None
 
 
 def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
@@ -75,7 +79,7 @@ def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
     balance = np.exp([warmth + tint / 2, -tint, -warmth + tint / 2])
     # The darker the scene, the more the camera amplifies: photons per unit of signal vary by two orders.
     speed = np.exp(rng.normal(np.log(3.0 if dim else 0.4), 0.9))
-    moving = rng.random() < 0.3
+    moving = rng.random() < 0.25
     angle, length = rng.uniform(0, 2 * np.pi), min(rng.exponential(0.016), 0.08) * side if moving else 0.0
     motion = (length * np.cos(angle), length * np.sin(angle))
     compress = rng.random() < 0.8
@@ -84,7 +88,7 @@ def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
         saturation=float(np.clip(rng.normal(0.55 if dim else 0.76, 0.2), 0.1, 1.6)),
         veil=float(rng.exponential(0.12)) if rng.random() < 0.18 else float(rng.exponential(0.012)),
         contrast=float(rng.uniform(0.0, 0.9)), knee=float(rng.uniform(0.55, 0.95)),
-        lens_blur=float(0.42 + rng.exponential(0.35)), motion=motion,
+        lens_blur=float(0.4 + rng.exponential(0.22)), motion=motion,
         # A row is read out later than the one above; in a whole frame's time a hand moves about as far as it blurs.
         skew=float(np.clip(0.4 * motion[0], -0.006 * side, 0.006 * side)),
         vignette=(*rng.uniform(-1.0, 2.0, 2), float(rng.exponential(0.07))),
@@ -92,13 +96,23 @@ def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
         chroma=float(rng.uniform(0.2, 0.9)),
         grain=(int(rng.integers(len(_LUMA_GRAINS))), int(rng.integers(len(_CHROMA_GRAINS)))),
         median=bool(rng.random() < (0.4 if dim else 0.08)),
-        sharpen=(float(rng.choice([0.0, 0.5, 1.1]) * rng.uniform(0.5, 1.2)), float(rng.uniform(0.7, 1.8))),
+        sharpen=(float(rng.choice([0.0, 0.7, 1.5]) * rng.uniform(0.5, 1.2)), float(rng.uniform(0.7, 1.6))),
         quality=int(rng.integers(35, 96)) if compress else None, half_chroma=bool(rng.random() < 0.8),
-        grey=bool(rng.random() < 0.03))
+        grey=bool(rng.random() < 0.03), spectrum=_draw_spectrum(rng))
+
+
+def _draw_spectrum(rng: np.random.Generator) -> tuple[float, float] | None:
+    """Slope and fine level within what real crops have; often none, as what cameras do to them is drawn already."""
+    if rng.random() >= _SPECTRUM_SHARE:
+        return None
+    share = rng.random()
+    # The finer an image, the slower its spectrum falls.
+    slope = _SLOPES[0] + (0.7 * share + 0.3 * rng.random()) * (_SLOPES[1] - _SLOPES[0])
+    return float(slope), float(_FINE[0] + (0.7 * share + 0.3 * rng.random()) * (_FINE[1] - _FINE[0]))
 
 
 def tone_curve(contrast: float, knee: float) -> np.ndarray:
-    """(4097,) float32 display values in [0, 255] of linear light in equal steps from 0 to BRIGHTEST; monotone.
+    """(2049,) float32 display values in [0, 255] of linear light in equal steps from 0 to BRIGHTEST; monotone.
 
     Highlights above the knee roll off exponentially towards white; then sRGB's transfer function (IEC 61966-2-1), and
     a blend with smoothstep as S-curve.
@@ -136,7 +150,7 @@ class Sensor:
         luma = _cut(self.luma[webcam.grain[0]], rng, height, width)
         chroma = _cut(self.chroma[webcam.grain[1]], rng, height, width)
         glare = np.asarray(webcam.veil * light[::4, ::4].reshape(-1, 3).mean(axis=0) * webcam.gain, np.float32)
-        shown = np.empty_like(light)
+        shown = np.empty(light.shape, np.uint8)
         _expose(light, luma, chroma, np.asarray(webcam.gain, np.float32), glare,
                 np.asarray(webcam.vignette, np.float32), np.float32(webcam.read), np.float32(webcam.shot),
                 np.float32(webcam.chroma), np.float32(0.0 if webcam.grey else webcam.saturation),
@@ -156,14 +170,14 @@ def expose(linear: np.ndarray, webcam: Webcam) -> np.ndarray:
     return _smear(light, *webcam.motion)
 
 
-def process(shown: np.ndarray, webcam: Webcam) -> np.ndarray:
-    """Display values (H, W, 3) float32 through what a driver does to them: (H, W, 3) uint8."""
+def process(image: np.ndarray, webcam: Webcam) -> np.ndarray:
+    """RGB (H, W, 3) uint8 through what a driver does to it: sharpening, denoising, compression."""
     if webcam.sharpen[0]:
-        shown = cv2.addWeighted(shown, 1 + webcam.sharpen[0], cv2.GaussianBlur(shown, (0, 0), webcam.sharpen[1]),
-                                -webcam.sharpen[0], 0)
-    if webcam.slope:
-        shown = match_spectrum(shown, webcam.slope)
-    image = cv2.convertScaleAbs(np.maximum(shown, 0))
+        soft = cv2.GaussianBlur(image, (0, 0), webcam.sharpen[1])
+        image = cv2.addWeighted(image, 1 + webcam.sharpen[0], soft, -webcam.sharpen[0], 0)
+    if webcam.spectrum is not None:
+        shown = match_spectrum(image.astype(np.float32), *webcam.spectrum)
+        image = cv2.addWeighted(shown, 1.0, shown, 0.0, 0.0, dtype=cv2.CV_8U)
     if webcam.median:
         image = cv2.medianBlur(image, 3)
     return image if webcam.quality is None else _compress(image, webcam.quality, webcam.half_chroma)
@@ -238,7 +252,7 @@ def _mean_of_steps(light, steps, out):
 def _shown(curve, place, last):
     place = min(max(place, np.float32(0)), last)
     cell = int(place)
-    return curve[cell] + (place - np.float32(cell)) * (curve[cell + 1] - curve[cell])
+    return np.uint8(curve[cell] + (place - np.float32(cell)) * (curve[cell + 1] - curve[cell]) + np.float32(0.5))
 
 
 @njit(cache=True, fastmath=True, nogil=True)

@@ -113,9 +113,9 @@ class Skins:
         self._lattice = noise_lattice(np.random.default_rng((seed, 7050)))
         self._drawn: dict[int, np.ndarray] = {}
 
-    def draw(self, rng: np.random.Generator) -> Appearance:
-        """The look of anybody's hand, with what it wears."""
-        skin = self.skin(int(rng.integers(self.count)))
+    def draw(self, rng: np.random.Generator, count: int) -> Appearance:
+        """The look of a hand, with what it wears. count: skins to choose from, at most all of them."""
+        skin = self.skin(int(rng.integers(min(count, self.count))))
         albedo = cv2.remap(skin[..., :4], *(self._at * len(skin) - 0.5).T[..., None], cv2.INTER_LINEAR)[:, 0]
         return Appearance(np.ascontiguousarray(albedo[:, :3]), float(albedo[:, 3].mean()), None,
                           float(rng.uniform(0.05, 0.22)), skin, draw_worn(rng))

@@ -47,12 +47,14 @@ class Surroundings:
             self._stores[number] = cv2.medianBlur(coded, 3)
         return self._stores[number]
 
-    def patch(self, rng: np.random.Generator, size: int) -> np.ndarray:
+    def patch(self, rng: np.random.Generator, size: int, stores: int | None = None) -> np.ndarray:
         """(size, size, 3) float32 linear: a part of a store, turned as upright crops are, out of focus, at some
-        brightness and colour of light."""
-        store = self._coded(int(rng.integers(self.count)))
+        brightness and colour of light. stores: how many of the stores to choose from, all by default."""
+        store = self._coded(int(rng.integers(min(stores or self.count, self.count))))
         whole = len(store)
-        side = whole * np.exp(rng.uniform(np.log(0.3), 0.0))
+        # Now and then a small part: a plain wall, a piece of cloth.
+        least, most = (0.3, 1.0) if rng.random() < 0.85 else (0.08, 0.3)
+        side = whole * np.exp(rng.uniform(np.log(least), np.log(most)))
         # Crops stand upright with the hand, so the world behind them leans, mostly little.
         angle = rng.normal(0, 0.6) if rng.random() < 0.7 else rng.uniform(-np.pi, np.pi)
         reach = (whole - side) / 2

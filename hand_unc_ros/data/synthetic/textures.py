@@ -87,7 +87,8 @@ def marble(rng: np.random.Generator) -> np.ndarray:
 
 def carpet(rng: np.random.Generator) -> np.ndarray:
     """Coarse speckle."""
-    return _tinted(natural_colour(rng, 0.02, 0.4, 0.3), 1 + rng.uniform(0.15, 0.4) * cloud(rng, 50, 2) + 0.1 * cloud(rng, 4))
+    value = 1 + rng.uniform(0.15, 0.4) * cloud(rng, 50, 2) + 0.1 * cloud(rng, 4)
+    return _tinted(natural_colour(rng, 0.02, 0.4, 0.3), value)
 
 
 def plaster(rng: np.random.Generator) -> np.ndarray:
@@ -159,7 +160,8 @@ def screen(rng: np.random.Generator) -> np.ndarray:
         left, top = rng.integers(0, 50, 2)
         right, bottom = left + rng.integers(40, 100), top + rng.integers(40, 100)
         cv2.rectangle(tile, (int(left), int(top)), (int(right), int(bottom)), (paper,) * 3, -1)
-        cv2.rectangle(tile, (int(left), int(top)), (int(right), int(top) + 5), tuple(map(float, natural_colour(rng))), -1)
+        bar = tuple(map(float, natural_colour(rng)))
+        cv2.rectangle(tile, (int(left), int(top)), (int(right), int(top) + 5), bar, -1)
         for y in range(int(top) + 9, int(bottom) - 3, 4):
             if rng.random() < 0.85:
                 shift = int(rng.integers(3, 14))
@@ -241,6 +243,12 @@ def panes(rng: np.random.Generator) -> np.ndarray:
     return tile
 
 
+def strands(rng: np.random.Generator) -> np.ndarray:
+    """Hair, of mean about 1: it is multiplied by its colour."""
+    value = np.clip(1 + 0.4 * cloud(rng, 40, 2, 14.0) + 0.15 * cloud(rng, 5, 2), 0.2, 2.2)
+    return np.repeat(value[..., None], 3, axis=2).astype(np.float32)
+
+
 def face(rng: np.random.Generator, tone: np.ndarray, hair: np.ndarray) -> np.ndarray:
     """A face from the front, to be laid over the front of a head: eyes, brows, nostrils, mouth, perhaps a beard or
     glasses. Multiplies nothing: it holds the skin's own colour."""
@@ -266,7 +274,8 @@ def face(rng: np.random.Generator, tone: np.ndarray, hair: np.ndarray) -> np.nda
     for side in (-1, 1):
         centre = (64 + side * eye_x, eye_y)
         cv2.ellipse(features, centre, (8, opening), 0, 0, 360, tuple(map(float, white)), -1, cv2.LINE_AA)
-        cv2.circle(features, (centre[0] + int(rng.integers(-1, 2)), eye_y), opening, (0.03, 0.02, 0.015), -1, cv2.LINE_AA)
+        pupil = (centre[0] + int(rng.integers(-1, 2)), eye_y)
+        cv2.circle(features, pupil, opening, (0.03, 0.02, 0.015), -1, cv2.LINE_AA)
         cv2.ellipse(features, centre, (9, opening + 1), 0, 180, 360, tuple(map(float, dark)), 2, cv2.LINE_AA)
         brow = tuple(map(float, 0.7 * hair + 0.3 * dark))
         cv2.ellipse(features, (centre[0], eye_y - 6), (12, 6), 0, 200, 340, brow, int(rng.integers(2, 5)), cv2.LINE_AA)
@@ -275,7 +284,7 @@ def face(rng: np.random.Generator, tone: np.ndarray, hair: np.ndarray) -> np.nda
     cv2.line(features, (51, 100), (77, 100), tuple(map(float, dark * 0.8)), 1, cv2.LINE_AA)
     if rng.random() < 0.35:
         for side in (-1, 1):
-            cv2.ellipse(features, (64 + side * eye_x, eye_y + 1), (14, 10), 0, 0, 360, (0.02, 0.02, 0.02), 2, cv2.LINE_AA)
+            cv2.ellipse(features, (64 + side * eye_x, eye_y + 1), (14, 10), 0, 0, 360, (0.02,) * 3, 2, cv2.LINE_AA)
         cv2.line(features, (58, eye_y), (70, eye_y), (0.02, 0.02, 0.02), 2, cv2.LINE_AA)
     return np.clip(cv2.GaussianBlur(features, (0, 0), 0.8), 0.004, 1).astype(np.float32)
 

@@ -178,7 +178,7 @@ def test_every_vertex_of_a_finger_is_known_to_be_one(model):
 
 def test_the_look_of_a_hand_goes_onto_its_mesh(hand, skins):
     rng = np.random.default_rng(1)
-    look = skins.draw(rng)
+    look = skins.draw(rng, 24)
     vertices, joints = (part[0] for part in hand.surfaces(
         [HandState(np.zeros(ANGLE_COUNT), np.zeros(3), np.zeros(3))], np.zeros((1, 10))))
     meshes = hand.mesh(vertices, joints, look, np.zeros(3), 0.2, skin_number=4)

@@ -51,16 +51,16 @@ def test_backgrounds_are_linear_light_and_differ(surroundings):
     assert means.min() < 0.1 and means.max() > 0.4
     # Plain ones and busy ones.
     busy = patches.std(axis=(1, 2, 3)) / means
-    assert busy.min() < 0.2 and busy.max() > 0.6
+    assert busy.min() < 0.3 and busy.max() > 0.6
 
 
 def test_photographs_are_shown_and_cut(surroundings):
     green = np.zeros((100, 150, 3), np.float32)
     green[..., 1] = 0.5
-    mixed = Surroundings(3, [green] * 40, count=30, size=32)
-    shown = [bool((mixed.store(number)[..., [0, 2]] < 0.01).all()) for number in range(30)]
-    # A share of 0.4 of 30 is 12 ± 2.7.
-    assert 4 <= sum(shown) <= 20
+    mixed = Surroundings(3, [green] * 40, count=16, size=32)
+    shown = [bool((mixed.store(number)[..., [0, 2]] < 0.01).all()) for number in range(16)]
+    # A share of 0.4 of 16 is 6.4 ± 2.0.
+    assert 1 <= sum(shown) <= 13
 
 
 def view(solids, lights=(), ambient=DARK, tiles=WHITE, rays=6):
@@ -92,7 +92,8 @@ def test_light_falls_with_the_square_of_distance_and_the_cosine_and_is_blocked()
     lit, shaded = view([wall], [lamp])[..., 0], view([wall, blocker], [lamp])[..., 0]
     assert (lit > 0).all() and (shaded[SIZE // 2, :SIZE // 2] == 0).any()
     # A larger lamp has a softer shadow: more pixels between lit and not.
-    hard, soft = (view([wall, blocker], [lamp._replace(radius=radius)], rays=16)[..., 0] / lit for radius in (0.01, 0.2))
+    hard, soft = (view([wall, blocker], [lamp._replace(radius=radius)], rays=16)[..., 0] / lit
+                  for radius in (0.01, 0.2))
     partly = [((part > 0.1) & (part < 0.8)).sum() for part in (hard, soft)]
     assert partly[1] > 3 * max(partly[0], 1)
 
