@@ -64,7 +64,7 @@ def ring(radius: float, thickness: float, rows: int = 20, columns: int = 10) -> 
     reach = radius + thickness * np.cos(about)
     points = np.stack([reach * np.cos(around), thickness * np.sin(about) * np.ones_like(around),
                        reach * np.sin(around)], axis=-1)
-    return points.reshape(-1, 3), _grid_faces(rows + 1, columns)
+    return points.reshape(-1, 3), grid_faces(rows + 1, columns)
 
 
 def surface(vertices: np.ndarray, faces: np.ndarray, albedo: np.ndarray, gloss: float) -> Mesh:
