@@ -37,7 +37,8 @@ from hand_unc_ros.hand.model import HandModel, load_hand_model
 BACKGROUND_COUNT = 160
 FIRST_BACKGROUNDS, FIRST_SKINS = 8, 4
 FOCAL_PX = 600.0
-SUPERSAMPLING = 2
+# Points to a side of what crops are cut from, over its pixels at full resolution: coarser images get several to a pixel.
+FINENESS = 1.3
 SHADOW_SIZE = 96
 # An image spans this many times the side of the hand's box, room for the jitter of its crops.
 MARGIN = 1.45
@@ -153,7 +154,8 @@ class MultiviewSamples:
         if shown is not None:
             local = shown.mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
-            linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), size)
+            linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), size,
+                                             max(size, int(FINENESS * MARGIN * self.settings.image_size)))
             image = imaging.blend(linear, alpha, image)
         pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
         if self.settings.webcam:
@@ -187,11 +189,10 @@ class _Lit(NamedTuple):
     surface: _Surface
     ambient: np.ndarray | None
 
-    def photograph(self, projection: Projection, size: int) -> tuple[np.ndarray, np.ndarray]:
-        """Linear RGB (size, size, 3) and coverage (size, size), several points to a pixel."""
-        fine = SUPERSAMPLING * size
-        # Pixel centres are at integers, so that the first of the finer grid lies a quarter of a pixel before.
-        px = SUPERSAMPLING * projection.px + (SUPERSAMPLING - 1) / 2
+    def photograph(self, projection: Projection, size: int, fine: int) -> tuple[np.ndarray, np.ndarray]:
+        """Linear RGB (size, size, 3) and coverage (size, size), by `fine` points to a side."""
+        # Pixel centres are at integers, so that the first of a finer grid lies before that of the coarser one.
+        px = (projection.px + 0.5) * (fine / size) - 0.5
         linear, alpha, _ = render(self.mesh, projection._replace(px=px), (fine, fine),
                                   self.surface.environment.light(), self.surface.mottling, SHADOW_SIZE,
                                   self.surface.skins, self.ambient)

@@ -203,16 +203,16 @@ def _in_shadow(nearest, lu, lv, depth):
 
 @njit(cache=True, fastmath=True, nogil=True)
 def _in_soft_shadow(nearest, lu, lv, depth, radius, rise):
-    """The same over a disc of `radius` cells: eight points of a spiral that fills it evenly. rise: of the depth of the
+    """The same over a disc of `radius` cells: six points of a spiral that fills it evenly. rise: of the depth of the
     surface itself from cell to cell, at most, so that a slanted one does not shade itself."""
     if radius < 0.5:
         return _in_shadow(nearest, lu, lv, depth)
     shadow = 0.0
-    for k in range(8):
-        reach, angle = radius * np.sqrt((k + 0.5) / 8), 2.3999632 * k  # the golden angle
+    for k in range(6):
+        reach, angle = radius * np.sqrt((k + 0.5) / 6), 2.3999632 * k  # the golden angle
         shadow += _in_shadow(nearest, max(0.0, lu + reach * np.cos(angle)), max(0.0, lv + reach * np.sin(angle)),
                              depth + reach * rise)
-    return shadow / 8
+    return shadow / 6
 
 
 @njit(cache=True, fastmath=True, nogil=True)
