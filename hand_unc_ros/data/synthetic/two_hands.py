@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from hand_unc_ros.data.synthetic.finger_capsules import SOFT_M, clearance
+from hand_unc_ros.data.synthetic.finger_capsules import ANGLE_FINGERS, SOFT_M, clearance
 from hand_unc_ros.data.synthetic.grasps import finger_skin
 from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.postures import draw_angles
@@ -32,7 +32,6 @@ _PUSHES, _TRIES = 6, 3
 _BACK, _ASIDE = np.arange(-0.016, 0.016, 0.006), (0.4, 0.5, 0.6)
 _SWEEP = np.linspace(0, 1, 7)
 _OPEN_AGAIN = (0.0, 0.07, 0.2, 0.5, 1.0)
-_GROUP = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4)
 _PALM = [0, 5, 9, 13, 17]
 
 
@@ -176,7 +175,8 @@ class _Pair:
         opened, closed = [_bent([-18, 10, 10, 0, 0], *bends, list(spread))
                           for bends in ((rng.uniform(-8, 1), 4, 3), (rng.uniform(30, 60), 85, 50))]
         self._put(0, opened, frame)
-        fingers = self.placed[0].joints[[6, 10, 14, 18]].mean(axis=0) - self.placed[0].joints[[5, 9, 13, 17]].mean(axis=0)
+        middle, knuckles = self.placed[0].joints[[6, 10, 14, 18]], self.placed[0].joints[[5, 9, 13, 17]]
+        fingers = (middle - knuckles).mean(axis=0)
         up = _unit(fingers - frame.across * (fingers @ frame.across))
         out = np.cross(frame.across, up) * (1.0 if np.cross(frame.across, up) @ frame.out > 0 else -1.0)
         angle = rng.uniform(np.deg2rad(55), np.deg2rad(110))
@@ -186,7 +186,6 @@ class _Pair:
         self._put(1, opened, _frame(np.cos(turn) * frame.up - np.sin(turn) * frame.out,
                                     -np.cos(turn) * frame.out - np.sin(turn) * frame.up))
         way = _unit((1 - np.cos(angle)) * up + np.sin(angle) * out)
-        middle = self.placed[0].joints[[6, 10, 14, 18]]
         pitch = frame.across * ((middle[1] - middle[2]) @ frame.across) * rng.choice([-1, 1])
         self._shift(1, middle.mean(axis=0) - self.placed[1].joints[[6, 10, 14, 18]].mean(axis=0))
         # As near to the knuckles as the fingers get through.
@@ -289,7 +288,7 @@ class _Pair:
         low, high, allowed = np.zeros(5), np.ones(5), None
         for _ in range(2):
             shares = low + (high - low) * _SWEEP[:, None]
-            ways = start + shares[:, _GROUP] * (end - start)
+            ways = start + shares[:, ANGLE_FINGERS] * (end - start)
             bent = skin.bent(here.vertices, here.joints, here.state.orientation, start, ways)
             fingers, thumb = clearance(ways)
             parts = [bent[:, skin.ends[finger]:skin.ends[finger + 1]:2] for finger in range(5)]
@@ -304,7 +303,7 @@ class _Pair:
         low = np.where(low == 1, 0.4, low)
         # Skin was bent approximately: fingers open again where they are too deep on the exact surface.
         for less in _OPEN_AGAIN:
-            angles = start + (1 - less) * low[_GROUP] * (end - start)
+            angles = start + (1 - less) * low[ANGLE_FINGERS] * (end - start)
             self._pose(which, HandState(angles, here.state.orientation, here.state.translation))
             if self._depth() <= PENETRATION_M:
                 break
