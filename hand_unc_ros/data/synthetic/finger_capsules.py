@@ -20,6 +20,8 @@ RADII = 1e-3 * np.array([[12.0, 10.6, 9.2], [9.3, 8.5, 7.3], [9.5, 8.7, 7.4], [8
 PALM_RADIUS = 0.0115
 # Soft tissue gives way by this much where fingers press on each other.
 SOFT_M = 0.003
+# Whose each of the 21 angles is: 0 thumb … 4 little.
+ANGLE_FINGERS = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4)
 _FIRST = 1 + 4 * np.arange(5)
 
 

@@ -1,4 +1,4 @@
-"""Hands that hold something: a thing seated on the palm or on the pads of the fingers, which then close until they touch.
+"""Hands that hold something: a thing seated on the palm or on the pads of the fingers, which close until they touch.
 
 The search bends skin by `FingerSkin`; what is returned was measured on the surface that the hand itself gives.
 """
@@ -13,7 +13,7 @@ import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.data.synthetic import shapes
-from hand_unc_ros.data.synthetic.finger_capsules import SOFT_M, clearance
+from hand_unc_ros.data.synthetic.finger_capsules import ANGLE_FINGERS, SOFT_M, clearance
 from hand_unc_ros.data.synthetic.finger_skin import FingerSkin
 from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.rasteriser import Mesh
@@ -34,8 +34,6 @@ _TRIES = 24
 _SWEEP = np.linspace(0, 1, 8)
 # Share of grasps by the pads of the fingers, by kind; pens and cards have no other.
 _PRECISION = {'bottle': 0.0, 'mug': 0.0, 'box': 0.35, 'ball': 0.35, 'pen': 1.0, 'card': 1.0}
-# Which of the 21 angles are whose: 0 thumb … 4 little.
-_GROUP = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4)
 _ABDUCTIONS, _KNUCKLES = np.array([6, 10, 14, 18]), np.array([5, 9, 13, 17])
 _OUTER = np.setdiff1d(np.arange(ANGLE_COUNT), np.concatenate([[0, 1, 2], _ABDUCTIONS, _KNUCKLES]))
 
@@ -86,7 +84,7 @@ def draw_grasp(rng: np.random.Generator, hand: PosedHand, betas: np.ndarray | No
     kind: of `solids.KINDS`, any by default.
 
     Skin sinks into the thing by 3 mm at most; two fingers and the palm or the thumb are within 3 mm of it. Where no
-    such grasp is found in 24 tries, which tests have not met, the best one is returned.
+    such grasp is found in 24 tries, which has not been seen, the nearest one is returned.
     """
     betas = np.zeros(10) if betas is None else betas
     orientation = np.zeros(3) if orientation is None else orientation
@@ -168,7 +166,7 @@ class _Attempt:
         low, high = np.zeros(5), np.ones(5)
         for _ in range(2):
             shares = low + (high - low) * _SWEEP[:, None]
-            ways = start + shares[:, _GROUP] * (end - start)
+            ways = start + shares[:, ANGLE_FINGERS] * (end - start)
             fingers, thumb = clearance(ways)
             free = self._depths(ways) >= -_SOFT_M
             free[:, 1:] &= fingers >= -SOFT_M
@@ -176,7 +174,7 @@ class _Attempt:
             met = np.where(free.all(axis=0), len(_SWEEP), free.argmin(axis=0))
             low, high = (shares[np.clip(met - 1, 0, None), np.arange(5)],
                          shares[np.clip(met, 0, len(_SWEEP) - 1), np.arange(5)])
-        return start + low[_GROUP] * (end - start)
+        return start + low[ANGLE_FINGERS] * (end - start)
 
     def _corrected(self, angles: np.ndarray) -> np.ndarray:
         """The pose with each finger opened or closed by a few degrees, to where its skin just touches."""
@@ -190,7 +188,7 @@ class _Attempt:
         free = depths >= -_SOFT_M
         met = np.where(free.all(axis=0), np.where(depths[6] < 2 * CONTACT_M, 13, 7), free.argmin(axis=0))
         chosen = np.clip(met - 1, 0, None)
-        return ways[chosen[_GROUP], np.arange(ANGLE_COUNT)]
+        return ways[chosen[ANGLE_FINGERS], np.arange(ANGLE_COUNT)]
 
     def _frame(self) -> _Frame:
         up = _unit(self.joints[9] - self.joints[0])
@@ -256,7 +254,8 @@ class _Attempt:
 
     def _start_beside(self) -> None:
         """Another place for the thumb to come from: the freest one of some."""
-        thumbs = np.deg2rad([[flexion, abduction, 15, -5, -10] for flexion in (-24, -8, 12) for abduction in (36, 8, -28)])
+        thumbs = np.deg2rad([[flexion, abduction, 15, -5, -10]
+                             for flexion in (-24, -8, 12) for abduction in (36, 8, -28)])
         ways = np.tile(self.start, (len(thumbs), 1))
         ways[:, :5] = thumbs
         self.start = ways[np.minimum(self._depths(ways)[:, 0], clearance(ways)[1]).argmax()]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hand_unc_ros.data.synthetic.finger_capsules import SOFT_M, clearance
+from hand_unc_ros.data.synthetic.finger_capsules import ANGLE_FINGERS, SOFT_M, clearance
 from hand_unc_ros.data.synthetic.postures import draw_angles, settle
 from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_NAMES, REACH_LIMITS
 
@@ -26,7 +26,6 @@ DRIFT_HZ, LEVEL_HZ = (0.3, 4.0), (0.1, 0.3)
 _DRIFTS = 8
 # A thumb that has this much room drifts as it likes.
 FREE_M = 0.015
-_GROUP = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4)
 _DRIFT = np.array([DRIFT_THUMB] * 5 + [DRIFT_FLEXION, DRIFT_ABDUCTION, DRIFT_FLEXION, DRIFT_FLEXION] * 4)
 # Fingers fidget together, and spread from the middle one or sway.
 _SPREAD = np.ones(ANGLE_COUNT)
@@ -146,14 +145,14 @@ def _moves(seed: int, index: int, period_s: float) -> _Moves:
 
 def _shares(moves: _Moves, times: np.ndarray) -> np.ndarray:
     """How far (T, A) each angle has come at `times` (T,), seconds after the key before, from 0 to 1."""
-    return _minimum_jerk(np.clip((times[:, None] - moves.onset) / moves.duration, 0, 1))[:, _GROUP]
+    return _minimum_jerk(np.clip((times[:, None] - moves.onset) / moves.duration, 0, 1))[:, ANGLE_FINGERS]
 
 
 @lru_cache(maxsize=512)
 def _freedom(seed: int, index: int) -> np.ndarray:
     """Share (A,) of its drift that each angle has at a key pose: a thumb that touches something holds still."""
     gap = clearance(_posture(seed, index)[None])[1][0]
-    return np.where(_GROUP == 0, np.clip((gap + SOFT_M) / FREE_M, 0.1, 1.0), 1.0)
+    return np.where(ANGLE_FINGERS == 0, np.clip((gap + SOFT_M) / FREE_M, 0.1, 1.0), 1.0)
 
 
 @lru_cache(maxsize=128)

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
-from hand_unc_ros.data.synthetic.finger_capsules import SOFT_M, clearance
+from hand_unc_ros.data.synthetic.finger_capsules import ANGLE_FINGERS, SOFT_M, clearance
 from hand_unc_ros.data.synthetic.grasps import finger_skin
 from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.postures import draw_angles
@@ -32,7 +32,6 @@ _PUSHES, _TRIES = 6, 3
 _BACK, _ASIDE = np.arange(-0.016, 0.016, 0.006), (0.4, 0.5, 0.6)
 _SWEEP = np.linspace(0, 1, 7)
 _OPEN_AGAIN = (0.0, 0.07, 0.2, 0.5, 1.0)
-_GROUP = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4)
 _PALM = [0, 5, 9, 13, 17]
 
 
@@ -94,6 +93,8 @@ class _Pair:
         self.hands = [right, left] if rng.random() < 0.5 else [left, right]
         self.still_is_right = self.hands[0] is right
         self.placed: list[PlacedHand] = []
+        # The skin of each hand where it was last posed; shifts since then are those of what is asked of it.
+        self.skins: list[tuple[np.ndarray, _Skin | None]] = []
 
     def answer(self, kind: str, centre: np.ndarray) -> TwoHands:
         """The pair about `centre`."""
@@ -172,9 +173,10 @@ class _Pair:
         rng = self.rng
         spread = np.array([20.0, 6.0, -12.0, -27.0])
         opened, closed = [_bent([-18, 10, 10, 0, 0], *bends, list(spread))
-                          for bends in ((rng.uniform(0, 12), 4, 3), (rng.uniform(30, 60), 85, 50))]
+                          for bends in ((rng.uniform(-8, 1), 4, 3), (rng.uniform(30, 60), 85, 50))]
         self._put(0, opened, frame)
-        fingers = self.placed[0].joints[[6, 10, 14, 18]].mean(axis=0) - self.placed[0].joints[[5, 9, 13, 17]].mean(axis=0)
+        middle, knuckles = self.placed[0].joints[[6, 10, 14, 18]], self.placed[0].joints[[5, 9, 13, 17]]
+        fingers = (middle - knuckles).mean(axis=0)
         up = _unit(fingers - frame.across * (fingers @ frame.across))
         out = np.cross(frame.across, up) * (1.0 if np.cross(frame.across, up) @ frame.out > 0 else -1.0)
         angle = rng.uniform(np.deg2rad(55), np.deg2rad(110))
@@ -184,14 +186,12 @@ class _Pair:
         self._put(1, opened, _frame(np.cos(turn) * frame.up - np.sin(turn) * frame.out,
                                     -np.cos(turn) * frame.out - np.sin(turn) * frame.up))
         way = _unit((1 - np.cos(angle)) * up + np.sin(angle) * out)
-        middle = self.placed[0].joints[[6, 10, 14, 18]]
         pitch = frame.across * ((middle[1] - middle[2]) @ frame.across) * rng.choice([-1, 1])
         self._shift(1, middle.mean(axis=0) - self.placed[1].joints[[6, 10, 14, 18]].mean(axis=0))
         # As near to the knuckles as the fingers get through.
-        still, hand = _Skin(self.hands[0], self.placed[0]), self.placed[1]
-        skin = hand.vertices[finger_skin(self.hands[1]).finger > 0]
+        skin = self.placed[1].vertices[finger_skin(self.hands[1]).finger > 0]
         for back in _BACK:
-            depths = [-still.away(skin + back * way + aside * pitch).min() for aside in _ASIDE]
+            depths = [-self._away(0, skin + back * way + aside * pitch).min() for aside in _ASIDE]
             if min(depths) < 0.75 * PENETRATION_M:
                 self._shift(1, back * way + _ASIDE[int(np.argmin(depths))] * pitch)
                 break
@@ -212,11 +212,20 @@ class _Pair:
         wanted = _frame(frame.up, frame.out, hand.model.side)
         turn = np.stack(wanted, axis=1) @ np.stack(own, axis=1).T
         state = HandState(np.clip(angles, *REACH_LIMITS.T), Rotation.from_matrix(turn).as_rotvec(), np.zeros(3))
-        self.placed[which:which + 1] = [self._posed(which, state)]
+        self._pose(which, state)
 
-    def _posed(self, which: int, state: HandState) -> PlacedHand:
+    def _pose(self, which: int, state: HandState) -> None:
         vertices, joints = self.hands[which].surfaces([state], self.betas[None])
-        return PlacedHand(state, vertices[0], joints[0])
+        self.placed[which:which + 1] = [PlacedHand(state, vertices[0], joints[0])]
+        self.skins[which:which + 1] = [(state.translation, None)]
+
+    def _away(self, which: int, points: np.ndarray) -> np.ndarray:
+        """(N,) of `points` (N, 3) from hand `which`, as `_Skin.away`."""
+        place, skin = self.skins[which]
+        if skin is None:
+            place, skin = self.placed[which].state.translation, _Skin(self.hands[which], self.placed[which])
+            self.skins[which] = place, skin
+        return skin.away(points - (self.placed[which].state.translation - place))
 
     def _shift(self, which: int, by: np.ndarray) -> None:
         self.placed[which] = _shifted(self.placed[which], by)
@@ -242,10 +251,8 @@ class _Pair:
 
     def _touch(self, way: np.ndarray) -> None:
         """Brings the second hand back along `way` (3,) to the first where cells have stopped it too early."""
-        still = _Skin(self.hands[0], self.placed[0])
         for _ in range(2):
-            away = still.away(self.placed[1].vertices).min()
-            gap = min(away, _NEAR_M)
+            gap = min(self._away(0, self.placed[1].vertices).min(), _NEAR_M)
             if gap < 2 * _TOUCH_M:
                 return
             self._shift(1, -gap * way)
@@ -270,23 +277,22 @@ class _Pair:
             vertices = self.placed[1 - which].vertices
             vertices = vertices[((vertices >= low) & (vertices <= high)).all(axis=1)]
             if len(vertices):
-                deepest = max(deepest, -float(_Skin(self.hands[which], self.placed[which]).away(vertices).min()))
+                deepest = max(deepest, -float(self._away(which, vertices).min()))
         return deepest
 
     def _close(self, which: int, end: np.ndarray) -> int:
         """Bends the fingers of hand `which` towards the pose `end` (21,) until they touch the other hand; the number of
         those that do. Those that meet nothing stay half bent."""
         here, skin = self.placed[which], finger_skin(self.hands[which])
-        other = _Skin(self.hands[1 - which], self.placed[1 - which])
         start = here.state.angles
         low, high, allowed = np.zeros(5), np.ones(5), None
         for _ in range(2):
             shares = low + (high - low) * _SWEEP[:, None]
-            ways = start + shares[:, _GROUP] * (end - start)
+            ways = start + shares[:, ANGLE_FINGERS] * (end - start)
             bent = skin.bent(here.vertices, here.joints, here.state.orientation, start, ways)
             fingers, thumb = clearance(ways)
             parts = [bent[:, skin.ends[finger]:skin.ends[finger + 1]:2] for finger in range(5)]
-            away = np.stack([other.away(part.reshape(-1, 3)).reshape(part.shape[:2]).min(axis=1)
+            away = np.stack([self._away(1 - which, part.reshape(-1, 3)).reshape(part.shape[:2]).min(axis=1)
                              for part in parts], axis=1)
             # A finger that lies on the other hand goes on as long as it sinks in no deeper.
             allowed = np.minimum(-_TOUCH_M, away[0] - 5e-4) if allowed is None else allowed
@@ -297,11 +303,11 @@ class _Pair:
         low = np.where(low == 1, 0.4, low)
         # Skin was bent approximately: fingers open again where they are too deep on the exact surface.
         for less in _OPEN_AGAIN:
-            angles = start + (1 - less) * low[_GROUP] * (end - start)
-            self.placed[which] = self._posed(which, HandState(angles, here.state.orientation, here.state.translation))
+            angles = start + (1 - less) * low[ANGLE_FINGERS] * (end - start)
+            self._pose(which, HandState(angles, here.state.orientation, here.state.translation))
             if self._depth() <= PENETRATION_M:
                 break
-        away = other.away(self.placed[which].vertices)
+        away = self._away(1 - which, self.placed[which].vertices)
         return sum(away[skin.finger == finger].min() < _TOUCHING_M for finger in range(5))
 
 

@@ -9,7 +9,7 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.data.synthetic import motion as motions
-from hand_unc_ros.data.synthetic.finger_capsules import RADII, SOFT_M, clearance, place_joints
+from hand_unc_ros.data.synthetic.finger_capsules import ANGLE_FINGERS, RADII, SOFT_M, clearance, place_joints
 from hand_unc_ros.data.synthetic.motion import HandMotion
 from hand_unc_ros.data.synthetic.postures import CLOSURE_CORRELATION, draw_angles, settle
 from hand_unc_ros.hand.anatomical_pose import pose_from_angles
@@ -178,7 +178,7 @@ def test_fingers_are_smooth_and_as_fast_as_their_moves(monkeypatch):
         moves = motions._moves(motion.seed, key, motion.period_s)
         assert (moves.onset >= 0).all() and (moves.onset + moves.duration <= motion.period_s + 1e-12).all()
         swing = np.abs(motion.at((key + 1) * motion.period_s).angles - motion.at(key * motion.period_s).angles)
-        limit = 1.875 * swing / moves.duration[motions._GROUP]
+        limit = 1.875 * swing / moves.duration[ANGLE_FINGERS]
         within = (times[:-1] >= key * motion.period_s) & (times[:-1] < (key + 1) * motion.period_s - 4e-3)
         assert (speeds[within].max(axis=0) <= limit * 1.001 + 1e-9).all()
         assert (speeds[within].max(axis=0) >= limit * 0.97 - 1e-9).all()

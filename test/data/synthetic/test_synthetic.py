@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from repository import ROOT, TESTS
-from scipy.spatial.transform import Rotation
 
 pytest.importorskip('numba')
 
