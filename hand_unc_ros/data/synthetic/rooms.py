@@ -6,6 +6,7 @@ where the hands would begin: what is rendered before them is the only hand.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -38,12 +39,12 @@ class Room(NamedTuple):
 class _Tiles:
     """Draws tiles, and knows which are of which material."""
 
-    def __init__(self, rng: np.random.Generator, pictures: list[np.ndarray]) -> None:
+    def __init__(self, rng: np.random.Generator, pictures: Sequence[np.ndarray]) -> None:
         self.rng, self.images, self.places = rng, [], {}
         for name, count in _TILES.items():
             for _ in range(count):
                 tile = textures.MATERIALS[name](rng)
-                if name in ('print', 'screen') and pictures and rng.random() < 0.5:
+                if name in ('print', 'screen') and len(pictures) and rng.random() < 0.5:
                     tile = pictures[rng.integers(len(pictures))]
                 self.add(name, tile)
 
@@ -63,7 +64,7 @@ def yaw(angle: float) -> np.ndarray:
     return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
 
 
-def draw_room(rng: np.random.Generator, pictures: list[np.ndarray] = []) -> Room:  # noqa: B006 - never changed
+def draw_room(rng: np.random.Generator, pictures: Sequence[np.ndarray] = ()) -> Room:
     """A furnished room with its light. pictures: tiles of photographs for posters and screens, may be empty."""
     tiles = _Tiles(rng, pictures)
     inner = np.array([rng.uniform(1.4, 3.0), rng.uniform(1.4, 3.0), rng.uniform(1.15, 1.4)])

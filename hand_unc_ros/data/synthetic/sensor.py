@@ -74,7 +74,7 @@ def draw_webcam(rng: np.random.Generator, linear: np.ndarray) -> Webcam:
     # Automatic exposure corrects most of a scene's brightness, not all: black clothes before a window stay black.
     exposure = min(key / max(mean, 1e-4) ** rng.uniform(0.55, 1.0), 12.0)
     # Most of them mind what is brightest.
-    exposure = min(exposure, np.exp(rng.normal(np.log(1.2), 0.45)) / max(bright, 1e-4))
+    exposure = min(exposure, np.exp(rng.normal(np.log(0.8), 0.35)) / max(bright, 1e-4))
     warmth, tint = rng.normal(0, 0.09), rng.normal(0, 0.035)
     balance = np.exp([warmth + tint / 2, -tint, -warmth + tint / 2])
     # The darker the scene, the more the camera amplifies: photons per unit of signal vary by two orders.
