@@ -77,7 +77,7 @@ class JumpHandWithCovariance(nn.Module):
         cameras = batch['K'], batch['camera_from_world'], mask
         out = self.jump_hand.fuse(stage, *cameras)
         coarse = torch.where(out.coarse_valid[..., None], out.coarse, torch.nan)
-        gaussians = CropGaussians(stage.mean, stage.variance, self.jump_hand.config.view.image_size)
+        gaussians = CropGaussians(stage.mean, stage.variance, self.jump_hand.config.image_size)
         propagated = propagated_covariance(gaussians, coarse, *cameras)
         whole = torch.isfinite(propagated).flatten(1).all(1) & torch.isfinite(batch['joints']).flatten(1).all(1)
         return out, propagated, whole

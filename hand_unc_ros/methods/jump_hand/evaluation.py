@@ -43,7 +43,7 @@ class JumpHandPredictor:
     @property
     def image_size(self) -> int:
         """Side of the crops in pixels."""
-        return self.network.config.view.image_size
+        return self.network.config.image_size
 
     @property
     def description(self) -> str:

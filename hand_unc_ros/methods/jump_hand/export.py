@@ -111,7 +111,7 @@ def export_onnx(network: JumpHand, folder: Path, views: Sequence[int] = (2, 4, 8
 
 def write_views(network: JumpHand, path: Path) -> None:
     """The per-view stage, for any number of images."""
-    images = _images(3, network.config.view.image_size, torch.Generator().manual_seed(CHECK_SEED))
+    images = _images(3, network.config.image_size, torch.Generator().manual_seed(CHECK_SEED))
     axes = {0: torch.export.Dim('images', min=1, max=MAX_BATCH * MAX_VIEWS)}
     _write(PerView(network), {'images': images}, (axes,), view_names(network), path)
 
@@ -126,7 +126,7 @@ def write_fused(network: JumpHand, path: Path) -> None:
 def check_views(network: JumpHand, path: Path) -> dict[str, float]:
     """Largest difference to torch of every output of the per-view stage, as AGREEMENT counts it."""
     generator = torch.Generator().manual_seed(CHECK_SEED + 1)
-    cases = ({'images': _images(count, network.config.view.image_size, generator)} for count in (1, 4))
+    cases = ({'images': _images(count, network.config.image_size, generator)} for count in (1, 4))
     return _differences(path, PerView(network), view_names(network), cases)
 
 
@@ -143,7 +143,7 @@ def check_fused(network: JumpHand, path: Path, views: Sequence[int]) -> dict[str
 
 def view_names(network: JumpHand) -> tuple[str, ...]:
     """Names of the per-view stage's outputs; `level_0` and the following are its features, fine to coarse."""
-    levels = (f'level_{i}' for i in range(network.config.view.level_count))
+    levels = (f'level_{i}' for i in range(network.config.per_view.level_count))
     return ('mean_cells', 'variance_cells2', 'log_heatmap', 'presence_logit', 'pooled', *levels)
 
 
@@ -158,7 +158,7 @@ def fused_names(network: JumpHand) -> tuple[str, ...]:
 def fused_inputs(network: JumpHand, batch: int, views: int, seed: int = CHECK_SEED) -> dict[str, Tensor]:
     """Plausible inputs by name: 21 points of a hand's size before cameras all around, whose 2D means are half a cell
     off; features of random images."""
-    size, generator = network.config.view.image_size, torch.Generator().manual_seed(seed)
+    size, generator = network.config.image_size, torch.Generator().manual_seed(seed)
     stage = PerView(network)(_images(batch * views, size, generator))
     inputs = {name: part.unflatten(0, (batch, views)) for name, part in zip(view_names(network), stage)}
     angles = (torch.arange(views) + 0.4 * torch.rand(batch, views, generator=generator)) * (2 * math.pi / max(views, 3))

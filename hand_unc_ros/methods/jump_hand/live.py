@@ -146,7 +146,7 @@ class JumpHandLive:
     @property
     def crop_size(self) -> int:
         """Side of the crops in pixels."""
-        return self.network.config.view.image_size
+        return self.network.config.image_size
 
     @property
     def surface(self) -> str:

@@ -16,7 +16,7 @@ SAME_CELLS, SAME_METRES = 0.05, 2e-5
 def encode_runner(network: JumpHand, device: torch.device, dtype: torch.dtype, views: int) -> Runner:
     """The per-view stage, as JumpHand.encode of one sample. views: for how many it is compared with torch; any number
     can be run. Raises as choose_runner."""
-    size = network.config.view.image_size
+    size = network.config.image_size
     images = torch.rand((1, views, 3, size, size), generator=torch.Generator().manual_seed(0)).to(device)
     return choose_runner(network.encode, images, dtype, 'openvino', Agreement(_gaussians, SAME_CELLS), axis=1)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.hand.joints import FINGERTIPS
+from hand_unc_ros.methods.jump_hand.losses import seen_by_live
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
-from hand_unc_ros.networks.images import image_tensor
 
 
 def validate(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
@@ -19,13 +19,15 @@ def validate(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[st
     triangulated joints, all in mm, and the numbers of `validate_views`. NaN where nothing is known."""
     joints, tips, vertices, coarse, views = [], [], [], [], []
     for batch in batches:
-        out = network(image_tensor(batch['images']), batch['K'], batch['camera_from_world'], batch['view_mask'])
+        stage = network.encode_batch(batch)
+        batch = seen_by_live(network, stage, batch)
+        out = network.fuse(stage, batch['K'], batch['camera_from_world'], batch['view_mask'])
         error = 1e3 * (out.joints[-1] - batch['joints']).norm(dim=-1)
         joints.append(error.flatten())
         tips.append(error[:, FINGERTIPS].flatten())
         vertices.append(1e3 * (out.vertices[-1] - batch['vertices']).norm(dim=-1).flatten())
         coarse.append(1e3 * (out.coarse - batch['joints']).norm(dim=-1)[out.coarse_valid])
-        views.append(_view_errors(out, batch, network.config.view.image_size))
+        views.append(_view_errors(out, batch, network.config.image_size))
     return {'mpjpe_mm': _known(joints).mean().item(), 'mpjpe_median_mm': _known(joints).nanmedian().item(),
             'fingertips_mm': _known(tips).mean().item(), 'mpvpe_mm': _known(vertices).mean().item(),
             'coarse_mpjpe_mm': _known(coarse).mean().item(), **_view_scores(views)}
@@ -33,9 +35,8 @@ def validate(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[st
 
 def validate_views(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
     """Mean and median 2D error in cells, Pearson's correlation of σ with it, share of coordinates within 1.96 σ."""
-    size = network.config.view.image_size
-    return _view_scores([_view_errors(network.encode(image_tensor(batch['images'])), batch, size)
-                         for batch in batches])
+    size = network.config.image_size
+    return _view_scores([_view_errors(network.encode_batch(batch), batch, size) for batch in batches])
 
 
 def _view_errors(stage: ViewStage | JumpHandOutput, batch: dict[str, Tensor], image_size: int) -> tuple[Tensor, Tensor]:
