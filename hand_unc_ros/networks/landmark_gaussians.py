@@ -7,7 +7,7 @@ of a decoder. As everything before them is frozen, it can be computed once and k
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -163,7 +163,11 @@ class LandmarkGaussianNet(nn.Module):
         return F.dropout2d(level, self.config.dropout, self.training)
 
 
-def split_maps(maps: LandmarkMaps) -> Sequence[LandmarkMaps]:
-    """Of each of the N crops by itself, with N = 1."""
-    return [LandmarkMaps(*(part[row:row + 1] for part in maps[:5]), [level[row:row + 1] for level in maps.levels])
-            for row in range(len(maps.landmarks))]
+def random_maps(count: int, generator: torch.Generator) -> LandmarkMaps:
+    """Those of `count` crops, plausible in size, for comparisons of runtimes and for tests."""
+    def normal(*shape: int) -> Tensor:
+        return torch.randn((count, *shape), generator=generator)
+
+    return LandmarkMaps(HAND_SIZE / 2 + 30 * normal(21, 2), 1 + 0.3 * normal(21, 2), torch.full((count,), 0.99),
+                        normal(21, FEATURE_CHANNELS), normal(POOLED_CHANNELS).relu(),
+                        [normal(TAP_CHANNELS[tap], side, side) for tap, side in zip(LEVEL_TAPS, LEVEL_SIDES)])

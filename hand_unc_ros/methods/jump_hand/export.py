@@ -23,6 +23,7 @@ from hand_unc_ros.files import adopt_file
 from hand_unc_ros.hand.joints import JOINT_COUNT, JOINT_NAMES
 from hand_unc_ros.methods.jump_hand.network import JumpHand, ViewStage, load_jump_hand
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
+from hand_unc_ros.networks.landmark_gaussians import random_maps
 
 VIEWS_FILE, FUSED_FILE = 'views.onnx', 'fused.onnx'
 # The first that torch's exporter writes; sampling features needs 16.
@@ -90,6 +91,9 @@ def export_onnx(network: JumpHand, folder: Path, views: Sequence[int] = (2, 4, 8
     absent = [name for name in ('onnx', 'onnxruntime', 'onnxscript') if find_spec(name) is None]
     if absent:
         raise MissingDependencyError(f"the export needs {', '.join(absent)}: pip install 'hand_unc_ros[export]'")
+    if network.config.landmarks is not None:
+        raise ExportError('these weights are projections and a decoder on a landmark network that is not ours to export;'
+                          ' export one with a 2D stage of its own')
     folder, network = Path(folder), network.cpu().float().eval()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.unchecked-') as unchecked, torch.no_grad():
@@ -159,8 +163,8 @@ def fused_inputs(network: JumpHand, batch: int, views: int, seed: int = CHECK_SE
     """Plausible inputs by name: 21 points of a hand's size before cameras all around, whose 2D means are half a cell
     off; features of random images."""
     size, generator = network.config.image_size, torch.Generator().manual_seed(seed)
-    stage = PerView(network)(_images(batch * views, size, generator))
-    inputs = {name: part.unflatten(0, (batch, views)) for name, part in zip(view_names(network), stage)}
+    inputs = {name: part.unflatten(0, (batch, views))
+              for name, part in zip(view_names(network), _features(network, batch * views, generator))}
     angles = (torch.arange(views) + 0.4 * torch.rand(batch, views, generator=generator)) * (2 * math.pi / max(views, 3))
     forward = F.normalize(torch.stack([angles.cos(), angles.sin(), 0.4 * (2 * angles).cos()], -1), dim=-1)
     right = F.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0]).expand_as(forward)), dim=-1)
@@ -176,6 +180,15 @@ def fused_inputs(network: JumpHand, batch: int, views: int, seed: int = CHECK_SE
     inputs['view_mask'] = torch.ones(batch, views, dtype=torch.bool)
     inputs['confidence'] = torch.rand(px.shape[:3], generator=generator)
     return {name: inputs[name].contiguous() for name in fused_names(network)}
+
+
+def _features(network: JumpHand, count: int, generator: torch.Generator) -> Sequence[Tensor]:
+    """The per-view stage of `count` random images; of random features, where that takes these."""
+    if network.config.landmarks is None:
+        return PerView(network)(_images(count, network.config.image_size, generator))
+    stage = network.view.stage(random_maps(count, generator))
+    # In place of a heatmap, which nobody reads.
+    return (*stage[:2], stage.mean, *stage[3:5], *stage.levels)
 
 
 def _images(count: int, size: int, generator: torch.Generator) -> Tensor:

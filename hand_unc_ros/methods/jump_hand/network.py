@@ -360,6 +360,14 @@ def load_jump_hand(path: Path) -> JumpHand:
     return network.eval()
 
 
+def reads_landmarks(path: Path) -> bool:
+    """Whether the weights at `path` are of a JumpHand on a frozen landmark network; False for anything else."""
+    try:
+        return read_weights(path, 'JumpHand')[0].get('landmarks') is not None
+    except ConfigError:
+        return False
+
+
 def spread_out(template: np.ndarray, count: int) -> np.ndarray:
     """Indices (count,) of vertices far from each other, by farthest-point sampling of (778, 3) from the first."""
     template = np.asarray(template, np.float64)

@@ -33,7 +33,9 @@ def refine_inputs(network: JumpHand, views: int, seed: int = 0) -> list[Tensor]:
         named = fused_inputs(network, 1, views, seed)
     start = 0.03 * torch.randn((1, 21, 3), generator=torch.Generator().manual_seed(seed))
     names = ('mean_cells', 'variance_cells2', 'pooled', 'K', 'camera_from_world', 'view_mask')
-    return [*(named[name] for name in names), start, *(named[f'level_{row}'] for row in range(network.config.levels))]
+    # Joints that are known to 3 mm.
+    spread = [3e-3 * torch.eye(3).expand(1, 21, 3, 3)] if network.config.step_sigmas else []
+    return [*(named[name] for name in names), start, *spread, *(named[f'level_{row}'] for row in range(network.config.levels))]
 
 
 def _gaussians(out: ViewStage) -> Tensor:
