@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
+from hand_unc_ros.methods.jump_hand.label_adaptation import BELIEVABLE, adapted
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
 from hand_unc_ros.networks.gaussian_2d_losses import gaussian_nll, heatmap_cross_entropy, mean_l1
@@ -47,30 +48,44 @@ class LossWeights:
 
 
 def jump_hand_losses(network: JumpHand, batch: dict[str, Tensor], weights: LossWeights,
-                     fused_share: float = 1.0) -> dict[str, Tensor]:
+                     fused_share: float = 1.0, bias: Tensor | None = None) -> dict[str, Tensor]:
     """The weighted loss terms of a batch (see data.batches.collate); their sum is what is minimised. Each is a mean
     over the samples that have what it needs, so a dataset without vertices trains as well.
 
     fused_share: share of the samples, the first ones, that go on to the fused stage. With a small per-view network that
     stage costs as much again, and it learns from fewer samples than the images need.
+    bias: (21, 3) of the landmarks beside the labels, see label_adaptation; for a frozen landmark network.
     """
     stage = network.encode_batch(batch)
     count = max(1, round(fused_share * len(batch['joints'])))
-    part = {name: value[:count] for name, value in seen_by_live(network, stage, batch).items()}
+    part = {name: value[:count] for name, value in seen_by_live(network, stage, batch, bias).items()}
     out = network.fuse(stage.first(count), part['K'], part['camera_from_world'], part['view_mask'])
+    if network.config.landmarks is not None:
+        part |= {'joints': believable(part['joints'], out)}
     with torch.autocast(out.joints.device.type, enabled=False):
         terms = view_terms(stage, batch, network.config.image_size) if network.config.landmarks is None else {}
         terms |= fused_terms(out, part, network.config.image_size)
     return {name: weight * terms[name] for name, weight in weights.to_dict().items() if weight and name in terms}
 
 
-def seen_by_live(network: JumpHand, stage: ViewStage, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def believable(labels: Tensor, out: JumpHandOutput) -> Tensor:
+    """The labels (B, 21, 3), unknown where the triangulated joint is so far off that landmarks were mistaken for others:
+    on synthetic images they are far more often than on real ones, and no bounded step could mend it."""
+    near = out.coarse_valid & ((out.coarse - labels).norm(dim=-1) < BELIEVABLE)
+    return torch.where(near[..., None], labels, torch.nan)
+
+
+def seen_by_live(network: JumpHand, stage: ViewStage, batch: dict[str, Tensor],
+                 bias: Tensor | None = None) -> dict[str, Tensor]:
     """The batch as the live pipeline would fuse it, for a frozen landmark network: without the views in which that sees
-    no hand, and without labels of hands that fewer than two views are left of. For others the batch as it is."""
+    no hand, and without labels of hands that fewer than two views are left of; the others as that network means them,
+    by their bias. For other networks the batch as it is."""
     if network.config.landmarks is None:
         return batch
     mask = batch['view_mask'] & (stage.presence > PRESENCE_LOGIT)
     enough = mask.sum(1) >= 2
+    if bias is not None:
+        batch = batch | {'joints': adapted(batch['joints'], bias)}
     return batch | {'view_mask': mask, 'joint_mask': batch['joint_mask'] & (mask & enough[:, None])[..., None],
                     **{name: batch[name].where(enough[:, None, None], torch.nan) for name in ('joints', 'vertices')}}
 

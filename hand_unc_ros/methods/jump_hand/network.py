@@ -279,7 +279,12 @@ class JumpHand(nn.Module):
             start = CoarseHand(own, valid, self.lift.weight[self.picked] @ own, spread)
             decoded = self._decode(start, geometry, mean_px, stage, Gates(gates, vertex_gates))
             with torch.autocast(K.device.type, enabled=False):
-                joints += [frame.to_world(points) for points in decoded.joints]
+                if config.step_sigmas:
+                    # Added in the world, so that a decoder that moves nothing gives the coarse joints to the bit.
+                    back = HAND_UNIT * frame.rotation.transpose(-1, -2)
+                    joints += [filled + (points - own) @ back for points in decoded.joints]
+                else:
+                    joints += [frame.to_world(points) for points in decoded.joints]
                 vertices += [frame.to_world(self.spread @ points) for points in decoded.vertices]
             features = decoded.features
             moves = torch.stack(decoded.moves) if decoded.moves else None

@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from hand_unc_ros.data.datasets import DATASETS
 from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.model import read_arrays
 from hand_unc_ros.methods.jump_hand.frozen import attach_frozen, frozen_landmarks
-from hand_unc_ros.methods.jump_hand.losses import LossWeights, jump_hand_losses, view_losses
+from hand_unc_ros.methods.jump_hand.label_adaptation import label_bias
+from hand_unc_ros.methods.jump_hand.losses import LossWeights, jump_hand_losses, seen_by_live, view_losses
 from hand_unc_ros.methods.jump_hand.network import CONFIGS, JumpHand, JumpHandConfig
 from hand_unc_ros.methods.jump_hand.validation import validate, validate_views
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, read_view_state
 from hand_unc_ros.networks.weights import load_into, read_weights, torchvision_state
 from hand_unc_ros.training.config import C, TrainingConfig, parse
-from hand_unc_ros.training.feature_stream import FeatureStream, Mixture
+from hand_unc_ros.training.feature_stream import FeatureStream, Mixture, held_out_features
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.strict import setting
 from hand_unc_ros.training.streams import BatchStream, Subsets
 from hand_unc_ros.training.task import TrainingSetup, TrainingTask
 
+log = logging.getLogger(__name__)
+
+# Samples by which the bias of landmarks is measured, and how many at once.
+BIAS_SAMPLES, BIAS_BATCH = 400, 32
 PARTS = ('view', 'confidence', 'lift', 'decoder', 'spread')
 
 
@@ -39,14 +48,15 @@ class FeatureSource:
 @dataclass(frozen=True)
 class JumpHandTraining(TrainingConfig):
     """stage: 'views' trains the 2D stage alone.  also: further sets beside `data`, where that is of features.
-    fused_share: see jump_hand_losses.  init_view: weights of the 2D stage
-    (or of a whole network, of which that is taken); init_backbone: torchvision's of the ResNet.  freeze: parts that
-    stay as they are, with their statistics."""
+    adapt_labels: there, turn the labels into what the landmark network means by them, see label_adaptation.
+    fused_share: see jump_hand_losses.  init_view: weights of the 2D stage (or of a whole network, of which that is
+    taken); init_backbone: torchvision's of the ResNet.  freeze: parts that stay as they are, with their statistics."""
 
     stage: str = setting('all', choices=('all', 'views'))
     network: JumpHandConfig = CONFIGS['lite']
     losses: LossWeights = LossWeights()
     also: tuple[FeatureSource, ...] = ()
+    adapt_labels: bool = True
     fused_share: float = setting(1.0, above=0, most=1)
     init_view: str = ''
     init_backbone: str = ''
@@ -135,6 +145,26 @@ def with_fingerprints(config: JumpHandTraining) -> JumpHandConfig:
     return replace(network, landmarks=replace(network.landmarks, **wanted))
 
 
+@torch.no_grad()
+def bias_of(config: JumpHandTraining, network: JumpHand) -> Tensor | None:
+    """The bias of landmarks beside the labels on the training samples, where these are features and are adapted."""
+    if not config.adapt_labels or config.data.source != 'features':
+        return None
+    labels, coarse = [], []
+    network.eval()
+    for batch in held_out_features(FeatureShards(Path(config.data.path)), BIAS_SAMPLES, 4, BIAS_BATCH):
+        stage = network.encode_batch(batch)
+        batch = seen_by_live(network, stage, batch)
+        out = network.fuse(stage, batch['K'], batch['camera_from_world'], batch['view_mask'])
+        labels.append(batch['joints'])
+        coarse.append(torch.where(out.coarse_valid[..., None], out.coarse, torch.nan))
+    network.train()
+    bias = label_bias(torch.cat(labels), torch.cat(coarse))
+    log.info('landmarks are off the labels by %s mm (medians, by joint)',
+             ', '.join(f'{length:.1f}' for length in 1e3 * bias.norm(dim=-1)))
+    return bias
+
+
 def stream_of(config: JumpHandTraining) -> BatchStream:
     """The training batches: of `data`, mixed with the sets in `also`."""
     stream = training_stream(config, config.network.image_size)
@@ -157,9 +187,10 @@ def set_up(config: JumpHandTraining) -> TrainingSetup:
         rest = tuple(name for name, _ in network.named_children() if name != 'view')
         return TrainingSetup(network, partial(view_losses, weights=losses), validate_views, stream, held, 'gaussian_2d',
                              network.view.config.to_dict(), part='view', frozen=rest, unused_parameters=unused)
-    return TrainingSetup(network, partial(jump_hand_losses, weights=losses, fused_share=config.fused_share), validate,
-                         stream, held, 'jump_hand', network.config.to_dict(), frozen=config.freeze,
-                         unused_parameters=unused)
+    bias = bias_of(config, network)
+    return TrainingSetup(network, partial(jump_hand_losses, weights=losses, fused_share=config.fused_share, bias=bias),
+                         partial(validate, bias=bias), stream, held, 'jump_hand', network.config.to_dict(),
+                         frozen=config.freeze, unused_parameters=unused)
 
 
 def _moves(name: str, config: JumpHandTraining) -> bool:
