@@ -76,6 +76,11 @@ class Refiner:
         refined = time.perf_counter()
         hand = with_refinement(triangulation, refinement,
                                {'fusion': 1e3 * (fused - started), 'refinement': 1e3 * (refined - fused)}, track.bones)
+        if refinement is not None and track.bones is not None and self.network.config.landmarks is not None:
+            # Bounded steps leave the lengths about as they were: a decoder that moves nothing gives what the method
+            # landmarks does.
+            joints, covariance = track.bones.hold(hand.joints, hand.covariance)
+            hand = replace(hand, joints=joints, covariance=covariance)
         return replace(hand, declined=self.refines and refinement is None)
 
     def refine(self, readings: Sequence[ViewReading], start: Triangulation, handedness: str) -> Refinement | None:

@@ -15,6 +15,8 @@ from hand_unc_ros.errors import ConfigError, ExportError
 from hand_unc_ros.estimation.crop_boxes import boxes_around
 from hand_unc_ros.geometry.triangulation import propagate_covariance
 from hand_unc_ros.geometry.weighted_triangulation import Observations
+from hand_unc_ros.hand.bone_lengths import BoneLengths
+from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.contract import HandPrior, MethodOptions
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import fuse
@@ -199,6 +201,10 @@ def test_live_it_is_the_geometry_until_it_has_learned(weights, side) -> None:
     # The decoder computes in single precision, near the origin.
     np.testing.assert_allclose(found.joints, plain.joints, atol=1e-6)
     assert found.vertices.shape == (778, 3) and not found.declined
+    # With bones it is the method landmarks.
+    bones = BoneLengths()
+    held, _ = bones.hold(plain.joints, block_diagonal(plain.covariance))
+    np.testing.assert_allclose(method.fuse([readings], RIG, HandPrior(side, bones=bones)).joints, held, atol=1e-6)
     unsettled = unsettle(method.network, 3.0)
     moved = method.fuse([readings], RIG, HandPrior(side)).joints
     steps = np.linalg.norm(moved - plain.joints, axis=1)[plain.valid]
