@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,12 @@ from torch import Tensor
 
 from hand_unc_ros.data.samples import Sample, SampleView
 from hand_unc_ros.data.synthetic.imaging import jpeg, motion_blur
+from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole, hand_box, mirror_view
+
+# As hand/crops.py's reach_box.
+BoxRule = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,11 @@ SYNTHETIC_AUGMENTATION = Augmentation(scale=0.16, roll=0.3, centre=0.07, colour=
 
 
 def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGMENTATION, seed: Sequence[int] = (0,),
-                views: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+                views: Sequence[int] | None = None, rule: BoxRule = reach_box) -> dict[str, np.ndarray]:
     """One sample as arrays with a leading view axis; see `collate` for the names.
 
     views: which of its views, in which order; all by default.  seed: decides the augmentation; give the frames of a
-    window the same one.  A left hand comes out mirrored: its world is reflected in x = 0, its images left to right.
+    window the same one.  rule: draws the box that is augmented, see hand_box.  A left hand comes out mirrored: its world is reflected in x = 0, its images left to right.
     """
     chosen = [sample.views[i] for i in (range(len(sample.views)) if views is None else views)]
     out: dict[str, list] = {name: [] for name in ('images', 'K', 'camera_from_world', 'view_mask', 'joints_px',
@@ -53,7 +57,7 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
     mirrored = sample.side == 'left'
     for place, view in enumerate(chosen):
         rng = np.random.default_rng((*seed, place))
-        box = _jitter(hand_box(sample.joints, view.camera), augmentation, rng)
+        box = _jitter(hand_box(sample.joints, view.camera, rule=rule), augmentation, rng)
         seen = view.image is not None and bool(np.isfinite(box).all())
         K = crop_intrinsics(view.camera, box, size) if seen else np.eye(3)
         image = develop(cut_pinhole(view.read(), view.camera, K, size), augmentation, rng) if seen else \

@@ -31,8 +31,8 @@ from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
 from hand_unc_ros.methods.contract import Crop
 from hand_unc_ros.methods.cropping import cut_crop
-from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
-from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
+from hand_unc_ros.networks.landmark_boxes import box_of_landmarks
+from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_variance import LandmarkVariance, LandmarkVarianceConfig, landmark_features

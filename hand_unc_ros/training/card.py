@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hand_unc_ros import __version__
+from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.files import write_file
 from hand_unc_ros.hand.anny import ANNY
@@ -56,6 +57,8 @@ def _describe(data: SamplesConfig, seed: int | None = None) -> str:
         return 'synthetic images of the hand model' + ('' if seed is None else f', seed {seed}')
     if data.source == 'shards':
         return open_shards(Path(data.path)).description
+    if data.source == 'features':
+        return FeatureShards(Path(data.path)).content.description
     return f"{data.source}, split '{data.split}'"
 
 

@@ -292,7 +292,8 @@ def test_the_named_sizes_have_the_parameters_they_should(monkeypatch):
         network = JumpHand(config)
         counts[name] = tuple(sum(value.numel() for value in part.parameters() if value.requires_grad)
                              for part in (network, network.view, network.decoder))
-    assert counts == {'full': (32_221_949, 25_079_384, 7_125_970), 'lite': (3_364_855, 3_053_432, 245_228)}
+    assert counts == {'full': (32_221_949, 25_079_384, 7_125_970), 'lite': (3_364_855, 3_053_432, 245_228),
+                      'landmarks': (436_671, 124_736, 245_740)}
 
 
 def test_saved_and_loaded_it_says_the_same(tmp_path):
