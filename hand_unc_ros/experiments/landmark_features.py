@@ -9,6 +9,7 @@ around where a followed hand is expected. The command may be killed and run agai
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import time
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, collate, crop_samp
 from hand_unc_ros.data.feature_shards import FeatureSet, begin_features, write_features
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.methods.jump_hand.frozen import frozen_landmarks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
@@ -34,7 +36,7 @@ from hand_unc_ros.networks.placement import choose_precision
 # How far the crop of a followed hand is off: prediction and calibration move it, landmarks turn and scale it.
 FEATURE_AUGMENTATION = replace(SYNTHETIC_AUGMENTATION, scale=0.1, roll=0.12, centre=0.04)
 # Shares of the shards by the number of cameras of their samples.
-RIG_SIZES = {4: 0.5, 6: 0.25, 8: 0.25}
+RIG_SIZES = {4: 0.8, 8: 0.2}
 SHARD_SAMPLES = 32
 READ_BATCH = 32
 # Numbers that half a cell of half precision would spoil.
@@ -43,14 +45,14 @@ EXACT = ('landmarks', 'presence')
 
 @dataclass(frozen=True)
 class SyntheticFeatures:
-    """What is made. samples: how many.  levels: of the trunk's maps that are kept, fine to coarse.  hand_model: a
-    converted MANO, '' for the stand-in."""
+    """What is made. samples: how many.  levels: of the trunk's maps that are kept, fine to coarse.  hand_model: as
+    `load_hand_model` names it, '' for the stand-in."""
 
     folder: Path
     samples: int
     seed: int
     levels: int = len(LEVEL_TAPS)
-    hand_model: str = ''
+    hand_model: str = ANNY
     settings: MultiviewSettings = MultiviewSettings(image_size=HAND_SIZE, absent=0.02)
 
     @property
@@ -59,8 +61,8 @@ class SyntheticFeatures:
         made_of = {'seed': self.seed, 'levels': self.levels, 'shard_samples': SHARD_SAMPLES,
                    'multiview': asdict(self.settings), 'augmentation': asdict(FEATURE_AUGMENTATION),
                    'hand_model': self.hand_model, 'rigs': {str(views): share for views, share in RIG_SIZES.items()}}
-        # As they come back from JSON.
-        made_of['multiview']['objects'] = list(self.settings.objects)
+        # As it comes back from JSON.
+        made_of = json.loads(json.dumps(made_of))
         return FeatureSet(f'synthetic images, seed {self.seed}: {self.samples} samples',
                           -(-self.samples // SHARD_SAMPLES), frozen_landmarks().fingerprints, made_of)
 
@@ -149,7 +151,8 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=1, help='not that of the set to validate on')
     parser.add_argument('--levels', type=int, default=len(LEVEL_TAPS), choices=range(1, len(LEVEL_TAPS) + 1),
                         help="of the trunk's maps that are kept")
-    parser.add_argument('--hand-model', default='', metavar='FILE', help='a converted MANO in place of the stand-in')
+    parser.add_argument('--hand-model', default=ANNY, metavar='NAME',
+                        help=f"{ANNY}, a converted MANO or '' for the stand-in (default {ANNY})")
     parser.add_argument('--processes', type=int, default=2)
     args = parser.parse_args()
     try:
