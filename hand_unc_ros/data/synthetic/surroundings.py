@@ -9,12 +9,10 @@ import numpy as np
 
 from hand_unc_ros.data.synthetic.photographs import is_panorama, views_of_panorama
 from hand_unc_ros.data.synthetic.raycaster import TILE
-from hand_unc_ros.data.synthetic.rooms import Room, draw_room, photograph_room
+from hand_unc_ros.data.synthetic.rooms import draw_room, photograph_room
 
 STORE_COUNT = 160
 STORE_SIZE = 320
-# Images of one room, which is furnished once.
-_VIEWS_OF_ROOM = 4
 # Share of stores that each photograph gets, up to a share for all of them: few would be seen too often.
 _SHARE_OF_EACH, _SHARE_OF_ALL = 0.012, 0.4
 # Linear light above this is cut off in a store.
@@ -32,7 +30,6 @@ class Surroundings:
         self._pictures = [cv2.resize(np.minimum(image, 1.0), (TILE, TILE), interpolation=cv2.INTER_AREA)
                           for image in self.photographs]
         self._stores: dict[int, np.ndarray] = {}
-        self._room: tuple[int, Room] | None = None
 
     def store(self, number: int) -> np.ndarray:
         """(size, size, 3) float32 linear, of mean luma about 0.2: a whole background."""
@@ -81,10 +78,7 @@ class Surroundings:
             if is_panorama(image):
                 return views_of_panorama(rng, image, self.size)
             return _square(rng, image, self.size)
-        place = number // _VIEWS_OF_ROOM
-        if self._room is None or self._room[0] != place:
-            self._room = place, draw_room(np.random.default_rng((self.seed, 7031, place)), self._pictures)
-        return photograph_room(rng, self._room[1], self.size)
+        return photograph_room(rng, draw_room(rng, self._pictures), self.size)
 
 
 def _square(rng: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
