@@ -40,8 +40,8 @@ class Augmentation:
 NO_AUGMENTATION = Augmentation()
 # POEM's, for real datasets.
 POEM_AUGMENTATION = Augmentation(scale=0.06, roll=np.radians(5), colour=0.3)
-# Harder: the live pipeline crops around its own estimate, and synthetic images are cleaner than any camera's.
-SYNTHETIC_AUGMENTATION = Augmentation(scale=0.16, roll=0.3, centre=0.07, colour=0.15, blur=0.2, noise=4.0, compress=0.3)
+# Harder: the live pipeline crops around its own estimate. Synthetic images come from a webcam already.
+SYNTHETIC_AUGMENTATION = Augmentation(scale=0.16, roll=0.3, centre=0.07, colour=0.05, blur=0.1, noise=1.0, compress=0.1)
 
 
 def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGMENTATION, seed: Sequence[int] = (0,),
