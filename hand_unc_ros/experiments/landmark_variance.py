@@ -27,6 +27,7 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
 from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.joints import from_public
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
 from hand_unc_ros.methods.contract import Crop
@@ -94,7 +95,7 @@ def read(networks: LandmarkNetworks, images: Sequence[np.ndarray]) -> Readings:
 
 def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> tuple[Readings, Tensor]:
     """Readings of rendered hands, and their true landmarks (N, 21, 2) px."""
-    source = MultiviewSamples(load_hand_model(None), seed, MultiviewSettings(image_size=HAND_SIZE, absent=0.0))
+    source = MultiviewSamples(load_hand_model(ANNY), seed, MultiviewSettings(image_size=HAND_SIZE, absent=0.0))
     rng = np.random.default_rng(seed)
     images, truth = [], []
     for index in range(samples):

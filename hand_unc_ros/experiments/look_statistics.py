@@ -1,7 +1,8 @@
 """Colour and spectrum of synthetic and real crops: `python -m hand_unc_ros.experiments.look_statistics --help`.
 
 Of every set of crops of 224 px: mean and standard deviation of the channels, saturation, luma histogram, and the radial
-amplitude spectrum. Real crops are those of the live pipeline. Numbers go to `look.json`, the plot to `look.png`.
+amplitude spectrum. Real crops are those of the live pipeline. Numbers go to `look.json`, the plot to `look.png`, 64
+synthetic crops to `synthetic.png`; printed as well is what the landmark network, which knows real hands, makes of them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,12 +21,19 @@ import torch
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.data.synthetic.photographs import backgrounds_from_folder
 from hand_unc_ros.data.synthetic.spectrum import LUMA_DISPLAY, profile_slope, radial_profile
-from hand_unc_ros.errors import DatasetError
-from hand_unc_ros.experiments.landmark_variance import recorded_crops
+from hand_unc_ros.errors import ConfigError, DatasetError
+from hand_unc_ros.experiments.landmark_variance import LEAST_PRESENCE, read, recorded_crops
+from hand_unc_ros.hand import crops as boxes
+from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST, from_public
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
-from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
+from hand_unc_ros.networks.landmark_boxes import box_of_landmarks
+from hand_unc_ros.networks.landmark_models import landmark_models
+from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
+from hand_unc_ros.networks.placement import choose_precision
 
 MOST_CROPS = 400
 HISTOGRAM_BINS = 16
@@ -32,21 +42,61 @@ SYNTHETIC_VIEWS = 4
 BAND = (0.3, 0.45)
 
 
-def synthetic_crops(samples: int, seed: int, photographs: Sequence[np.ndarray] = ()) -> np.ndarray:
-    """(N, 224, 224, 3) uint8 RGB: rendered hands, cut about their landmarks as the live pipeline does."""
-    source = MultiviewSamples(load_hand_model(None), seed, MultiviewSettings(image_size=HAND_SIZE, absent=0.0),
-                              photographs)
+class SyntheticCrops(NamedTuple):
+    """images: (N, 224, 224, 3) uint8 RGB.  landmarks: (N, 21, 2) px, MediaPipe's order.  palm_px: (N,) length of the
+    palm, from the wrist to the middle knuckle, as it would be seen face on."""
+
+    images: np.ndarray
+    landmarks: np.ndarray
+    palm_px: np.ndarray
+
+
+def synthetic_crops(samples: int, seed: int, photographs: Sequence[np.ndarray] = (), plain: bool = False,
+                    hand: str | None = ANNY) -> SyntheticCrops:
+    """Rendered hands, cut about their landmarks as the live pipeline does. plain: hands by themselves alone, which
+    nothing hides.  hand: as `load_hand_model` names it."""
+    settings = MultiviewSettings(image_size=HAND_SIZE, absent=0.0)
+    if plain:
+        settings = replace(settings, objects=(1.0,), alone_holding_both=(1.0, 0.0, 0.0))
+    source = MultiviewSamples(load_hand_model(hand), seed, settings, photographs)
     rng = np.random.default_rng(seed)
-    images = []
+    images, landmarks, palms = [], [], []
     for index in range(samples):
         # Apart, since the first samples share few backgrounds.
-        for view in source.sample(5 * index, SYNTHETIC_VIEWS).views:
+        sample = source.sample(5 * index, SYNTHETIC_VIEWS)
+        palm = np.linalg.norm(sample.joints[MIDDLE_MCP] - sample.joints[WRIST])
+        for view in sample.views:
             box = box_of_landmarks(view.joints_px)
             box[:2] += rng.normal(0, 0.04 * box[2], 2)
             box[2:] = box[2] * np.exp(rng.normal(0, 0.1)), box[3] + rng.normal(0, 0.12)
             K = crop_intrinsics(view.camera, box, HAND_SIZE)
             images.append(cut_pinhole(view.read(), view.camera, K, HAND_SIZE))
-    return np.stack(images)
+            px = boxes.transform(boxes.crop_from_image(box, HAND_SIZE), view.joints_px)
+            landmarks.append(from_public(px, 'mediapipe'))
+            depth = view.camera.project(sample.joints)[1][MIDDLE_MCP]
+            palms.append(np.sqrt(np.linalg.det(K[:2, :2])) * palm / depth)
+    return SyntheticCrops(np.stack(images), np.stack(landmarks), np.array(palms))
+
+
+def agreement(crops: SyntheticCrops) -> dict[str, float]:
+    """How real the landmark network takes rendered hands for: the share in which it sees a hand, the share of these
+    that it calls right ones, and the median over crops of its mean error, px and palm lengths."""
+    models = landmark_models()
+    if models is None:
+        raise ConfigError('the landmark networks are missing (hand-unc models get landmarks)')
+    networks = LandmarkNetworks(*models, torch.device('cpu'), choose_precision('auto', torch.device('cpu')))
+    readings = read(networks, crops.images)
+    seen = (readings.presence >= LEAST_PRESENCE).numpy()
+    error = np.linalg.norm(readings.landmarks.numpy() - crops.landmarks, axis=-1).mean(axis=1)
+    return {'seen': round(float(seen.mean()), 3), 'right': round(float((readings.right.numpy()[seen] > 0.5).mean()), 3),
+            'error_px': round(float(np.median(error[seen])), 2),
+            'error_palms': round(float(np.median((error / crops.palm_px)[seen])), 4)}
+
+
+def sheet(path: Path, images: np.ndarray, columns: int = 8) -> None:
+    """The first crops as one picture of `columns` by as many rows as they fill."""
+    rows = [np.hstack(images[begin:begin + columns]) for begin in range(0, len(images) - columns + 1, columns)]
+    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
 
 
 def folder_crops(folder: Path) -> np.ndarray:
@@ -136,6 +186,8 @@ def main() -> None:
                         help='photographs to take backgrounds of synthetic images from besides')
     parser.add_argument('--samples', type=int, default=60, metavar='N',
                         help='synthetic samples of four views (default 60)')
+    parser.add_argument('--hand', default=ANNY, help=f"{ANNY} (default), {STANDIN} or a converted MANO")
+    parser.add_argument('--plain', action='store_true', help='hands by themselves, which nothing hides')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('-o', '--output', type=Path, required=True, metavar='FOLDER')
     args = parser.parse_args()
@@ -147,7 +199,12 @@ def main() -> None:
     for folder in args.photographs:
         sets[folder.name] = statistics(folder_crops(folder))
     backgrounds = backgrounds_from_folder(args.backgrounds) if args.backgrounds is not None else ()
-    synthetic = statistics(synthetic_crops(args.samples, args.seed, backgrounds))
+    hand = None if args.hand == STANDIN else args.hand
+    crops = synthetic_crops(args.samples, args.seed, backgrounds, args.plain, hand)
+    sheet(args.output / 'synthetic.png', crops.images[:64])
+    if landmark_models() is not None:
+        print(json.dumps({'landmark_network': agreement(crops)}), flush=True)
+    synthetic = statistics(crops.images)
     distances = {name: distance(synthetic, stats) for name, stats in sets.items()}
     sets['synthetic'] = synthetic
     for name, stats in sets.items():
