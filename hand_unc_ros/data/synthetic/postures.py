@@ -1,7 +1,7 @@
 """What hands do with their fingers: a mixture of everyday postures, each varied, none through itself.
 
-Knuckles and interphalangeal joints of a finger bend each on their own: the long flexors act on the latter, the intrinsic
-muscles on the former. Tendons couple neighbouring fingers, and the last joint of a finger with the one before. The
+Knuckles and interphalangeal joints of a finger bend each on their own: long flexors act on the latter, intrinsic muscles
+on the former. Tendons couple neighbouring fingers, and the last joint of a finger with the one before. The
 postures are those that clinical and grasp literature names (hook, intrinsic plus, pinch, tripod; Cutkosky 1989, Feix et
 al. 2016); their means and spreads are round numbers chosen within `REACH_LIMITS`. No distribution is fitted to a
 recording; one real recording was used to see that no range was too narrow (test/data/synthetic/test_motion.py).

@@ -189,7 +189,7 @@ class _Pair:
         pitch = frame.across * ((middle[1] - middle[2]) @ frame.across) * rng.choice([-1, 1])
         self._shift(1, middle.mean(axis=0) - self.placed[1].joints[[6, 10, 14, 18]].mean(axis=0))
         # As near to the knuckles as the fingers get through.
-        skin = self.placed[1].vertices[finger_skin(self.hands[1]).finger > 0]
+        skin = self.placed[1].vertices[finger_skin(self.hands[1]).finger > 0][::2]
         for back in _BACK:
             depths = [-self._away(0, skin + back * way + aside * pitch).min() for aside in _ASIDE]
             if min(depths) < 0.75 * PENETRATION_M:
@@ -291,9 +291,9 @@ class _Pair:
             ways = start + shares[:, ANGLE_FINGERS] * (end - start)
             bent = skin.bent(here.vertices, here.joints, here.state.orientation, start, ways)
             fingers, thumb = clearance(ways)
-            parts = [bent[:, skin.ends[finger]:skin.ends[finger + 1]:2] for finger in range(5)]
-            away = np.stack([self._away(1 - which, part.reshape(-1, 3)).reshape(part.shape[:2]).min(axis=1)
-                             for part in parts], axis=1)
+            # Every other vertex; the first of each finger's part of them.
+            away = self._away(1 - which, bent[:, ::2].reshape(-1, 3)).reshape(len(ways), -1)
+            away = np.minimum.reduceat(away, (skin.ends[:-1] + 1) // 2, axis=1)
             # A finger that lies on the other hand goes on as long as it sinks in no deeper.
             allowed = np.minimum(-_TOUCH_M, away[0] - 5e-4) if allowed is None else allowed
             free = (np.column_stack([thumb, fingers]) >= -SOFT_M) & (away >= allowed)
