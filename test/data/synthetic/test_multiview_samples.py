@@ -108,6 +108,23 @@ def test_the_pixels_show_the_hand_where_its_vertices_are(model):
             assert changed[:max(wrist, 0)][outside].mean() < 0.002
 
 
+@pytest.mark.parametrize('kind', ['alone', 'holding', 'both'])
+def test_lifelike_hands_are_drawn_where_the_truth_is(kind):
+    """Alone, holding a thing and beside the other hand, decided by seed and number alone."""
+    shares = tuple(float(kind == other) for other in ('alone', 'holding', 'both'))
+    makers = [samples(load_hand_model('anny'), objects=(1.0,), absent=share, webcam=False, alone_holding_both=shares)
+              for share in (0.0, 1.0, 0.0)]
+    shown, empty, again = (maker.sample(2, 3) for maker in makers)
+    same(shown, again)
+    for view, bare in zip(shown.views, empty.views):
+        changed = np.abs(view.image.astype(int) - bare.image.astype(int)).max(2) > 2
+        px = np.rint(view.camera.project(shown.vertices)[0]).astype(int)
+        hit = changed[tuple(np.clip(px, 0, view.camera.width - 1)[:, ::-1].T)].mean()
+        # Things and the other hand hide some of it.
+        assert hit > (0.8 if kind == 'alone' else 0.3)
+        assert np.isfinite(view.joints_px).all() and np.isnan(bare.joints_px).all()
+
+
 def test_images_hold_the_hands_box_upright_with_a_margin(model):
     for number in range(3):
         for view in samples(model, absent=0.0).sample(number, 4).views:
