@@ -80,7 +80,7 @@ def test_single_values_can_be_changed(tmp_path):
     ('out: a\nlosses: {nnl: 1}', r"unknown key 'losses.nnl'; did you mean 'nll'"),
     ('out: a\ndata: {objects: [0.5, 0.2]}', r'data: objects are the probabilities'),
     ('out: a\ndata: {source: dexycb}', r"data: source 'dexycb' needs a path"),
-    ('out: a\ndata: {source: imagenet}', r"data.source is 'imagenet'; choose one of synthetic, shards, dexycb"),
+    ('out: a\ndata: {source: imagenet}', r"data.source is 'imagenet'; choose one of synthetic, shards, features, dexycb"),
     ('out: a\nnetwork: {size: huge}', r"network.size is 'huge'; choose one of full, lite"),
     ('out: a\nnetwork: {width: 30}', r'network: width 30 is not a multiple'),
     ('out: a\nnetwork: {view: {image_size: 64}}', r'network.view.image_size is 64'),
