@@ -19,6 +19,7 @@ from hand_unc_ros.experiments.hand_shapes import ADULT, Hand, shape_directions, 
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS, ORDERS
 from hand_unc_ros.hand.limits import FIRST_POSE_JOINT, FlexionAxes
 from hand_unc_ros.hand.standin import PARENTS16, joint_regressor
+from hand_unc_ros.files import replace_file
 from hand_unc_ros.resources import resource
 
 # Anny's bones of each finger, base to tip.
@@ -363,7 +364,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arrays = bake()
     path = arguments.output or resource('models') / 'anny_hand.npz'
-    np.savez_compressed(path, **arrays)
+    with replace_file(path) as file:
+        np.savez_compressed(file, **arrays)
     print(f'{path}: {len(arrays["v_template"])} vertices, {len(arrays["f"])} faces, {path.stat().st_size} bytes')
 
 

@@ -21,10 +21,10 @@ from hand_unc_ros.hand.joints import JOINT_NAMES, MIDDLE_MCP, to_public
 from hand_unc_ros.hand.model import HandModel, hand_arrays, joint_rows
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
 from hand_unc_ros.hand.skinned_points import SkinnedPoints
-from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
-from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
+from hand_unc_ros.networks.landmark_boxes import box_of_landmarks
 from hand_unc_ros.networks.landmark_models import landmark_models
+from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 
 LEAST_PRESENCE = 0.5
 VIEWS = 4

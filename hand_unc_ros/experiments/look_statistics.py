@@ -23,6 +23,7 @@ from hand_unc_ros.data.synthetic.photographs import backgrounds_from_folder
 from hand_unc_ros.data.synthetic.spectrum import LUMA_DISPLAY, profile_slope, radial_profile
 from hand_unc_ros.errors import ConfigError, DatasetError
 from hand_unc_ros.experiments.landmark_variance import LEAST_PRESENCE, read, recorded_crops
+from hand_unc_ros.files import replace_file, write_file
 from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST, from_public
@@ -95,8 +96,9 @@ def agreement(crops: SyntheticCrops) -> dict[str, float]:
 
 def sheet(path: Path, images: np.ndarray, columns: int = 8) -> None:
     """The first crops as one picture of `columns` by as many rows as they fill."""
+    columns = min(columns, len(images))
     rows = [np.hstack(images[begin:begin + columns]) for begin in range(0, len(images) - columns + 1, columns)]
-    cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+    write_file(path, cv2.imencode('.png', cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))[1].tobytes())
 
 
 def folder_crops(folder: Path) -> np.ndarray:
@@ -156,7 +158,8 @@ def plot(path: Path, sets: dict[str, dict[str, object]]) -> None:
     right.set(xlabel='luma', ylabel='share of pixels', title='luma histogram')
     left.legend()
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    with replace_file(path) as file:
+        figure.savefig(file, format='png', dpi=110)
     pyplot.close(figure)
 
 
@@ -211,7 +214,7 @@ def main() -> None:
         shown = {key: value for key, value in stats.items() if key not in ('frequency', 'profile', 'luma_histogram')}
         print(json.dumps({'set': name, **shown, **{f'distance_{key}': value
                                                    for key, value in distances.get(name, {}).items()}}), flush=True)
-    (args.output / 'look.json').write_text(json.dumps({'sets': sets, 'distances': distances}, indent=1) + '\n')
+    write_file(args.output / 'look.json', json.dumps({'sets': sets, 'distances': distances}, indent=1) + '\n')
     plot(args.output / 'look.png', sets)
 
 

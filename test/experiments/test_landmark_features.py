@@ -32,7 +32,7 @@ def test_what_is_kept_is_what_the_networks_say(monkeypatch, tmp_path, landmark_p
     batch = shards.batch([(1, 0)], [[0, 1]])
     maps = maps_in(batch)
     assert 'images' not in batch and batch['index'].tolist() == [2] and len(maps.levels) == 3
-    sample = MultiviewSamples(load_hand_model(None), 7, wanted.settings).sample(2, 2)
+    sample = MultiviewSamples(load_hand_model('anny'), 7, wanted.settings).sample(2, 2)
     crop = crop_sample(sample, HAND_SIZE, command.FEATURE_AUGMENTATION, (7, 2), rule=box_of_hand)
     out = frozen_landmarks().networks(image_tensor(torch.from_numpy(crop['images'])))
     np.testing.assert_allclose(maps.landmarks[0], out.landmarks, atol=1e-3)

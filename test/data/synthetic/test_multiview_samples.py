@@ -86,7 +86,8 @@ def test_the_truth_is_one_hand(model):
 
 def test_the_pixels_show_the_hand_where_its_vertices_are(model):
     """The same draws with the hand left out change the image on the hand and nowhere else beyond its wrist."""
-    shown, empty = (samples(model, objects=(1.0,), absent=share, webcam=False) for share in (0.0, 1.0))
+    shown, empty = (samples(model, objects=(1.0,), absent=share, webcam=False, alone_holding_both=(1.0, 0.0, 0.0))
+                    for share in (0.0, 1.0))
     for number in range(3):
         with_hand, without = shown.sample(number, 3), empty.sample(number, 3)
         for view, bare in zip(with_hand.views, without.views):
