@@ -53,7 +53,7 @@ def measure(views: int, repeats: int, options: dict) -> dict:
     plain = build_estimator(replace(settings, covariance_head='none', covariance_map='none', view_health=False),
                             rig.names)
     network, device = estimator.method.network, estimator.method.device
-    size = network.config.view.image_size
+    size = network.config.image_size
     K = torch.diag(torch.tensor([200.0, 200.0, 1.0])).expand(1, views, 3, 3)
     inputs = [torch.rand(1, views, 3, size, size), K, rig.camera_from_world[None].float(),
               torch.ones(1, views, dtype=torch.bool)]

@@ -12,7 +12,7 @@ from repository import ROOT
 # Modules whose rosdep key is not python3-<module>.
 KEYS = {'cv2': 'python3-opencv', 'yaml': 'python3-yaml'}
 # Imported where they are used, with an error that names the extra of pyproject.toml.
-OPTIONAL = {'lightning', 'onnx', 'onnxruntime', 'onnxscript', 'tensorboardX', 'smplx', 'openvino'}
+OPTIONAL = {'lightning', 'onnx', 'onnxruntime', 'onnxscript', 'tensorboardX', 'smplx', 'openvino', 'anny'}
 
 
 def third_party() -> set[str]:

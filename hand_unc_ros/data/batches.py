@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from hand_unc_ros.data.samples import Sample, SampleView
 from hand_unc_ros.data.synthetic.imaging import jpeg, motion_blur
+from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole, hand_box, mirror_view
-from hand_unc_ros.hand.topology import VERTEX_COUNT
+
+# As hand/crops.py's reach_box.
+BoxRule = Callable[[np.ndarray, np.ndarray, float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,16 @@ class Augmentation:
 NO_AUGMENTATION = Augmentation()
 # POEM's, for real datasets.
 POEM_AUGMENTATION = Augmentation(scale=0.06, roll=np.radians(5), colour=0.3)
-# Harder: the live pipeline crops around its own estimate, and synthetic images are cleaner than any camera's.
-SYNTHETIC_AUGMENTATION = Augmentation(scale=0.16, roll=0.3, centre=0.07, colour=0.15, blur=0.2, noise=4.0, compress=0.3)
+# Harder: the live pipeline crops around its own estimate. Synthetic images come from a webcam already.
+SYNTHETIC_AUGMENTATION = Augmentation(scale=0.16, roll=0.3, centre=0.07, colour=0.05, blur=0.1, noise=1.0, compress=0.1)
 
 
 def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGMENTATION, seed: Sequence[int] = (0,),
-                views: Sequence[int] | None = None) -> dict[str, np.ndarray]:
+                views: Sequence[int] | None = None, rule: BoxRule = reach_box) -> dict[str, np.ndarray]:
     """One sample as arrays with a leading view axis; see `collate` for the names.
 
     views: which of its views, in which order; all by default.  seed: decides the augmentation; give the frames of a
-    window the same one.  A left hand comes out mirrored: its world is reflected in x = 0, its images left to right.
+    window the same one.  rule: draws the box that is augmented, see hand_box.  A left hand comes out mirrored: its world is reflected in x = 0, its images left to right.
     """
     chosen = [sample.views[i] for i in (range(len(sample.views)) if views is None else views)]
     out: dict[str, list] = {name: [] for name in ('images', 'K', 'camera_from_world', 'view_mask', 'joints_px',
@@ -54,7 +57,7 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
     mirrored = sample.side == 'left'
     for place, view in enumerate(chosen):
         rng = np.random.default_rng((*seed, place))
-        box = _jitter(hand_box(sample.joints, view.camera), augmentation, rng)
+        box = _jitter(hand_box(sample.joints, view.camera, rule=rule), augmentation, rng)
         seen = view.image is not None and bool(np.isfinite(box).all())
         K = crop_intrinsics(view.camera, box, size) if seen else np.eye(3)
         image = develop(cut_pinhole(view.read(), view.camera, K, size), augmentation, rng) if seen else \
@@ -72,19 +75,21 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
         out['present'].append(seen and bool(mask.any()))
     arrays = {name: np.stack(values) for name, values in out.items()}
     flip = np.array([-1.0 if mirrored else 1.0, 1.0, 1.0])
-    vertices = np.full((VERTEX_COUNT, 3), np.nan) if sample.vertices is None else sample.vertices
+    vertices = np.zeros((0, 3)) if sample.vertices is None else sample.vertices
     return arrays | {'joints': sample.joints * flip, 'vertices': vertices * flip}
 
 
 def collate(samples: Sequence[dict[str, np.ndarray]], indices: Sequence[int] | None = None) -> dict[str, Tensor]:
     """A batch: images (B, V, S, S, 3) uint8; K (B, V, 3, 3), camera_from_world (B, V, 3, 4), joints_px (B, V, 21, 2)
-    in the crops, joints (B, 21, 3), vertices (B, 778, 3) float32; view_mask, present (B, V), joint_mask (B, V, 21)
+    in the crops, joints (B, 21, 3), vertices (B, N, 3) float32; view_mask, present (B, V), joint_mask (B, V, 21)
     bool; index (B,).
 
     The world of every sample is shifted to its hand, so that float32 keeps its digits. Samples with fewer views than
-    the most are filled up with masked ones.
+    the most are filled up with masked ones, those without a surface with NaN; N is 0 where none has one.
+    Raises ValueError for samples with surfaces of different hand models.
     """
     views = max(len(sample['view_mask']) for sample in samples)
+    samples = _with_vertices(samples)
     batch = {name: np.stack([_padded(name, sample[name], views) for sample in samples]) for name in samples[0]}
     origin = np.nan_to_num(np.nanmean(batch['joints'], axis=1, keepdims=True))
     batch['joints'] = batch['joints'] - origin
@@ -95,6 +100,16 @@ def collate(samples: Sequence[dict[str, np.ndarray]], indices: Sequence[int] | N
         value.astype(np.float32) if value.dtype == np.float64 else value)) for name, value in batch.items()}
     tensors['index'] = torch.as_tensor(range(len(samples)) if indices is None else list(indices), dtype=torch.int64)
     return tensors
+
+
+def _with_vertices(samples: Sequence[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
+    counts = {len(sample['vertices']) for sample in samples} - {0}
+    if len(counts) > 1:
+        raise ValueError(f'samples with {" and ".join(map(str, sorted(counts)))} vertices do not make one batch: they'
+                         ' are of different hand models')
+    count = max(counts, default=0)
+    unknown = {'vertices': np.full((count, 3), np.nan)}
+    return [sample if len(sample['vertices']) else sample | unknown for sample in samples]
 
 
 def develop(image: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:

@@ -78,7 +78,8 @@ class Sample:
     """One hand at one time.
 
     name: unique within its dataset, for messages.  joints: (21, 3) metres, world, public order, NaN where not
-    annotated.  vertices: (778, 3) metres, world, of MANO's right or left mesh, or None.  side: 'right' or 'left'.
+    annotated.  vertices: (N, 3) metres, world, of a hand model's right or left mesh (real data: MANO's), or None.
+    side: 'right' or 'left'.
     sequence, frame: which recording it is from and its place there; frames of one sequence are in order of time.
     left_out: cameras that the dataset lists here, but without an annotation.
     """

@@ -3,7 +3,7 @@
 A folder holds `dataset.json` (see ShardedSet) and `shard-00000.safetensors`, …. A shard is one safetensors file, read
 lazily; N samples with V views each:
 
-    joints (N, 21, 3), vertices (N, 778, 3), pose (N, 48), shape (N, 10), translation (N, 3)    float64, metres and rad
+    joints (N, 21, 3), vertices (N, M, 3), pose (N, 48), shape (N, 10), translation (N, 3)    float64, metres and rad
     K (N, V, 3, 3), D (N, V, n), world_from_camera (N, V, 4, 4) float64; size (N, V, 2) int64, width and height
     joints_px (N, V, 21, 2) float64; visible (N, V, 21) bool
     left (N,) bool; frame (N,), time_ns (N,) int64

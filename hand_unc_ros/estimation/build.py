@@ -12,6 +12,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.fitting import load_hand_fitter
 from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.methods import AUTOMATIC, DEFAULT, automatic, build_method, method_files
@@ -31,7 +32,7 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
     torch.set_num_threads(settings.threads or live_threads())
     method = build_method(settings.method, settings.method_options, cameras)
     # MANO's triangles come with MANO alone.
-    model = settings.hand_model or (STANDIN if method.surface == STANDIN else '')
+    model = settings.hand_model or (method.surface if method.surface in (STANDIN, ANNY) else '')
     covariance_map = covariance_map_of(settings)
     surfaces = {side: load_hand_fitter(model, side) for side in settings.hands} if model else {}
     if not surfaces:

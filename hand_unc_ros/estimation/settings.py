@@ -18,8 +18,8 @@ class EstimatorSettings:
     the networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
     the weights, and a map that lies beside the head.
-    handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in' or the path of a
-    converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
+    handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
+    a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
     triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
     triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration,
     read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.

@@ -45,7 +45,7 @@ COLUMNS = {
 class Results(NamedTuple):
     """Predictions for N samples and the truth, NumPy, metres and crop pixels.
 
-    joints, coarse, target: (N, 21, 3).  vertices, surface: (N, 778, 3).  gate: (N, V, 21).  sigma_px, error_px:
+    joints, coarse, target: (N, 21, 3).  vertices, surface: (N, M, 3).  gate: (N, V, 21).  sigma_px, error_px:
     (N, V, 21), NaN where a joint is not annotated or lies outside of its crop.  delivered: (N,) views that show the
     hand.  covariance: (N, 63, 63) of joints, before a map is applied.
     """
@@ -129,8 +129,12 @@ def predict(predictor: Predictor, source: SampleSource, indices: Sequence[int], 
         batch = {name: value.to(found.joints.device) for name, value in batch.items()}
         error = (found.mean_px - batch['joints_px']).norm(dim=-1)
         hidden = ~batch['joint_mask']
+        # Samples may have no surface, or that of another hand model than the network's.
+        surface = batch['vertices']
+        if surface.shape != found.vertices.shape:
+            surface = torch.full_like(found.vertices, torch.nan)
         parts.append(Results(*(value.float().cpu().numpy() for value in (
-            found.joints, found.coarse, batch['joints'], found.vertices, batch['vertices'], found.gate,
+            found.joints, found.coarse, batch['joints'], found.vertices, surface, found.gate,
             found.sigma_px.masked_fill(hidden, torch.nan), error.masked_fill(hidden, torch.nan),
             batch['view_mask'].sum(1))), found.covariance))
     return Results(*(np.concatenate(values) for values in zip(*parts)))

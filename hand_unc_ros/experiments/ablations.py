@@ -138,7 +138,7 @@ def train_fused(network: JumpHand, parameters: Sequence[torch.nn.Parameter], wei
         stage, peak, batch = training.views.take(rows[step], masks[subsets[step]])
         start = None if coarse is None else coarse[rows[step], subsets[step]]
         out = network.fuse(stage, batch['K'], batch['camera_from_world'], batch['view_mask'], peak.log(), start)
-        terms = fused_terms(out, batch, network.config.view.image_size)
+        terms = fused_terms(out, batch, network.config.image_size)
         loss = sum(getattr(weights, term) * value for term, value in terms.items() if getattr(weights, term))
         if not torch.isfinite(loss):
             raise FloatingPointError(f'the loss of {name} is {loss.item()} at step {step}: {terms}')
@@ -223,7 +223,7 @@ def triangulations(model: JumpHand, train: FrozenViews, held_out: Sequence[Froze
 
 def frozen_stage(model: JumpHand, views: FrozenViews) -> dict:
     """What the per-view stage is worth: 2D error, its correlation with σ, entropy of its gate against ln V."""
-    size = model.config.view.image_size
+    size = model.config.image_size
     mean = cells_to_pixels(views.stage.mean, size).numpy()
     error = metrics.pixel_errors(mean, views.truth['joints_px'].numpy(), views.truth['joint_mask'].numpy())
     sigma = (size / HEATMAP_SIZE) * views.stage.variance.mean(-1).sqrt().numpy()
@@ -344,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     protocol = Protocol(**{name: getattr(args, name) for name in asdict(Protocol(0))})
     model = load_jump_hand(args.model)
-    size = model.config.view.image_size
+    size = model.config.image_size
     held_out = [encode_sets(model, *held_out_sets(folder, size, args.samples)) for folder in args.data]
     sets = synthetic_sets(load_hand_model(None), TRAIN_SEED, args.train_sets, size)
     description = f'{args.train_sets} synthetic, seed {TRAIN_SEED}, {VIEWS} views, {SYNTHETIC_AUGMENTATION}'

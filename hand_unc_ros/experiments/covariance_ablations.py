@@ -193,7 +193,7 @@ def main() -> None:
     parser.add_argument('--json', type=Path, help='write the rows here')
     arguments = parser.parse_args()
     network = load_jump_hand(arguments.model)
-    size = network.config.view.image_size
+    size = network.config.image_size
     batches = tqdm(synthetic_sets(load_hand_model(None), TRAIN_SEED, arguments.train_sets, size), desc='training crops')
     train_crops = encode_crops(network, 'train', f'{arguments.train_sets} training sets of seed {TRAIN_SEED}', batches)
     held_out = [encode_crops(network, *held_out_sets(folder, size, arguments.most)) for folder in arguments.held_out]

@@ -24,7 +24,7 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.methods.contract import HANDEDNESS, Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
-from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
+from hand_unc_ros.networks.landmark_boxes import box_of_hand, box_of_landmarks
 from hand_unc_ros.methods.view_gaussians import stack
 
 START_NS = 1_700_000_000_000_000_000

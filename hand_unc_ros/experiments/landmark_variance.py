@@ -27,12 +27,13 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
 from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.joints import from_public
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
 from hand_unc_ros.methods.contract import Crop
 from hand_unc_ros.methods.cropping import cut_crop
-from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks
-from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
+from hand_unc_ros.networks.landmark_boxes import box_of_landmarks
+from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_variance import LandmarkVariance, LandmarkVarianceConfig, landmark_features
@@ -94,7 +95,7 @@ def read(networks: LandmarkNetworks, images: Sequence[np.ndarray]) -> Readings:
 
 def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> tuple[Readings, Tensor]:
     """Readings of rendered hands, and their true landmarks (N, 21, 2) px."""
-    source = MultiviewSamples(load_hand_model(None), seed, MultiviewSettings(image_size=HAND_SIZE, absent=0.0))
+    source = MultiviewSamples(load_hand_model(ANNY), seed, MultiviewSettings(image_size=HAND_SIZE, absent=0.0))
     rng = np.random.default_rng(seed)
     images, truth = [], []
     for index in range(samples):
@@ -109,8 +110,8 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> t
     return read(networks, images), torch.from_numpy(np.stack(truth)).float()
 
 
-def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, float], hands: int) -> Pairs:
-    """All pairs of views of a recording's hands, between two shares of its sets, in the crops of the live pipeline.
+def recorded_crops(bag: Path, hands: int) -> tuple[list[Crop], list[tuple[int, int]], int]:
+    """All hands of a recording in the crops of the live pipeline, set and track of each, and the number of sets.
     hands: 1 for the right one, 2 for both."""
     settings = EstimatorSettings(method='landmarks', covariance_head='none', handedness='both' if hands > 1 else 'right',
                                  device='cpu', threads=1, view_health=False)
@@ -128,6 +129,13 @@ def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, fl
                         crops.append(cut_crop(frames.views[name], reading.box_px, hand.handedness, HAND_SIZE))
                         owners.append((sets, hand.track_id))
             sets += 1
+    return crops, owners, sets
+
+
+def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, float], hands: int) -> Pairs:
+    """All pairs of views of a recording's hands, between two shares of its sets, in the crops of the live pipeline.
+    hands: 1 for the right one, 2 for both."""
+    crops, owners, sets = recorded_crops(bag, hands)
     readings = read(networks, [crop.image for crop in crops])
     wanted = [row for row, (number, _) in enumerate(owners) if share[0] * sets <= number < share[1] * sets]
     rows = torch.tensor(list(same_hands(readings, owners, wanted)))

@@ -6,7 +6,15 @@ import numpy as np
 import torch
 
 from hand_unc_ros.hand.joints import FINGERS
-from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_NAMES, FIRST_POSE_JOINT, FlexionAxes
+from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_PLACES, FIRST_POSE_JOINT, FlexionAxes
+
+# Joints among MANO's 15: the first ones of thumb … little, and where each joint's turn is in (5 first ones, all 15).
+_FIRST = [FIRST_POSE_JOINT[finger] for finger in FINGERS]
+_ORDER = [_FIRST.index(j) if j in _FIRST else len(_FIRST) + j for j in range(15)]
+# Columns of `angles`.
+_FLEXIONS = [ANGLE_PLACES.index((j, 0)) for j in range(15)]
+_ABDUCTIONS = [ANGLE_PLACES.index((j, 1)) for j in _FIRST]
+_PRONATION = [ANGLE_PLACES.index((_FIRST[0], 2))]
 
 
 def pose_from_angles(angles: torch.Tensor, axes: FlexionAxes) -> torch.Tensor:
@@ -17,32 +25,25 @@ def pose_from_angles(angles: torch.Tensor, axes: FlexionAxes) -> torch.Tensor:
     """
     if angles.ndim != 2 or angles.shape[1] != ANGLE_COUNT:
         raise ValueError(f'expected angles (B, {ANGLE_COUNT}), got {tuple(angles.shape)}')
-    quaternions = [None] * 15
-    column = {name: angles[:, i] for i, name in enumerate(ANGLE_NAMES)}
-    for finger in FINGERS:
-        j = FIRST_POSE_JOINT[finger]
-        root, middle, last = ('cmc', 'mcp', 'ip') if finger == 'thumb' else ('mcp', 'pip', 'dip')
-        turn = _quaternion(axes.flexion[j], column[f'{finger}_{root}_flexion'])
-        turn = _multiply(turn, _quaternion(axes.abduction[j], column[f'{finger}_{root}_abduction']))
-        if finger == 'thumb':
-            turn = _multiply(turn, _quaternion(axes.twist[j], column['thumb_cmc_pronation']))
-        quaternions[j] = turn
-        quaternions[j + 1] = _quaternion(axes.flexion[j + 1], column[f'{finger}_{middle}_flexion'])
-        quaternions[j + 2] = _quaternion(axes.flexion[j + 2], column[f'{finger}_{last}_flexion'])
-    return _axis_angle(torch.stack(quaternions, dim=1)).flatten(1)
+    flexion = _quaternion(axes.flexion, angles[:, _FLEXIONS])
+    # Hinges only flex; the first joint of each finger abducts as well, the thumb's turns about its bone.
+    first = _multiply(flexion[:, _FIRST], _quaternion(axes.abduction[_FIRST], angles[:, _ABDUCTIONS]))
+    thumb = _multiply(first[:, :1], _quaternion(axes.twist[_FIRST[:1]], angles[:, _PRONATION]))
+    joined = torch.cat([thumb, first[:, 1:], flexion], dim=1)
+    return _axis_angle(joined[:, _ORDER]).flatten(1)
 
 
 def _quaternion(axis: np.ndarray, angle: torch.Tensor) -> torch.Tensor:
-    """Quaternions (B, 4), scalar first, of turns by `angle` (B,) about a fixed unit `axis` (3,)."""
+    """Quaternions (B, N, 4), scalar first, of turns by `angle` (B, N) about fixed unit axes (N, 3)."""
     direction = torch.as_tensor(axis, dtype=angle.dtype, device=angle.device)
-    return torch.cat([torch.cos(angle / 2)[:, None], torch.sin(angle / 2)[:, None] * direction], dim=1)
+    return torch.cat([torch.cos(angle / 2)[..., None], torch.sin(angle / 2)[..., None] * direction], dim=-1)
 
 
 def _multiply(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """Hamilton product (B, 4): the turn `b` first, then `a`, both about fixed axes."""
-    scalar = a[:, :1] * b[:, :1] - (a[:, 1:] * b[:, 1:]).sum(1, keepdim=True)
-    vector = a[:, :1] * b[:, 1:] + b[:, :1] * a[:, 1:] + torch.linalg.cross(a[:, 1:], b[:, 1:])
-    return torch.cat([scalar, vector], dim=1)
+    """Hamilton product (..., 4): the turn `b` first, then `a`, both about fixed axes."""
+    scalar = a[..., :1] * b[..., :1] - (a[..., 1:] * b[..., 1:]).sum(-1, keepdim=True)
+    vector = a[..., :1] * b[..., 1:] + b[..., :1] * a[..., 1:] + torch.linalg.cross(a[..., 1:], b[..., 1:])
+    return torch.cat([scalar, vector], dim=-1)
 
 
 def _axis_angle(quaternion: torch.Tensor) -> torch.Tensor:

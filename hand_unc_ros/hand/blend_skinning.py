@@ -51,7 +51,7 @@ class BlendSkinning(torch.nn.Module):
         self._levels = _levels(parents)
 
     def forward(self, pose: Tensor, betas: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
-        """Vertices (B, 778, 3) and joints (B, 16, 3), metres.
+        """Vertices (B, N, 3) and joints (B, 16, 3), metres.
 
         pose: (B, 48) rad, absolute axis-angles: the wrist's, then those of 15 joints relative to their parents.
         betas: (B, 10).  translation: (B, 3) metres.

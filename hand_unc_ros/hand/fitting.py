@@ -25,10 +25,9 @@ from hand_unc_ros.errors import HandModelError
 from hand_unc_ros.geometry.alignment import best_rotation
 from hand_unc_ros.hand.joints import FINGERS, JOINT_COUNT, ORDERS, PARENTS
 from hand_unc_ros.hand.limits import ANGLE_LIMITS, ANGLE_PLACES, FlexionAxes
-from hand_unc_ros.hand.model import TIP_VERTICES, check_arrays, hand_arrays
-from hand_unc_ros.hand.skinned_points import PlacedPoints, SkinnedPoints
+from hand_unc_ros.hand.model import check_arrays, hand_arrays, joint_rows
+from hand_unc_ros.hand.skinned_points import JOINTS16, PlacedPoints, SkinnedPoints
 from hand_unc_ros.hand.skinning import skinning_to_joints, vertex_variance
-from hand_unc_ros.hand.topology import VERTEX_COUNT
 
 # Added to every joint's standard deviation: no model's bones meet in a person's joints.
 MODEL_SIGMA_M = 0.001
@@ -43,8 +42,8 @@ MAX_STEPS = 8
 # The steps end with one that promises to lower the sum of squared deviations by less: it moves no parameter by more
 # than a tenth of its own deviation.
 _TOLERANCE = 1e-2
-# Every 8th vertex stands for the surface; together they weigh as much as 21 points.
-_SURFACE_SAMPLE = np.arange(0, VERTEX_COUNT, 8)
+# So many vertices, about, stand for the surface: every 8th of MANO's. Together they weigh as much as 21 points.
+_SURFACE_SAMPLE = 97
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class HandFit:
     """A fitted hand, in the frame of the joints.
 
     pose: (48,) rad, absolute axis-angles as `HandModel` takes them.  shape: (10,).  translation: (3,) metres.
-    vertices (778, 3), joints (21, 3) in public order: metres, all finite.
+    vertices (N, 3), joints (21, 3) in public order: metres, all finite.
     residual_m: root mean squared distance of the joints used, unweighted.
     whitened_residual: root mean square of their residuals in standard deviations; below 1 where the
     covariance is true, for the parameters take up part of the noise.  iterations: steps tried.
@@ -122,7 +121,7 @@ class _Target(NamedTuple):
 
 
 class HandFitter:
-    """name: 'stand-in' or 'mano'.  side.  faces: (1538, 3) vertex indices."""
+    """name: 'stand-in', 'anny' or 'mano'.  side.  faces: (F, 3) vertex indices."""
 
     def __init__(self, arrays: dict[str, np.ndarray], side: str, name: str) -> None:
         """Raises HandModelError for bad arrays or side."""
@@ -131,13 +130,16 @@ class HandFitter:
             raise HandModelError(f"side of the hand model must be 'right' or 'left', got {side!r}")
         self.name, self.side = name, side
         self.faces = np.asarray(arrays['f'], dtype=np.int64)
-        self._tips = list(TIP_VERTICES['smplx'])
-        self._surface = SkinnedPoints(arrays, np.arange(VERTEX_COUNT))
-        self._skeleton = SkinnedPoints(arrays, self._tips)
-        self._sampled = SkinnedPoints(arrays, [*self._tips, *_SURFACE_SAMPLE])
+        count = len(arrays['v_template'])
         self._skinning = skinning_to_joints(arrays['weights'])
-        order = list(ORDERS['smplx'])
-        self._rest, self._rest_shapes = (part[order] for part in self._skeleton.at_rest())
+        arrays, points, self._order = joint_rows(arrays)
+        self._sample = np.arange(0, count, round(count / _SURFACE_SAMPLE))
+        # The points of joints come first, as `_Target` wants them.
+        self._surface = SkinnedPoints(arrays, [*points, *range(count)])
+        self._skeleton = SkinnedPoints(arrays, points)
+        self._sampled = SkinnedPoints(arrays, [*points, *self._sample])
+        self._point_count = len(points)
+        self._rest, self._rest_shapes = (part[self._order] for part in self._skeleton.at_rest())
         axes = FlexionAxes.from_rest_joints(self._rest, side)
         self._axes = np.stack([axes.flexion, axes.abduction, axes.twist], axis=1)
         self._angle_mean, self._angle_sigma = _angle_prior()
@@ -153,7 +155,7 @@ class HandFitter:
         covariance: (21, 3, 3) or (63, 63) m².
         previous: an earlier fit of the same hand; its shape takes the place of the mean hand's in the prior,
         with `SHAPE_STEP_SIGMA`.  None at a track's start.
-        vertices, variance: (778, 3) metres and m², both or neither: a surface to meet as well; rows that are
+        vertices, variance: (N, 3) metres and m², both or neither: a surface to meet as well; rows that are
         not finite are not used.
         Raises ValueError for a wrong shape or a covariance that is not positive semi-definite.
         """
@@ -176,7 +178,7 @@ class HandFitter:
         return self._answer(state, joints, known, target, iterations)
 
     def vertex_variance(self, covariance: np.ndarray) -> np.ndarray:
-        """(778, 3) m²: the skinning-weighted mean of the joints' variances, NaN where a joint it needs is.
+        """(N, 3) m²: the skinning-weighted mean of the joints' variances, NaN where a joint it needs is.
 
         covariance: (63, 63) m².  A tip's own uncertainty counts for the bone it ends, half and half with
         that bone's joint.
@@ -185,18 +187,20 @@ class HandFitter:
 
     def _target(self, joints: np.ndarray, covariance: np.ndarray, known: np.ndarray,
                 vertices: np.ndarray | None, variance: np.ndarray | None) -> _Target:
-        rows = np.array(ORDERS['smplx'])[known]
+        rows = np.array(self._order)[known]
         whitening = _whitening(covariance, known)
         if vertices is None:
             return _Target(self._skeleton, rows, joints[known], whitening, np.empty(0))
         vertices, variance = np.asarray(vertices, np.float64), np.asarray(variance, np.float64)
-        if vertices.shape != (VERTEX_COUNT, 3) or variance.shape != vertices.shape:
-            raise ValueError(f'expected vertices and variance ({VERTEX_COUNT}, 3), '
+        count = len(self._skinning)
+        if vertices.shape != (count, 3) or variance.shape != vertices.shape:
+            raise ValueError(f'expected vertices and variance ({count}, 3), '
                              f'got {vertices.shape}, {variance.shape}')
-        seen = np.isfinite(vertices + variance)[_SURFACE_SAMPLE].all(1)
-        picked = _SURFACE_SAMPLE[seen]
-        spread = (variance[picked] + MODEL_SIGMA_M ** 2) * (len(_SURFACE_SAMPLE) / JOINT_COUNT)
-        return _Target(self._sampled, np.concatenate([rows, JOINT_COUNT + np.flatnonzero(seen)]),
+        seen = np.isfinite(vertices + variance)[self._sample].all(1)
+        picked = self._sample[seen]
+        spread = (variance[picked] + MODEL_SIGMA_M ** 2) * (len(self._sample) / JOINT_COUNT)
+        first = JOINTS16 + self._point_count
+        return _Target(self._sampled, np.concatenate([rows, first + np.flatnonzero(seen)]),
                        np.concatenate([joints[known], vertices[picked]]), whitening, spread.ravel() ** -0.5)
 
     def _start(self, joints: np.ndarray, known: np.ndarray, palm: list[int], shape: np.ndarray) -> _State:
@@ -301,18 +305,19 @@ class HandFitter:
         turns = self._turns(state.angles)[0]
         turns[0] = state.orientation
         surface = self._surface.place(turns, state.shape, state.translation)
-        placed = np.concatenate([surface.joints, surface.points[self._tips]])[list(ORDERS['smplx'])]
+        points, vertices = np.split(surface.points, [self._point_count])
+        placed = np.concatenate([surface.joints, points])[self._order]
         misses = (placed - joints)[known]
         whitened = target.whitening @ misses.ravel()
         return HandFit(
             pose=Rotation.from_matrix(turns).as_rotvec().ravel(), shape=state.shape,
-            translation=state.translation, side=self.side, vertices=surface.points, joints=placed,
+            translation=state.translation, side=self.side, vertices=vertices, joints=placed,
             residual_m=float(np.sqrt((misses ** 2).sum(axis=1).mean())),
             whitened_residual=float(np.sqrt((whitened ** 2).mean())), iterations=iterations)
 
 
 def load_hand_fitter(model: str, side: str) -> HandFitter:
-    """model: 'stand-in', or the path of an npz made by `hand-unc mano convert`. Raises HandModelError."""
+    """model: 'stand-in', 'anny', or the path of an npz made by `hand-unc mano convert`. Raises HandModelError."""
     arrays, name = hand_arrays(model, side)
     return HandFitter(arrays, side, name)
 

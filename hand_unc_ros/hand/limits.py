@@ -1,7 +1,8 @@
 """Anatomical joint angles, their limits, and the axes that they turn about.
 
-The ranges are rounded from clinical tables of healthy adults' active motion; abduction is narrowed to what
-fingers do while others move. Angles are radians; zero is the model's rest pose, the flat hand.
+`ANGLE_LIMITS` are rounded from clinical tables of healthy adults' active motion; abduction is narrowed to what
+fingers do while others move. The prior of fits is made of them. `REACH_LIMITS` are wider: what hands reach as well,
+pressed by a surface or by another finger. Angles are radians; zero is the model's rest pose, the flat hand.
 """
 
 from __future__ import annotations
@@ -23,6 +24,20 @@ _LIMITS_DEG = {
     'thumb_ip_flexion': (-10.0, 80.0),
 }
 
+# Kapandji, "The Physiology of the Joints", vol. 1: knuckles flex by 90° and, towards the little finger, more, and
+# overextend by 30–40°; interphalangeal joints flex the more the nearer they are to the little finger, proximal ones
+# beyond 90°, distal ones by about 90°; pressed from below these overextend by up to 30°; fingers spread by 30° each.
+# Thumb: flexion 53°, abduction 42° at its base (Cooney et al. 1981), where the turn of the whole column in opposition
+# is one number here, `cmc_pronation`; lax thumbs overextend by 20° in the middle and 35° in the last joint.
+_REACH_DEG = {
+    'mcp_flexion': (-30.0, 100.0), 'pip_flexion': (-15.0, 110.0), 'dip_flexion': (-30.0, 105.0),
+    'index_mcp_abduction': (-20.0, 20.0), 'middle_mcp_abduction': (-17.0, 17.0),
+    'ring_mcp_abduction': (-19.0, 19.0), 'little_mcp_abduction': (-27.0, 27.0),
+    'thumb_cmc_flexion': (-25.0, 45.0), 'thumb_cmc_abduction': (-32.0, 36.0),
+    'thumb_cmc_pronation': (-40.0, 75.0), 'thumb_mcp_flexion': (-20.0, 60.0),
+    'thumb_ip_flexion': (-35.0, 85.0),
+}
+
 
 def _angle_names() -> tuple[str, ...]:
     names = [f'thumb_{angle}' for angle in _THUMB_ANGLES]
@@ -33,10 +48,14 @@ def _angle_names() -> tuple[str, ...]:
 # from the palm; pronation turns the thumb's pad towards the other fingers.
 ANGLE_NAMES = _angle_names()
 ANGLE_COUNT = len(ANGLE_NAMES)
-# (21, 2) rad, lowest and highest of each angle.
-ANGLE_LIMITS = np.deg2rad([
-    _LIMITS_DEG[name] if name in _LIMITS_DEG else _LIMITS_DEG[name.split('_', 1)[1]] for name in ANGLE_NAMES
-])
+
+
+def _in_order(degrees: dict[str, tuple[float, float]]) -> np.ndarray:
+    return np.deg2rad([degrees[name] if name in degrees else degrees[name.split('_', 1)[1]] for name in ANGLE_NAMES])
+
+
+# (21, 2) rad each, lowest and highest of each angle.
+ANGLE_LIMITS, REACH_LIMITS = _in_order(_LIMITS_DEG), _in_order(_REACH_DEG)
 # First joint, among smplx.MANO's 15 hand joints (wrist not counted), of each finger.
 FIRST_POSE_JOINT = {'index': 0, 'middle': 3, 'little': 6, 'ring': 9, 'thumb': 12}
 # Places in (15, 3) angles, of joints by flexion, abduction and twist, of the angles in ANGLE_NAMES.
@@ -46,6 +65,15 @@ ANGLE_PLACES = tuple(
     for finger, joint, turn in (name.split('_') for name in ANGLE_NAMES))
 # Position in the public order of each finger's first joint.
 _FIRST_PUBLIC = {'thumb': 1, 'index': 5, 'middle': 9, 'ring': 13, 'little': 17}
+
+
+def fingers_of(weights: np.ndarray) -> np.ndarray:
+    """(N,) index into FINGERS of vertices with skin weights (N, 16), −1 for the palm, its thenar and the arm."""
+    shares = np.zeros((len(weights), len(FINGERS)))
+    for number, name in enumerate(FINGERS):
+        first = 1 + FIRST_POSE_JOINT[name] + (name == 'thumb')
+        shares[:, number] = weights[:, first:1 + FIRST_POSE_JOINT[name] + 3].sum(axis=1)
+    return np.where(shares.max(axis=1) > 0.5, shares.argmax(axis=1), -1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The hand model: MANO's function on the stand-in hand, by our own skinning, or on a user's MANO, by smplx."""
+"""The hand model: MANO's function on the stand-in or Anny's hand, by our own skinning, or on a user's MANO by smplx."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import torch
 
 from hand_unc_ros.bounded import MalformedError, read_npz
 from hand_unc_ros.errors import HandModelError
+from hand_unc_ros.hand.anny import ANNY, build_anny
 from hand_unc_ros.hand.blend_skinning import BlendSkinning
-from hand_unc_ros.hand.joints import ORDERS
+from hand_unc_ros.hand.joints import JOINT_COUNT, ORDERS
 from hand_unc_ros.hand.smplx_layer import SmplxLayer
 from hand_unc_ros.hand.standin import STANDIN, build_standin
 from hand_unc_ros.hand.topology import FACE_COUNT, VERTEX_COUNT
@@ -25,19 +26,63 @@ TIP_VERTICES: dict[str, tuple[int, int, int, int, int]] = {
     'ho3d': (744, 333, 444, 555, 672),
     'manopth': (745, 317, 444, 556, 673),
 }
-# Keys and shapes of a hand model's arrays; MANO's names.
-ARRAY_SHAPES: dict[str, tuple[int, ...]] = {
-    'v_template': (VERTEX_COUNT, 3), 'shapedirs': (VERTEX_COUNT, 3, 10), 'posedirs': (VERTEX_COUNT, 3, 135),
-    'J_regressor': (16, VERTEX_COUNT), 'weights': (VERTEX_COUNT, 16), 'kintree_table': (2, 16),
-    'f': (FACE_COUNT, 3), 'hands_components': (45, 45), 'hands_mean': (45,),
-}
+
+
+def array_shapes(vertices: int, faces: int) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of the arrays of a hand model with so many vertices and faces; MANO's names."""
+    return {
+        'v_template': (vertices, 3), 'shapedirs': (vertices, 3, 10), 'posedirs': (vertices, 3, 135),
+        'J_regressor': (16, vertices), 'weights': (vertices, 16), 'kintree_table': (2, 16),
+        'f': (faces, 3), 'hands_components': (45, 45), 'hands_mean': (45,),
+    }
+
+
+def extra_shapes(vertices: int, faces: int) -> dict[str, tuple[int, ...]]:
+    """Keys and shapes of what a hand model may have besides.
+
+    joint_template (metres), joint_shapedirs, joint_weights: the 21 public joints as points that are skinned as vertices
+    are, where they are not MANO's 16 and the tips.  uv: texture coordinates in [0, 1] of each face's corners.
+    nail, palm: in [0, 1], where the skin is nail and where palm.
+    """
+    return {
+        'joint_template': (JOINT_COUNT, 3), 'joint_shapedirs': (JOINT_COUNT, 3, 10), 'joint_weights': (JOINT_COUNT, 16),
+        'uv': (faces, 3, 2), 'nail': (vertices,), 'palm': (vertices,),
+    }
+
+
+ARRAY_SHAPES = array_shapes(VERTEX_COUNT, FACE_COUNT)
 
 
 class HandSurface(NamedTuple):
-    """vertices (B, 778, 3) and joints (B, 21, 3) in public order, metres, in the frame of the pose."""
+    """vertices (B, N, 3) and joints (B, 21, 3) in public order, metres, in the frame of the pose."""
 
     vertices: torch.Tensor
     joints: torch.Tensor
+
+
+class JointRows(NamedTuple):
+    """How the 21 public joints come out of a hand model: of its 16 joints followed by `points`, rows `order`.
+
+    arrays: of the model, those per vertex with rows for joints that are points of their own behind the vertices.
+    points: rows of these arrays.
+    """
+
+    arrays: dict[str, np.ndarray]
+    points: list[int]
+    order: list[int]
+
+
+def joint_rows(arrays: dict[str, np.ndarray], tips: str = 'smplx') -> JointRows:
+    """arrays: as `check_arrays` wants them.  tips: a key of TIP_VERTICES, for models without joints of their own."""
+    if 'joint_template' not in arrays:
+        return JointRows(arrays, list(TIP_VERTICES[tips]), list(ORDERS['smplx']))
+    count = len(arrays['v_template'])
+    more = {
+        'v_template': arrays['joint_template'], 'shapedirs': arrays['joint_shapedirs'],
+        'weights': arrays['joint_weights'], 'posedirs': np.zeros((JOINT_COUNT, 3, 135))}
+    grown = {key: np.concatenate([arrays[key], rows]) for key, rows in more.items()}
+    grown['J_regressor'] = np.pad(arrays['J_regressor'], ((0, 0), (0, JOINT_COUNT)))
+    return JointRows(arrays | grown, list(range(count, count + JOINT_COUNT)), list(range(16, 16 + JOINT_COUNT)))
 
 
 class HandModel(torch.nn.Module):
@@ -61,12 +106,17 @@ class HandModel(torch.nn.Module):
         if tips not in TIP_VERTICES:
             raise HandModelError(f'unknown tip vertices {tips!r}; known: {", ".join(sorted(TIP_VERTICES))}')
         self.side = side
-        arrays = {key: arrays[key] for key in ARRAY_SHAPES}
+        # (F, 3, 2), (N,) and (N,), see `extra_shapes`, or None.
+        self.uv, self.nail, self.palm = (
+            None if key not in arrays else np.asarray(arrays[key], np.float64) for key in ('uv', 'nail', 'palm'))
+        # (N, 16) of the vertices to MANO's joints.
+        self.weights = np.asarray(arrays['weights'], np.float64)
+        rows = joint_rows(arrays, tips)
+        self._count, self._points, self._order = len(arrays['v_template']), rows.points, rows.order
+        arrays = {key: rows.arrays[key] for key in ARRAY_SHAPES}
         self._layer = SmplxLayer(arrays, side) if by_smplx else BlendSkinning(arrays)
         faces = torch.as_tensor(np.asarray(arrays['f'], dtype=np.int64))
         self.register_buffer('faces', faces, persistent=False)
-        self._tips = list(TIP_VERTICES[tips])
-        self._order = list(ORDERS['smplx'])
 
     def forward(self, pose: torch.Tensor, betas: torch.Tensor | None = None,
                 translation: torch.Tensor | None = None) -> HandSurface:
@@ -84,8 +134,8 @@ class HandModel(torch.nn.Module):
             raise ValueError(f'expected betas ({batch}, 10) and translation ({batch}, 3), '
                              f'got {tuple(betas.shape)} and {tuple(translation.shape)}')
         vertices, joints = self._layer(pose, betas, translation)
-        joints = torch.cat([joints, vertices[:, self._tips]], dim=1)
-        return HandSurface(vertices, joints[:, self._order])
+        joints = torch.cat([joints, vertices[:, self._points]], dim=1)
+        return HandSurface(vertices[:, :self._count], joints[:, self._order])
 
     def rest_joints(self) -> np.ndarray:
         """Joints (21, 3) metres, public order, of the mean shape in the rest pose."""
@@ -95,25 +145,27 @@ class HandModel(torch.nn.Module):
 
 
 def load_hand_model(path: Path | str | None = None, side: str = 'right', tips: str = 'smplx') -> HandModel:
-    """The hand model in the npz at `path` (made by `hand-unc mano convert`), or the stand-in for None.
+    """The hand model in the npz at `path` (made by `hand-unc mano convert`), Anny's for 'anny', the stand-in for None.
 
     Raises HandModelError when the file is missing, malformed or of the other side, MissingDependencyError
     when there is a file and smplx is missing.
     """
     arrays, name = hand_arrays(STANDIN if path is None else path, side)
-    return HandModel(arrays, side, tips, by_smplx=name != STANDIN)
+    return HandModel(arrays, side, tips, by_smplx=name == 'mano')
 
 
 def hand_arrays(model: Path | str, side: str) -> tuple[dict[str, np.ndarray], str]:
-    """Arrays and name ('stand-in' or 'mano') of the hand that `model` names.
+    """Arrays and name ('stand-in', 'anny' or 'mano') of the hand that `model` names.
 
-    model: 'stand-in', or the path of an npz made by `hand-unc mano convert`.  Raises HandModelError when the file is
-    missing, malformed or of the other side.
+    model: 'stand-in', 'anny', or the path of an npz made by `hand-unc mano convert`.  Raises HandModelError when the
+    file is missing, malformed or of the other side.
     """
     if side not in ('right', 'left'):
         raise HandModelError(f"side of the hand model must be 'right' or 'left', got {side!r}")
     if model == STANDIN:
         return build_standin(side), STANDIN
+    if model == ANNY:
+        return build_anny(side), ANNY
     arrays = read_arrays(Path(model))
     stored = str(arrays.get('side', side))
     if stored != side:
@@ -142,7 +194,14 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
 
 def check_arrays(arrays: dict[str, np.ndarray], name: str) -> None:
     """Raise HandModelError naming the first key of `arrays` that is missing, misshapen or not finite."""
-    for key, shape in ARRAY_SHAPES.items():
+    shapes = ARRAY_SHAPES
+    if 'joint_template' in arrays:
+        # Only a hand that says where its joints are may have other vertices than MANO's, for tips are vertices there.
+        counts = [len(np.atleast_1d(arrays[key])) if key in arrays else 0 for key in ('v_template', 'f')]
+        extras = extra_shapes(*counts)
+        shapes = array_shapes(*counts) | {key: shape for key, shape in extras.items()
+                                          if key in arrays or key.startswith('joint')}
+    for key, shape in shapes.items():
         if key not in arrays:
             raise HandModelError(f'{name} lacks {key!r}; it is not a MANO model: convert MANO_RIGHT.pkl or '
                                  f'MANO_LEFT.pkl with `hand-unc mano convert`')
@@ -152,7 +211,8 @@ def check_arrays(arrays: dict[str, np.ndarray], name: str) -> None:
         if not np.isfinite(array).all():
             raise HandModelError(f'{name}: {key!r} holds values that are not finite; convert the model again')
     faces, parents = np.asarray(arrays['f']), np.asarray(arrays['kintree_table'])[0, 1:]
-    if faces.min() < 0 or faces.max() >= VERTEX_COUNT:
-        raise HandModelError(f"{name}: 'f' names vertices outside 0..{VERTEX_COUNT - 1}")
+    count = shapes['v_template'][0]
+    if not faces.size or faces.min() < 0 or faces.max() >= count:
+        raise HandModelError(f"{name}: 'f' names vertices outside 0..{count - 1}")
     if (parents < 0).any() or (parents >= np.arange(1, 16)).any():
         raise HandModelError(f"{name}: 'kintree_table' is not a tree of 16 joints")

@@ -39,6 +39,6 @@ class SmplxLayer(torch.nn.Module):
         self._layer = layer.requires_grad_(False)
 
     def forward(self, pose: Tensor, betas: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
-        """Vertices (B, 778, 3) and joints (B, 16, 3), metres, of what `BlendSkinning.forward` takes."""
+        """Vertices (B, N, 3) and joints (B, 16, 3), metres, of what `BlendSkinning.forward` takes."""
         output = self._layer(betas=betas, global_orient=pose[:, :3], hand_pose=pose[:, 3:], transl=translation)
         return output.vertices, output.joints

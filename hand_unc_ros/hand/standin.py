@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from hand_unc_ros.hand.mirror import mirrored
 from hand_unc_ros.hand.standin_mesh import Topology, build_mesh
 from hand_unc_ros.hand.standin_shape import BETA_NAMES, CHAINS, FIRST_JOINT, Skeleton, pad_direction, skeleton
 from hand_unc_ros.hand.topology import VERTEX_COUNT
@@ -27,7 +28,6 @@ _WORLD_FROM_ANATOMY = np.array([[-1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [0.0, 1.0, 0.
 _ORIGIN_MM = np.array([95.0, 0.0, 0.0])
 # Standard deviations over which the shape directions are differenced.
 _SHAPE_STEP = 0.5
-_MIRROR = np.array([-1.0, 1.0, 1.0])
 
 # Places of the tip and of its neighbours in the last ring (pad first), so that the tip vertices that
 # other projects use (see `model.TIP_VERTICES`) lie at the tips here too.
@@ -48,7 +48,7 @@ def build_standin(side: str = 'right') -> dict[str, np.ndarray]:
     if side not in ('right', 'left'):
         raise ValueError(f"side must be 'right' or 'left', got {side!r}")
     hand = {key: value.copy() for key, value in _right_hand().items()}
-    return _mirrored(hand) if side == 'left' else hand
+    return mirrored(hand) if side == 'left' else hand
 
 
 @lru_cache(maxsize=1)
@@ -65,7 +65,7 @@ def _right_hand() -> dict[str, np.ndarray]:
         joint_steps.append((changed.joints[:16] - bones.joints[:16]) / _SHAPE_STEP)
     shapedirs, joint_dirs = np.stack(vertex_steps, axis=-1), np.stack(joint_steps, axis=-1)
     weights = _skin_weights(bones, vertices, topology)
-    regressor = _joint_regressor(bones.joints[:16], joint_dirs, vertices, shapedirs)
+    regressor = joint_regressor(bones.joints[:16], joint_dirs, vertices, shapedirs)
     posedirs = _pose_correctives(bones, vertices, weights)
 
     number = np.empty_like(order)
@@ -82,18 +82,6 @@ def _right_hand() -> dict[str, np.ndarray]:
         'hands_components': np.eye(45),
         'hands_mean': _relaxed_pose(bones),
     }
-
-
-def _mirrored(hand: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    hand['v_template'] = hand['v_template'] * _MIRROR
-    hand['shapedirs'] = hand['shapedirs'] * _MIRROR[:, None]
-    # A rotation R of the right hand is M R M on the left, M the mirror.
-    features = np.tile(np.outer(_MIRROR, _MIRROR).ravel(), 15)
-    hand['posedirs'] = hand['posedirs'] * _MIRROR[:, None] * features
-    hand['f'] = np.ascontiguousarray(hand['f'][:, ::-1])
-    # An axis-angle is a pseudo-vector: it keeps its component along the mirror's normal.
-    hand['hands_mean'] = hand['hands_mean'] * np.tile(-_MIRROR, 15)
-    return hand
 
 
 def _numbering(topology: Topology) -> np.ndarray:
@@ -162,18 +150,20 @@ def _distance_to_polyline(points: np.ndarray, line: np.ndarray) -> np.ndarray:
     return np.linalg.norm(relative - along[..., None] * axis, axis=-1).min(axis=1)
 
 
-def _joint_regressor(joints: np.ndarray, joint_dirs: np.ndarray, vertices: np.ndarray,
-                     shapedirs: np.ndarray) -> np.ndarray:
-    """(16, 778) non-negative rows of sum 1 over near vertices: exact at rest, close under every beta.
+def joint_regressor(joints: np.ndarray, joint_dirs: np.ndarray, vertices: np.ndarray,
+                    shapedirs: np.ndarray, reach: int = 80) -> np.ndarray:
+    """(J, N) non-negative rows of sum 1 over the `reach` nearest vertices: exact at rest, close under every beta.
+
+    joints: (J, 3), joint_dirs: (J, 3, 10), vertices: (N, 3), shapedirs: (N, 3, 10), all in millimetres.
 
     Each row is the Gaussian window tilted exponentially (the distribution of least relative entropy)
     until its mean meets the rest joint and, as far as it can, the joint's ten shape displacements.
     """
-    regressor = np.zeros((16, VERTEX_COUNT))
+    regressor = np.zeros((len(joints), len(vertices)))
     softness = np.concatenate([np.full(3, 1e-9), np.full(30, 1e-2)])
     for j, joint in enumerate(joints):
         distance = np.linalg.norm(vertices - joint, axis=1)
-        near = np.argsort(distance, kind='stable')[:80]
+        near = np.argsort(distance, kind='stable')[:reach]
         prior = -0.5 * (distance[near] / distance[near[25]]) ** 2
         shape_misses = (shapedirs[near] - joint_dirs[j]).reshape(len(near), -1)
         features = np.concatenate([(vertices[near] - joint) / 10.0, shape_misses], axis=1)

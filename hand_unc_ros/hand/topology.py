@@ -1,4 +1,4 @@
-"""Size of the hand surface that all hand models share, MANO's."""
+"""Size of MANO's surface and of the stand-in's; other hand models may have other sizes."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ class Fused:
     joints: (21, 3) metres, world, and covariance: (63, 63) m², joint-major, before the covariance map; NaN where the
     triangulation has no joint.  gate: (V, 21) the weights of the views by which the method made these joints.
     triangulation: their geometry, by which plausibility, view health and the error of the camera calibration are
-    judged.  vertices: (778, 3) metres, world, of the method's `surface`, or None.  stage_ms: what the method's own
+    judged.  vertices: (N, 3) metres, world, of the method's `surface`, or None.  stage_ms: what the method's own
     stages took.  declined: the method refines joints and declined this once, so that these are the triangulated ones,
     of whose errors neither its covariance head nor a covariance map fitted to refined joints knows anything.
     """
@@ -179,8 +179,8 @@ class Method(Protocol):
 
     name: in the table of methods.  min_views: fewest views that `fuse` makes a hand of.  window: sets that `fuse` looks
     at.  crop_size: side in pixels of the crops that `read` takes, None for whole images.  surface: name of the hand
-    model whose vertices `fuse` gives ('stand-in' or 'mano'), '' without vertices.  crop_box: how the crop of a followed
-    hand is drawn, as the method's networks were trained.
+    model whose vertices `fuse` gives ('stand-in', 'anny' or 'mano'), '' without vertices.  crop_box: how the crop of a
+    followed hand is drawn, as the method's networks were trained.
     """
 
     name: str

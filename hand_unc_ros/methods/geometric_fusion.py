@@ -32,7 +32,7 @@ DISAGREEMENT_SIGMA = 6.0
 
 @dataclass(frozen=True)
 class Refinement:
-    """Triangulated joints, refined by a network. joints: (21, 3) and vertices: (778, 3) metres, world.
+    """Triangulated joints, refined by a network. joints: (21, 3) and vertices: (N, 3) metres, world.
     gate: (V, 21).  covariance: (63, 63) m² of these joints, where a head has learned their errors."""
 
     joints: np.ndarray

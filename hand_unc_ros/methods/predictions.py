@@ -13,7 +13,7 @@ from torch import Tensor
 class Predictions(NamedTuple):
     """Of a batch of B samples with V views, in its world; NaN for what a method does not know.
 
-    joints, coarse: (B, 21, 3) metres, the method's and those that were only triangulated.  vertices: (B, 778, 3).
+    joints, coarse: (B, 21, 3) metres, the method's and those that were only triangulated.  vertices: (B, N, 3).
     gate: (B, V, 21) weights of the views.  mean_px: (B, V, 21, 2) and sigma_px: (B, V, 21) the 2D joints in the crops.
     covariance: (B, 63, 63) m² of joints, before the covariance map.
     """

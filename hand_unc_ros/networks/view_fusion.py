@@ -8,12 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights
+from hand_unc_ros.geometry.triangulation import covariance_from_pixels, gate_weights, propagate_covariance
 from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 
 GATES = ('uncertainty', 'average', 'learnable', 'top-k', 'confidence')
 # Of the refined triangulation: the decoder goes on from there.
 ITERATIONS = 3
+# Residuals widen the covariance of a coarse joint by no more than this factor.
+MOST_INFLATION = 25.0
+# Standard deviations of a coarse joint that count, metres: rigs are calibrated no better than the first, the last is
+# that of a joint that was not triangulated.
+LEAST_SPREAD, MOST_SPREAD = 5e-4, 0.05
 
 
 class Coarse(NamedTuple):
@@ -56,6 +61,29 @@ def coarse_joints(method: str, observed: Observations, variance_cells2: Tensor,
     weights = gate_weights(variance_cells2, observed.valid) if method == 'ug_dlt' else learned
     found = triangulate(method, observed, weights, iterations=ITERATIONS, unweighted_spare=False)
     return Coarse(torch.where(found.valid[..., None], found.points, 0.0), found.valid)
+
+
+@torch.no_grad()
+def coarse_spread(points: Tensor, observed: Observations) -> Tensor:
+    """Symmetric square roots (B, 21, 3, 3) metres, world, of the covariances of coarse joints (B, 21, 3): what the
+    views' variances propagate to, widened where residuals are larger than these (Birge's ratio). That of a joint which
+    the views do not determine is MOST_SPREAD in every direction.
+
+    Being symmetric, it turns with the world: Rᵀ root R is the root in a frame with axes R.
+    """
+    xy, covariance, cameras, valid = observed
+    spread = propagate_covariance(points, covariance, cameras, valid).double()
+    local = points[:, None] @ cameras[..., :3].mT + cameras[:, :, None, :, 3]
+    residual = xy - local[..., :2] / local[..., 2:].clamp_min(1e-3)
+    known = torch.isfinite(spread).all(-1).all(-1)
+    squares = (residual[..., None, :] @ inverse_2x2(covariance) @ residual[..., None])[..., 0, 0]
+    squares = torch.where(valid, squares, 0.0).sum(1)
+    freedom = 2 * valid.sum(1) - 3
+    inflation = (squares / freedom.clamp_min(1)).clamp(1.0, MOST_INFLATION)
+    eye = torch.eye(3).to(spread)
+    spread = torch.where(known[..., None, None], spread * inflation[..., None, None], MOST_SPREAD ** 2 * eye)
+    values, axes = torch.linalg.eigh(spread)
+    return ((axes * values.clamp(LEAST_SPREAD ** 2, MOST_SPREAD ** 2).sqrt()[..., None, :]) @ axes.mT).to(points.dtype)
 
 
 def normalised(px: Tensor, variance_px2: Tensor, K: Tensor) -> tuple[Tensor, Tensor]:

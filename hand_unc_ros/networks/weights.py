@@ -44,6 +44,17 @@ def fingerprint(path: Path) -> str:
         raise ConfigError(f'{path} cannot be read ({error.strerror})') from error
 
 
+def state_fingerprint(network: nn.Module) -> str:
+    """SHA-256 in hexadecimal of a network's numbers in half precision, as they are stored, and of their names."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        kept = value.detach().cpu().contiguous()
+        kept = kept.half() if kept.dtype == torch.float32 else kept
+        digest.update(f'{name}{tuple(kept.shape)}'.encode())
+        digest.update(kept.numpy().tobytes())
+    return digest.hexdigest()
+
+
 def read_weights(path: Path, network: str) -> tuple[dict, dict[str, Tensor]]:
     """The configuration and the float32 state stored for the named network class.
 

@@ -110,7 +110,7 @@ def hand_from_message(message: HandJointsWithCovariance) -> HandEstimate:
 
 
 def mesh_to_message(estimate: HandEstimate, frame_id: str, triangles: np.ndarray, model: str) -> HandMesh:
-    """triangles: (F, 3) vertex indices.  model: 'mano' or 'stand-in'.  `estimate.vertices` must be there."""
+    """triangles: (F, 3) vertex indices.  model: 'mano', 'anny' or 'stand-in'.  `estimate.vertices` must be there."""
     message = HandMesh()
     message.header.stamp = stamp_to_message(estimate.stamp_ns)
     message.header.frame_id = frame_id

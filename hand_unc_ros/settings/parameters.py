@@ -142,7 +142,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'hand_model', '',
         'Hand model that is fitted to the joints; its surface and parameters are published as mesh: an .npz made by '
-        "`hand-unc mano convert`, or 'stand-in'. Empty: the network's own vertices, without parameters."),
+        "`hand-unc mano convert`, 'anny' (lifelike and free), or 'stand-in'. Empty: the network's own vertices, without"
+        ' parameters.'),
     Parameter(
         'triangulation', 'refined',
         "How views become 3D: robust refinement, inverse-variance DLT, JUMP-Hand's weighted DLT, or plain"

@@ -11,8 +11,11 @@ import torch
 from torch import nn
 
 from hand_unc_ros import __version__
+from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.files import write_file
+from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.training.config import SamplesConfig, TrainingConfig
 
 
@@ -27,7 +30,7 @@ def write_card(path: Path, config: TrainingConfig, network: nn.Module, metrics: 
 def make_card(path: Path, config: TrainingConfig, network: nn.Module, metrics: dict[str, float],
               totals: dict[str, float], processes: int) -> dict[str, Any]:
     """Contents of the card: network, data, training, validation metrics, licence and configuration."""
-    synthetic = config.data.source in ('synthetic', 'shards') and not config.hand_model
+    synthetic = config.data.source in ('synthetic', 'shards') and config.hand_model in ('', STANDIN, ANNY)
     return {
         'weights': path.name,
         'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -54,6 +57,8 @@ def _describe(data: SamplesConfig, seed: int | None = None) -> str:
         return 'synthetic images of the hand model' + ('' if seed is None else f', seed {seed}')
     if data.source == 'shards':
         return open_shards(Path(data.path)).description
+    if data.source == 'features':
+        return FeatureShards(Path(data.path)).content.description
     return f"{data.source}, split '{data.split}'"
 
 

@@ -14,13 +14,14 @@ from hand_unc_ros.bounded import MalformedError, parse_yaml, read_text
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.training.strict import fill, setting
 
-SOURCES = ('synthetic', 'shards', *DATASETS)
+SOURCES = ('synthetic', 'shards', 'features', *DATASETS)
 C = TypeVar('C', bound='TrainingConfig')
 
 
 @dataclass(frozen=True)
 class SamplesConfig:
-    """Where samples come from. source: one of SOURCES.  path: the folder of shards or the dataset's root.  split and
+    """Where samples come from. source: one of SOURCES; 'features' is what a frozen network said of them, kept.
+    path: the folder of shards or features, or the dataset's root.  split and
     options: of the dataset's reader.  objects, absent: of synthetic scenes, see MultiviewSettings.
     augmentation: by default that of synthetic images or, for all others, POEM's."""
 
@@ -49,7 +50,7 @@ class SamplesConfig:
 
 @dataclass(frozen=True)
 class DataConfig(SamplesConfig):
-    """The training samples. crops: in a batch of synthetic images (frames, for the finder).  samples: in a batch of any
+    """The training samples. crops: in a batch of synthetic images (frames, for the finder) or of features.  samples: in a batch of any
     other source, each with as many crops as views.  fewest_views: that a batch takes of its samples.  workers:
     processes that make batches."""
 
@@ -101,9 +102,9 @@ class MachineConfig:
 @dataclass(frozen=True)
 class TrainingConfig:
     """The keys that every run has; a task adds keys of its own in a subclass. task: its name.  out: folder of the run.
-    hand_model: a converted MANO that synthetic images show, the stand-in by default.  average: decay of the moving
-    average of the weights, which is what is validated and stored; 0 for none.  init: weights of the whole network to
-    start from.  log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.  licence: of the
+    hand_model: 'anny' or a converted MANO that synthetic images show, the stand-in by default.  average: decay of the
+    moving average of the weights, which is what is validated and stored; 0 for none.  init: weights of the whole
+    network to start from.  log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.  licence: of the
     weights."""
 
     task: str = ''

@@ -14,12 +14,14 @@ from torch import Tensor
 from hand_unc_ros.data.batches import collate, crop_sample
 from hand_unc_ros.data.coverage import coverage_of
 from hand_unc_ros.data.datasets import open_dataset
+from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.training.config import SamplesConfig, TrainingConfig
+from hand_unc_ros.training.config import SamplesConfig, TrainingConfig, ValidationConfig
+from hand_unc_ros.training.feature_stream import FeatureStream, held_out_features
 from hand_unc_ros.training.streams import BatchStream, SourceStream, Subsets, SyntheticStream
 
 log = logging.getLogger(__name__)
@@ -37,6 +39,8 @@ def training_stream(config: TrainingConfig, image_size: int) -> BatchStream:
     if data.source == 'synthetic':
         return SyntheticStream(load_hand_model(config.hand_model or None), config.seed, data.crops,
                                _settings(data, image_size), data.varied, subsets)
+    if data.source == 'features':
+        return FeatureStream(FeatureShards(Path(data.path)), config.seed, data.crops, subsets)
     source = _opened(data)
     looked_at = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).round().astype(int))
     log.info('%s: of %d of %d samples: %s', data.path, len(looked_at), len(source),
@@ -47,6 +51,8 @@ def training_stream(config: TrainingConfig, image_size: int) -> BatchStream:
 def held_out(config: TrainingConfig, image_size: int) -> list[dict[str, Tensor]]:
     """The batches of crops that a run is validated on, the same in every run that is configured alike."""
     chosen = config.validation
+    if chosen.source == 'features':
+        return _held_out_features(chosen)
     seed = chosen.seed
     get: Callable[[int], Sample]
     if chosen.source == 'synthetic':
@@ -74,6 +80,14 @@ def held_out(config: TrainingConfig, image_size: int) -> list[dict[str, Tensor]]
         batches.append(collate([crop for _, crop in part], [number for number, _ in part]))
     if not batches:
         raise DatasetError(f'{chosen.path}: none of {len(numbers)} samples to validate on can be read')
+    return batches
+
+
+def _held_out_features(chosen: ValidationConfig) -> list[dict[str, Tensor]]:
+    shards = FeatureShards(Path(chosen.path))
+    batches = held_out_features(shards, chosen.samples, chosen.views, HELD_OUT_BATCH)
+    if not batches:
+        raise DatasetError(f'{chosen.path} has no samples of {chosen.views} views to validate on')
     return batches
 
 

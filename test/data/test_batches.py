@@ -257,11 +257,15 @@ def test_shapes_and_types():
     shapes = {'images': (3, 4, SIZE, SIZE, 3), 'K': (3, 4, 3, 3), 'camera_from_world': (3, 4, 3, 4),
               'view_mask': (3, 4), 'joints_px': (3, 4, 21, 2),
               'joint_mask': (3, 4, 21), 'present': (3, 4), 'joints': (3, 21, 3),
-              'vertices': (3, 778, 3), 'index': (3,)}
+              'vertices': (3, 0, 3), 'index': (3,)}
     assert {name: tuple(value.shape) for name, value in batch.items()} == shapes
     assert all(value.dtype == TYPES.get(name, torch.float32) for name, value in batch.items())
     assert batch['index'].tolist() == [7, 5, 6] and collate([arrays] * 2)['index'].tolist() == [0, 1]
-    assert batch['vertices'].isnan().all()
+    some = arrays | {'vertices': np.ones((12, 3))}
+    mixed = collate([arrays, some])['vertices']
+    assert mixed.shape == (2, 12, 3) and mixed[0].isnan().all() and mixed[1].isfinite().all()
+    with pytest.raises(ValueError, match='12 and 13'):
+        collate([some, arrays | {'vertices': np.ones((13, 3))}])
 
 
 def test_the_world_is_moved_to_the_hand_before_digits_are_lost():

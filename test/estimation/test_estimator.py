@@ -124,6 +124,18 @@ def test_a_mesh_comes_with_a_surface_and_only_then(side):
     assert result.vertices is None and result.vertex_variance is None and result.fit is None
 
 
+@pytest.mark.parametrize('side', ('right', 'left'))
+def test_a_mesh_may_have_another_number_of_vertices(side):
+    truth = hand(side=side, curl=0.3)
+    estimator = estimator_of(TruthMethod(lambda t: truth), surface=load_hand_fitter('anny', side), handedness=side,
+                             hand_model='anny')
+    result = estimator.process(frames(RIG))
+    assert result.vertices.shape == result.vertex_variance.shape == (1609, 3)
+    assert np.isfinite(result.vertices).all() and (result.vertex_variance > 0).all()
+    # Joints of another hand, with Anny's bones: within a few mm.
+    assert result.fit.residual_m < 0.008
+
+
 def test_the_views_last_read_tell_their_gate():
     """A softmax over the views that were used; nothing where the set gave no hand or was not read."""
     front = TruthMethod(still, lost=('cam2',))

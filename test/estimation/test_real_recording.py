@@ -28,10 +28,10 @@ from hand_unc_ros.geometry.triangulation import covariance_from_pixels, refine_r
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT, MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.geometric_fusion import fuse as triangulated
-from hand_unc_ros.methods.landmarks.noise_model import known_landmarks, landmark_variance
-from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
+from hand_unc_ros.networks.landmark_noise import known_landmarks, landmark_variance
+from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.landmark_models import landmark_models
-from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
+from hand_unc_ros.methods.landmark_tracker import ImageHandTracker
 from hand_unc_ros.processes.supervise import end_processes
 
 FOLDER = RECORDINGS / 'handpose3d'

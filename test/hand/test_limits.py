@@ -7,7 +7,7 @@ from hand_cases import directed_edges, rodrigues, volume
 
 from hand_unc_ros.hand.anatomical_pose import pose_from_angles
 from hand_unc_ros.hand.joints import FINGERS
-from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_LIMITS, ANGLE_NAMES, FlexionAxes
+from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_LIMITS, ANGLE_NAMES, REACH_LIMITS, FlexionAxes
 from hand_unc_ros.hand.standin import build_standin
 
 
@@ -41,6 +41,15 @@ def test_limits_are_ordered_and_hold_the_rest_pose():
     assert len(set(ANGLE_NAMES)) == ANGLE_COUNT
     assert (ANGLE_LIMITS[:, 0] <= 0.0).all() and (ANGLE_LIMITS[:, 1] > 0.0).all()
     assert np.abs(ANGLE_LIMITS).max() < np.deg2rad(110.0)
+    # What hands reach holds what they do by themselves.
+    assert REACH_LIMITS.shape == (ANGLE_COUNT, 2) and np.abs(REACH_LIMITS).max() < np.deg2rad(115.0)
+    assert (REACH_LIMITS[:, 0] < ANGLE_LIMITS[:, 0]).all() and (REACH_LIMITS[:, 1] >= ANGLE_LIMITS[:, 1]).all()
+
+
+def test_the_prior_of_fits_is_the_active_range():
+    """Wider ranges of drawn poses must not loosen fits, and with them their covariance, unnoticed."""
+    digest = np.rad2deg([ANGLE_LIMITS.sum(axis=0), np.ptp(ANGLE_LIMITS, axis=0)])
+    np.testing.assert_allclose(digest, [[-200.0, 1400.0], [25.0, 95.0]])
 
 
 def test_axes_are_orthonormal_and_mirrored(hand):
@@ -119,11 +128,12 @@ def test_rest_has_a_gradient(hand):
         pose_from_angles(torch.zeros(2, 20), hand[2])
 
 
-def test_every_pose_within_limits_keeps_the_hand_whole(hand):
+@pytest.mark.parametrize('limits', [ANGLE_LIMITS, REACH_LIMITS], ids=['active', 'reach'])
+def test_every_pose_within_limits_keeps_the_hand_whole(hand, limits):
     """Uniform draws, harsher than any hand: neighbours bend independently of each other."""
     model, _, axes = hand
     rng = np.random.default_rng(11)
-    low, high = ANGLE_LIMITS.T
+    low, high = limits.T
     angles = np.concatenate([low + rng.random((60, ANGLE_COUNT)) * (high - low), [low, high]])
     pose = pose_from_angles(torch.as_tensor(angles, dtype=torch.float32), axes)
     with torch.no_grad():

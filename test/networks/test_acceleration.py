@@ -92,7 +92,7 @@ def test_the_landmark_networks_answer_as_torch(landmark_networks):
 
 @pytest.fixture
 def landmark_networks():
-    from hand_unc_ros.methods.landmarks.reading import LandmarkNetworks
+    from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
     from hand_unc_ros.networks.landmark_models import landmark_models
 
     models = landmark_models()

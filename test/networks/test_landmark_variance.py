@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.methods.landmarks.live import shipped_head
+from hand_unc_ros.networks.landmark_models import shipped_head
 from hand_unc_ros.networks.blaze_hand import POOLED_CHANNELS, HandOutput
 from hand_unc_ros.networks.landmark_variance import (
     FEATURE_CHANNELS,

@@ -18,6 +18,7 @@ from visualization_msgs.msg import Marker  # noqa: E402
 from hand_unc_ros.estimation.types import HandEstimate, HandReadings  # noqa: E402
 from hand_unc_ros.geometry.gaussians import chi2_quantile  # noqa: E402
 from hand_unc_ros.hand.covariance_blocks import joint_blocks  # noqa: E402
+from hand_unc_ros.hand.anny import build_anny  # noqa: E402
 from hand_unc_ros.hand.fitting import load_hand_fitter  # noqa: E402
 from hand_unc_ros.hand.standin import build_standin  # noqa: E402
 from hand_unc_ros.methods.contract import ViewReading  # noqa: E402
@@ -135,21 +136,22 @@ def test_mesh_and_views_survive_the_round_trip():
     assert all(not np.any(through_the_wire(message).gate) and message.track_id == 0 for message in unfused)
 
 
-def test_the_parameters_of_a_fit_arrive_and_reproduce_the_mesh():
-    fitter = load_hand_fitter('stand-in', 'left')
+@pytest.mark.parametrize('model, build', (('stand-in', build_standin), ('anny', build_anny)))
+def test_the_parameters_of_a_fit_arrive_and_reproduce_the_mesh(model, build):
+    fitter = load_hand_fitter(model, 'left')
     fit = fitter.fit(hand(side='left', curl=0.4), np.tile(4e-6 * np.eye(3), (21, 1, 1)))
     sent = estimate(vertices=fit.vertices, fit=fit)
     message = through_the_wire(messages.mesh_to_message(sent, 'world', fitter.faces, fitter.name))
-    assert message.model == 'stand-in' and 0 < message.fit_residual == pytest.approx(fit.residual_m)
+    assert message.model == model and 0 < message.fit_residual == pytest.approx(fit.residual_m)
     assert (len(message.pose), len(message.shape), len(message.translation)) == (48, 10, 3)
-    vertices, _ = skin(build_standin('left'), *(np.array(values, float) for values in (
+    vertices, _ = skin(build('left'), *(np.array(values, float) for values in (
         message.pose, message.shape, message.translation)))
     # Parameters and vertices travel as float32.
-    np.testing.assert_allclose(np.reshape(message.vertices, (778, 3)), vertices, atol=1e-5)
+    np.testing.assert_allclose(np.reshape(message.vertices, (-1, 3)), vertices, atol=1e-5)
     assert len(message.vertex_variance) == 0
 
     without = through_the_wire(
-        messages.mesh_to_message(estimate(vertices=fit.vertices), 'world', fitter.faces, 'stand-in'))
+        messages.mesh_to_message(estimate(vertices=fit.vertices), 'world', fitter.faces, model))
     assert len(without.pose) == len(without.shape) == len(without.translation) == without.fit_residual == 0
 
 

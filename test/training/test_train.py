@@ -342,8 +342,8 @@ def test_a_sample_that_is_not_finite_stops_the_run_by_name(data, tmp_path, monke
 
 def test_a_gradient_that_is_not_finite_stops_the_run_too(data, tmp_path, monkeypatch):
     """The loss itself is fine: √ at zero has an infinite slope."""
-    def losses(network, batch, weights, fused_share):
-        terms = jump_hand_losses(network, batch, weights, fused_share)
+    def losses(network, batch, weights, fused_share, bias):
+        terms = jump_hand_losses(network, batch, weights, fused_share, bias)
         bad = (batch['index'] == 7).any()
         return terms | {'slope': (0 * network.lift.weight.square().sum()).sqrt() if bad else terms['nll'] * 0}
 

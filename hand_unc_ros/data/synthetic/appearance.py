@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from hand_unc_ros.data.synthetic.rasteriser import Light
+from hand_unc_ros.data.synthetic.worn import Worn
 
 # Linear-light skin reflectances between which a tone is interpolated (light to dark).
 SKIN_TONES = np.array([[0.82, 0.56, 0.44], [0.70, 0.44, 0.31], [0.52, 0.30, 0.19], [0.32, 0.17, 0.10],
@@ -26,12 +27,15 @@ class SkinMap:
 
 @dataclass(frozen=True)
 class Appearance:
-    """albedo: (778, 3) linear RGB.  gloss: scalar.  sleeve: forearm colour (3,), or None for bare skin."""
+    """albedo: (N, 3) linear RGB.  gloss: scalar.  sleeve: forearm colour (3,), or None for bare skin.  mottle: gain of
+    the noise on surfaces without a skin.  skin: (T, T, SKIN_CHANNELS), see `skin.py`, or None.  worn: over all that."""
 
     albedo: np.ndarray
     gloss: float
     sleeve: np.ndarray | None
     mottle: float
+    skin: np.ndarray | None = None
+    worn: Worn = Worn()
 
 
 def draw_appearance(rng: np.random.Generator, skin: SkinMap) -> Appearance:

@@ -17,6 +17,12 @@ def composite(linear: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> 
     return to_srgb(linear) * cover + background * (1 - cover)
 
 
+def blend(linear: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """Foreground (H, W, 3) over a background (H, W, 3), both linear light, which is what mixes in a pixel."""
+    cover = alpha[..., None]
+    return linear * cover + background * (1 - cover)
+
+
 def motion_blur(image: np.ndarray, motion_px: np.ndarray) -> np.ndarray:
     """Blur along a displacement (dx, dy) in pixels, as a shutter open for that long would."""
     length = float(np.hypot(*motion_px))

@@ -6,76 +6,134 @@ workers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
+from hand_unc_ros.data.synthetic.environment import Environment, draw_environment
+from hand_unc_ros.data.synthetic.grasps import draw_grasp
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
-from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge, noise_lattice, render
+from hand_unc_ros.data.synthetic.photographs import installed_photographs
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, noise_lattice, render
 from hand_unc_ros.data.synthetic.ring import look_at
 from hand_unc_ros.data.synthetic.scene import PosedHand
+from hand_unc_ros.data.synthetic.sensor import Sensor, draw_webcam, leave_frame
+from hand_unc_ros.data.synthetic.skin import Skins
+from hand_unc_ros.data.synthetic.surroundings import Surroundings
+from hand_unc_ros.data.synthetic.two_hands import draw_two_hands
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
-from hand_unc_ros.hand.model import HandModel
+from hand_unc_ros.hand.model import HandModel, load_hand_model
 
-BACKGROUND_COUNT = 64
-BACKGROUND_SIZE = 384
+BACKGROUND_COUNT = 160
+FIRST_BACKGROUNDS, FIRST_SKINS = 8, 4
 FOCAL_PX = 600.0
+# Points to a side of what crops are cut from, over its pixels at full resolution: coarser images get several to a pixel.
+FINENESS = 1.3
+SHADOW_SIZE = 96
 # An image spans this many times the side of the hand's box, room for the jitter of its crops.
 MARGIN = 1.45
+# Share of images that show a border of the frame, beyond which crops are black.
+FRAME_BORDERS = 0.12
 
 
 @dataclass(frozen=True)
 class MultiviewSettings:
     """What training sees. image_size: side in pixels of the crops that will be cut.  objects: probabilities of 0, 1,
-    … objects near the hand.  absent: share of views that are turned away from the hand, whose image shows none."""
+    … objects near the hand.  absent: share of views that are turned away from the hand, whose image shows none.
+    alone_holding_both: probabilities of a hand by itself, of one that holds a thing, and of both hands of a person.
+    photographs: whether backgrounds are photographs of installed packages as well, see `photographs.PHOTOGRAPHS`.
+    webcam: whether images are a webcam's; else they are sharp, clean and all exposed alike."""
 
     image_size: int = 128
     objects: tuple[float, ...] = (0.4, 0.3, 0.18, 0.12)
     absent: float = 0.05
+    alone_holding_both: tuple[float, float, float] = (0.55, 0.27, 0.18)
+    photographs: bool = True
+    webcam: bool = True
 
 
 class MultiviewSamples:
-    """Endless samples of `views` cameras each. State: the stores of backgrounds and noise, drawn from the seed."""
+    """Endless samples of `views` cameras each. State: the stores of backgrounds and noise, drawn from the seed.
 
-    def __init__(self, model: HandModel, seed: int, settings: MultiviewSettings = MultiviewSettings()) -> None:
+    photographs: linear RGB (H, W, 3) to take backgrounds from besides, see `photographs.backgrounds_from_folder`.
+    """
+
+    def __init__(self, model: HandModel, seed: int, settings: MultiviewSettings = MultiviewSettings(),
+                 photographs: Sequence[np.ndarray] = ()) -> None:
         rng = np.random.default_rng((seed, 7020))
         self.seed = seed
         self.settings = settings
         self.hand = PosedHand(model)
+        self.skins = None if model.uv is None else Skins(model, seed)
+        self._left: PosedHand | None = None
         self.lattice = noise_lattice(rng)
-        self.backgrounds = [looks.draw_background(rng, BACKGROUND_SIZE, BACKGROUND_SIZE)
-                            for _ in range(BACKGROUND_COUNT)]
+        self.sensor = Sensor(rng)
+        installed = installed_photographs() if settings.photographs else []
+        self.surroundings = Surroundings(seed, [*installed, *photographs], BACKGROUND_COUNT,
+                                         int(np.clip(1.4 * settings.image_size, 128, 320)))
 
     def sample(self, index: int, views: int) -> Sample:
         """Sample number `index`. Its hand does not depend on the number of views."""
         rng = np.random.default_rng((self.seed, index, 7021))
-        turn = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_rotvec()
-        state = HandState(draw_angles(rng), turn, rng.uniform(-0.1, 0.1, 3))
         betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5)
-        vertices, joints = (array[0] for array in self.hand.surfaces([state], betas[None]))
-        look = looks.draw_appearance(rng, self.hand.skin)
-        meshes = self.hand.mesh(vertices, joints, look, rng.normal(0, 0.3, 3), rng.uniform(0.12, 0.28))
+        if self.skins is None:
+            look = looks.draw_appearance(rng, self.hand.skin)
+        else:
+            look = self.skins.draw(rng, FIRST_SKINS + index // 4)
+        state, vertices, joints, things = self._composed(rng, betas, look)
+        meshes = self.hand.mesh(vertices, joints, look, *self._arm(rng))
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
-        things = [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
-                                                                      p=self.settings.objects))]
-        light, mottling = looks.draw_light(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle)
+        things += [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
+                                                                       p=self.settings.objects))]
+        surface = _Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
+                           None if look.skin is None else look.skin[None])
+        shown, hidden = surface.lit(meshes + things), surface.lit(things)
+        # Few samples need few backgrounds, which take longer than samples; many samples see all of them.
+        stores = FIRST_BACKGROUNDS + index // 2
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
             ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
             present = rng.random() >= self.settings.absent
-            shown = meshes + things if present else things
-            mesh = merge(shown) if shown else None
-            view = self._view(rng, _upright(ideal, joints), joints, mesh, light, mottling)
+            view = self._view(rng, _upright(ideal, joints), joints, shown if present else hidden, stores)
             seen.append(view if present else replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan),
                                                      visible=np.zeros(JOINT_COUNT, bool)))
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
                       ManoParameters(self.hand.pose(state), betas, state.translation))
+
+    def _composed(self, rng: np.random.Generator, betas: np.ndarray,
+                  look: looks.Appearance) -> tuple[HandState, np.ndarray, np.ndarray, list[Mesh]]:
+        """State, vertices (N, 3) and joints (21, 3) of the hand, alone, holding something or beside the other hand of
+        the same person, and what it holds, or the other hand."""
+        kind = rng.choice(3, p=self.settings.alone_holding_both)
+        turn = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_rotvec()
+        place = rng.uniform(-0.1, 0.1, 3)
+        if kind == 1:
+            grasp = draw_grasp(rng, self.hand, betas, turn, place)
+            return grasp.state, grasp.vertices, grasp.joints, [grasp.thing]
+        if kind == 2:
+            if self._left is None:
+                name = ANNY if self.hand.model.uv is not None else None
+                self._left = PosedHand(load_hand_model(name, side='left'))
+            pair = draw_two_hands(rng, self.hand, self._left, betas, centre=place)
+            other = self._left.mesh(pair.left.vertices, pair.left.joints, look, *self._arm(rng))
+            return pair.right.state, pair.right.vertices, pair.right.joints, other
+        state = HandState(draw_angles(rng), turn, place)
+        vertices, joints = (array[0] for array in self.hand.surfaces([state], betas[None]))
+        return state, vertices, joints, []
+
+    def _arm(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+        """Bend and length of a forearm, which leaves the image where hands look real."""
+        return rng.normal(0, 0.3, 3), float(rng.uniform(0.12, 0.28) if self.skins is None else rng.uniform(0.2, 0.36))
 
     def _object(self, rng: np.random.Generator, centre: np.ndarray) -> Mesh:
         direction = rng.normal(size=3)
@@ -83,24 +141,65 @@ class MultiviewSamples:
         rotation = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix()
         return shapes.placed(shapes.draw_object(rng), rotation, place)
 
-    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, mesh: Mesh | None, light: Light,
-              mottling: Mottling) -> SampleView:
-        """The part around the hand of what an ideal camera sees."""
+    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, shown: _Lit | None,
+              stores: int) -> SampleView:
+        """The part around the hand of what an ideal camera sees. stores: backgrounds to choose from."""
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
         size = int(MARGIN * self.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
         px, depth = ideal.project(joints)
         box = crops.reach_box(joints, px, FOCAL_PX / depth[MIDDLE_MCP]) * [1, 1, MARGIN, 0]
         K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
         camera = Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera)
-        image = looks.background_patch(rng, self.backgrounds, size)
-        if mesh is not None:
-            local = mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
+        image = self.surroundings.patch(rng, size, stores)
+        if shown is not None:
+            local = shown.mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
-            linear, alpha, _ = render(mesh, Projection(at, local[:, 2], camera.centre), (size, size), light, mottling,
-                                      shadow_size=64)
-            image = imaging.composite(linear, alpha, image)
+            linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), size,
+                                             max(size, int(FINENESS * MARGIN * self.settings.image_size)))
+            image = imaging.blend(linear, alpha, image)
         pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
-        return SampleView(camera, imaging.quantise(image), pixels, np.ones(JOINT_COUNT, bool))
+        if self.settings.webcam:
+            image = self.sensor.image(image, draw_webcam(rng, image), rng)
+            if rng.random() < FRAME_BORDERS:
+                leave_frame(rng, image, pixels)
+        else:
+            image = imaging.quantise(imaging.to_srgb(image))
+        return SampleView(camera, image, pixels, np.ones(JOINT_COUNT, bool))
+
+
+class _Surface(NamedTuple):
+    """What all views of a sample share. skins: as for `render`."""
+
+    environment: Environment
+    mottling: Mottling
+    skins: np.ndarray | None
+
+    def lit(self, meshes: list[Mesh]) -> _Lit | None:
+        """The surfaces together in their light; None without any."""
+        if not meshes:
+            return None
+        mesh = merge(meshes)
+        return _Lit(mesh, self, None if self.skins is None else self.environment.ambient(mesh))
+
+
+class _Lit(NamedTuple):
+    """A mesh, and the light that comes to its vertices from all around, as for `render`."""
+
+    mesh: Mesh
+    surface: _Surface
+    ambient: np.ndarray | None
+
+    def photograph(self, projection: Projection, size: int, fine: int) -> tuple[np.ndarray, np.ndarray]:
+        """Linear RGB (size, size, 3) and coverage (size, size), by `fine` points to a side."""
+        # Pixel centres are at integers, so that the first of a finer grid lies before that of the coarser one.
+        px = (projection.px + 0.5) * (fine / size) - 0.5
+        linear, alpha, _ = render(self.mesh, projection._replace(px=px), (fine, fine),
+                                  self.surface.environment.light(), self.surface.mottling, SHADOW_SIZE,
+                                  self.surface.skins, self.ambient)
+        alpha = cv2.resize(alpha, (size, size), interpolation=cv2.INTER_AREA)
+        # The mean of what is covered, for it is not mixed with the background's black.
+        linear = cv2.resize(linear, (size, size), interpolation=cv2.INTER_AREA) / np.maximum(alpha, 1e-3)[..., None]
+        return linear, alpha
 
 
 def _upright(camera: Camera, joints: np.ndarray) -> Camera:

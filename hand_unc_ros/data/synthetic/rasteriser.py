@@ -20,6 +20,8 @@ except ImportError as error:  # pragma: no cover - exercised where numba is abse
 
 NEAR = 0.02  # metres; triangles with a vertex nearer than this are dropped
 NOISE_CELLS = 32
+# Of a skin: albedo, linear RGB; gloss in [0, 1]; growth of its relief along u and v, metres over the whole unit.
+SKIN_CHANNELS = 6
 # Triangles larger than this, pixels², have corners that no lens really images.
 MAX_AREA_PX2 = 1e18
 # Fast, but NaN and infinity stay what they are: projections can hold them.
@@ -31,7 +33,8 @@ class Mesh(NamedTuple):
 
     vertices: (N, 3) metres, world.  normals: (N, 3) unit, world.  faces: (F, 3) int32.
     albedo: (N, 3) linear RGB.  texture: (N, 3) coordinates that stay with the material, metres.
-    gloss: (N,) in [0, 1].
+    gloss: (N,) in [0, 1].  uv: (F, 3, 2) in [0, 1], where the corners of faces lie in their skin, and skin: (F,) its
+    number among those given to `render`, −1 for a face that has none; None where no face has one.
     """
 
     vertices: np.ndarray
@@ -40,16 +43,20 @@ class Mesh(NamedTuple):
     albedo: np.ndarray
     texture: np.ndarray
     gloss: np.ndarray
+    uv: np.ndarray | None = None
+    skin: np.ndarray | None = None
 
 
 class Light(NamedTuple):
-    """One distant key light and a sky/ground ambient. Directions are unit, towards the light, world."""
+    """One distant key light and a sky/ground ambient. Directions are unit, towards the light, world. softness: metres
+    by which the key light's shadows are blurred."""
 
     direction: np.ndarray
     colour: np.ndarray
     sky: np.ndarray
     ground: np.ndarray
     up: np.ndarray
+    softness: float = 0.0
 
 
 class Mottling(NamedTuple):
@@ -95,7 +102,17 @@ def merge(meshes: list[Mesh]) -> Mesh:
     faces = np.concatenate([mesh.faces + offset for mesh, offset in zip(meshes, offsets)])
     join = {name: np.concatenate([getattr(mesh, name) for mesh in meshes]).astype(np.float32)
             for name in ('vertices', 'normals', 'albedo', 'texture', 'gloss')}
+    if any(mesh.skin is not None for mesh in meshes):
+        uv, skin = zip(*map(_skinned, meshes))
+        join |= {'uv': np.concatenate(uv), 'skin': np.concatenate(skin)}
     return Mesh(faces=np.ascontiguousarray(faces, np.int32), **join)
+
+
+def _skinned(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """uv and skin of a mesh, also of one without."""
+    if mesh.skin is not None:
+        return np.ascontiguousarray(mesh.uv, np.float32), np.ascontiguousarray(mesh.skin, np.int32)
+    return np.zeros((len(mesh.faces), 3, 2), np.float32), np.full(len(mesh.faces), -1, np.int32)
 
 
 @njit(cache=True, fastmath=True, nogil=True)
@@ -185,13 +202,62 @@ def _in_shadow(nearest, lu, lv, depth):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def _shade(pixels, mesh, eye, light, mottling, shadows):
+def _in_soft_shadow(nearest, lu, lv, depth, radius, rise):
+    """The same over a disc of `radius` cells: six points of a spiral that fills it evenly. rise: of the depth of the
+    surface itself from cell to cell, at most, so that a slanted one does not shade itself."""
+    if radius < 0.5:
+        return _in_shadow(nearest, lu, lv, depth)
+    shadow = 0.0
+    for k in range(6):
+        reach, angle = radius * np.sqrt((k + 0.5) / 6), 2.3999632 * k  # the golden angle
+        shadow += _in_shadow(nearest, max(0.0, lu + reach * np.cos(angle)), max(0.0, lv + reach * np.sin(angle)),
+                             depth + reach * rise)
+    return shadow / 6
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _texel(skin, u, v, out):
+    """The channels of a skin (T, T, SKIN_CHANNELS) at (u, v) in [0, 1], bilinear, into `out`."""
+    size = skin.shape[0]
+    x, y = min(max(u * size - 0.5, 0.0), size - 1.001), min(max(v * size - 0.5, 0.0), size - 1.001)
+    ix, iy = int(x), int(y)
+    tx, ty = x - ix, y - iy
+    for c in range(skin.shape[2]):
+        out[c] = ((skin[iy, ix, c] * (1 - tx) + skin[iy, ix + 1, c] * tx) * (1 - ty)
+                  + (skin[iy + 1, ix, c] * (1 - tx) + skin[iy + 1, ix + 1, c] * tx) * ty)
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _uv_gradients(vertices, faces, uv, skin):
+    """(F, 2, 3) 1/m: how fast u and v grow along the surface of each face that has a skin."""
+    gradients = np.zeros((faces.shape[0], 2, 3), np.float32)
+    for f in range(faces.shape[0]):
+        if skin[f] < 0:
+            continue
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        e1, e2 = vertices[b] - vertices[a], vertices[c] - vertices[a]
+        g11, g12, g22 = (e1 * e1).sum(), (e1 * e2).sum(), (e2 * e2).sum()
+        scale = g11 * g22 - g12 * g12
+        if scale < 1e-20:
+            continue
+        for k in range(2):
+            d1, d2 = uv[f, 1, k] - uv[f, 0, k], uv[f, 2, k] - uv[f, 0, k]
+            p, q = (g22 * d1 - g12 * d2) / scale, (g11 * d2 - g12 * d1) / scale
+            for axis in range(3):
+                gradients[f, k, axis] = p * e1[axis] + q * e2[axis]
+    return gradients
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _shade(pixels, mesh, gradients, skins, eye, light, ambient, mottling, shadows):
     face_of, bary, image = pixels
-    vertices, normals, faces, albedo, texture, gloss = mesh
-    light_dir, light_colour, sky, ground, up = light
+    vertices, normals, faces, albedo, texture, gloss, uv, skin_of = mesh
+    light_dir, light_colour, sky, ground, up, softness = light
     lattice, noise_scale, noise_gain = mottling
     light_px, light_depth, light_faces_depth, light_origin, light_cell = shadows
     height, width = face_of.shape
+    texel = np.zeros(SKIN_CHANNELS, np.float32)
+    base = np.zeros(3, np.float32)
     for v in range(height):
         for u in range(width):
             f = face_of[v, u]
@@ -213,6 +279,16 @@ def _shade(pixels, mesh, eye, light, mottling, shadows):
             ex, ey, ez = ex * inv, ey * inv, ez * inv
             if nx * ex + ny * ey + nz * ez < 0:  # inside of an open surface
                 nx, ny, nz = -nx, -ny, -nz
+            skinned = skin_of[f] >= 0
+            if skinned:
+                _texel(skins[skin_of[f]], w0 * uv[f, 0, 0] + w1 * uv[f, 1, 0] + w2 * uv[f, 2, 0],
+                       w0 * uv[f, 0, 1] + w1 * uv[f, 1, 1] + w2 * uv[f, 2, 1], texel)
+                # The normal of a height field on the surface (Blinn, Simulation of wrinkled surfaces, 1978).
+                nx -= texel[4] * gradients[f, 0, 0] + texel[5] * gradients[f, 1, 0]
+                ny -= texel[4] * gradients[f, 0, 1] + texel[5] * gradients[f, 1, 1]
+                nz -= texel[4] * gradients[f, 0, 2] + texel[5] * gradients[f, 1, 2]
+                inv = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
+                nx, ny, nz = nx * inv, ny * inv, nz * inv
             ndl = nx * light_dir[0] + ny * light_dir[1] + nz * light_dir[2]
 
             lu = (w0 * light_px[a, 0] + w1 * light_px[b, 0] + w2 * light_px[c, 0]
@@ -221,28 +297,46 @@ def _shade(pixels, mesh, eye, light, mottling, shadows):
                   - light_origin[1]) / light_cell
             ld = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
             bias = 0.004 + 1.5 * light_cell
-            lit = 1.0 - 0.85 * _in_shadow(light_faces_depth, lu, lv, ld + bias)
+            slant = min(3.0, np.sqrt(max(0.0, 1 - ndl * ndl)) / max(ndl, 0.1))
+            lit = 1.0 - 0.85 * _in_soft_shadow(light_faces_depth, lu, lv, ld + bias, softness / light_cell,
+                                               slant * light_cell)
 
-            tx = w0 * texture[a, 0] + w1 * texture[b, 0] + w2 * texture[c, 0]
-            ty = w0 * texture[a, 1] + w1 * texture[b, 1] + w2 * texture[c, 1]
-            tz = w0 * texture[a, 2] + w1 * texture[b, 2] + w2 * texture[c, 2]
-            n1 = _noise(lattice, tx * noise_scale, ty * noise_scale, tz * noise_scale)
-            n2 = _noise(lattice, tx * noise_scale * 4.7 + 7, ty * noise_scale * 4.7 + 3,
-                        tz * noise_scale * 4.7)
-            mottle = 1.0 + noise_gain * (0.7 * n1 + 0.5 * n2)
+            if skinned:
+                shine = texel[3]
+                for k in range(3):
+                    base[k] = texel[k]
+            else:
+                tx = w0 * texture[a, 0] + w1 * texture[b, 0] + w2 * texture[c, 0]
+                ty = w0 * texture[a, 1] + w1 * texture[b, 1] + w2 * texture[c, 1]
+                tz = w0 * texture[a, 2] + w1 * texture[b, 2] + w2 * texture[c, 2]
+                n1 = _noise(lattice, tx * noise_scale, ty * noise_scale, tz * noise_scale)
+                n2 = _noise(lattice, tx * noise_scale * 4.7 + 7, ty * noise_scale * 4.7 + 3,
+                            tz * noise_scale * 4.7)
+                mottle = 1.0 + noise_gain * (0.7 * n1 + 0.5 * n2)
+                shine = w0 * gloss[a] + w1 * gloss[b] + w2 * gloss[c]
+                for k in range(3):
+                    base[k] = mottle * (w0 * albedo[a, k] + w1 * albedo[b, k] + w2 * albedo[c, k])
 
             hx, hy, hz = ex + light_dir[0], ey + light_dir[1], ez + light_dir[2]
             inv = 1.0 / (np.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
             ndh = max(0.0, (nx * hx + ny * hy + nz * hz) * inv)
-            shine = w0 * gloss[a] + w1 * gloss[b] + w2 * gloss[c]
             specular = shine * 0.35 * ndh ** 24 * lit if ndl > 0 else 0.0
+            rim = 0.0
+            if skinned:
+                # A broad lobe of the skin and a narrow one of the fat on it, and the sky's reflection at grazing angles.
+                specular = shine * (0.10 * ndh ** 10 + 0.22 * ndh ** 60) * lit * min(1.0, max(0.0, 4 * ndl))
+                rim = 0.12 * shine * (1.0 - max(0.0, nx * ex + ny * ey + nz * ez)) ** 4
             hemisphere = 0.5 + 0.5 * (nx * up[0] + ny * up[1] + nz * up[2])
             for k in range(3):
                 wrap = 0.28 if k == 0 else 0.12  # red light travels further under skin
                 diffuse = max(0.0, (ndl + wrap) / (1 + wrap)) * (lit if ndl > 0 else lit * 0.6)
-                base = w0 * albedo[a, k] + w1 * albedo[b, k] + w2 * albedo[c, k]
-                ambient = ground[k] + (sky[k] - ground[k]) * hemisphere
-                value = base * mottle * (diffuse * light_colour[k] + ambient) + specular * light_colour[k]
+                if skinned and k == 0:
+                    diffuse = 0.8 * diffuse + 0.2 * np.sqrt(diffuse)  # and into the shadows' edges
+                if ambient.shape[0]:
+                    around = w0 * ambient[a, k] + w1 * ambient[b, k] + w2 * ambient[c, k]
+                else:
+                    around = ground[k] + (sky[k] - ground[k]) * hemisphere
+                value = base[k] * (diffuse * light_colour[k] + around) + specular * light_colour[k] + rim * around
                 image[v, u, k] = value
 
 
@@ -272,16 +366,42 @@ def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
                     buffer[v, u] = towards
 
 
+@njit(cache=True, fastmath=True, nogil=True)
+def _noise_at(lattice, places, scale):
+    values = np.empty(places.shape[:2], np.float32)
+    for v in range(places.shape[0]):
+        for u in range(places.shape[1]):
+            values[v, u] = _noise(lattice, places[v, u, 0] * scale, places[v, u, 1] * scale, places[v, u, 2] * scale)
+    return values
+
+
+def noise(lattice: np.ndarray, places: np.ndarray, scale: float) -> np.ndarray:
+    """(T, T) float32 in [-1, 1], smooth noise of `scale` cells per metre at places (T, T, 3)."""
+    # Away from the planes of the lattice, which a symmetric hand would show as seams.
+    return _noise_at(lattice, np.ascontiguousarray(places + 0.37, np.float32), np.float32(scale))
+
+
+def visible_faces(px: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Of a flat mesh, px (N, 2), the face at each pixel (H, W), −1 for none, and its first two barycentric weights."""
+    face_of = np.full(size, -1, np.int32)
+    bary = np.zeros((*size, 2), np.float32)
+    _visibility(px, np.ones(len(px), np.float32), faces, face_of, bary, np.zeros(size, np.float32))
+    return face_of, bary
+
+
 def noise_lattice(rng: np.random.Generator) -> np.ndarray:
     """(32, 32, 32) values in [-1, 1] for the procedural mottling of surfaces."""
     return rng.uniform(-1, 1, (NOISE_CELLS,) * 3).astype(np.float32)
 
 
 def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Light, mottling: Mottling,
-           shadow_size: int = 96) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+           shadow_size: int = 96, skins: np.ndarray | None = None,
+           ambient: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Shade `mesh` as seen from a camera.
 
     size: (height, width) of the image.  shadow_size: cells along a side of the shadow map.
+    skins: (M, T, T, SKIN_CHANNELS) of the faces that have one.  ambient: (N, 3) irradiance of the vertices over π, in
+    place of the light's sky and ground.
     Returns linear RGB (H, W, 3) float32, coverage (H, W) float32 of 0 or 1, and 1/z (H, W) float32
     (0 where nothing is).
     """
@@ -292,7 +412,22 @@ def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Lig
     _visibility(np.ascontiguousarray(projection.px, np.float32), np.ascontiguousarray(projection.depth, np.float32),
                 mesh.faces, face_of, bary, zbuf)
 
-    forward = light.direction.astype(np.float64)
+    shadows = _shadows(mesh, light.direction, shadow_size)
+    uv, skin = _skinned(mesh)
+    gradients = _uv_gradients(mesh.vertices, mesh.faces, uv, skin)
+    skins = np.zeros((0, 2, 2, SKIN_CHANNELS), np.float32) if skins is None else skins
+    ambient = np.zeros((0, 3), np.float32) if ambient is None else ambient
+    image = np.zeros((height, width, 3), np.float32)
+    eye, *parts = (np.ascontiguousarray(value, np.float32) for value in (projection.eye, *light[:5]))
+    _shade(_Pixels(face_of, bary, image), mesh._replace(uv=uv, skin=skin), gradients, skins, eye,
+           Light(*parts, np.float32(light.softness)), ambient,
+           Mottling(mottling.lattice, np.float32(mottling.scale), np.float32(mottling.gain)), shadows)
+    return image, (face_of >= 0).astype(np.float32), zbuf
+
+
+def _shadows(mesh: Mesh, direction: np.ndarray, size: int) -> _Shadows:
+    """What a distant light in `direction` meets first."""
+    forward = direction.astype(np.float64)
     side = np.cross(forward, [0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])
     side /= np.linalg.norm(side)
     basis = np.stack([side, np.cross(forward, side), forward], axis=1).astype(np.float32)
@@ -300,13 +435,33 @@ def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Lig
     light_px = np.ascontiguousarray(in_light[:, :2])
     light_depth = np.ascontiguousarray(in_light[:, 2])
     origin = light_px.min(axis=0)
-    cell = np.float32((light_px.max(axis=0) - origin).max() / (shadow_size - 1) + 1e-9)
-    nearest = np.full((shadow_size, shadow_size), -1e9, np.float32)
+    cell = np.float32((light_px.max(axis=0) - origin).max() / (size - 1) + 1e-9)
+    nearest = np.full((size, size), -1e9, np.float32)
     _shadow_map(light_px, light_depth, mesh.faces, origin, cell, nearest)
+    return _Shadows(light_px, light_depth, nearest, origin, cell)
 
-    image = np.zeros((height, width, 3), np.float32)
-    eye, *parts = (np.ascontiguousarray(value, np.float32) for value in (projection.eye, *light))
-    _shade(_Pixels(face_of, bary, image), mesh, eye, Light(*parts),
-           Mottling(mottling.lattice, np.float32(mottling.scale), np.float32(mottling.gain)),
-           _Shadows(light_px, light_depth, nearest, origin, cell))
-    return image, (face_of >= 0).astype(np.float32), zbuf
+
+def irradiance(mesh: Mesh, directions: np.ndarray, radiance: np.ndarray, size: int = 64) -> np.ndarray:
+    """(N, 3) float32 irradiance of the vertices over π, by distant lights all around, with the shadows of the mesh.
+
+    directions: (D, 3) unit, spread evenly over the sphere.  radiance: (D, 3) linear RGB.  size: cells along a side of
+    the shadow maps.
+    """
+    total = np.zeros((len(mesh.vertices), 3), np.float32)
+    for direction, colour in zip(directions, radiance):
+        _add_light(total, mesh.normals, direction.astype(np.float32),
+                   (4 / len(directions) * colour).astype(np.float32), _shadows(mesh, direction, size))
+    return total
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _add_light(total, normals, direction, colour, shadows):
+    light_px, light_depth, nearest, origin, cell = shadows
+    bias = 0.004 + 1.5 * cell
+    for n in range(total.shape[0]):
+        facing = normals[n, 0] * direction[0] + normals[n, 1] * direction[1] + normals[n, 2] * direction[2]
+        if facing > 0:
+            lit = 1 - _in_shadow(nearest, (light_px[n, 0] - origin[0]) / cell, (light_px[n, 1] - origin[1]) / cell,
+                                 light_depth[n] + bias)
+            for k in range(3):
+                total[n, k] += facing * lit * colour[k]

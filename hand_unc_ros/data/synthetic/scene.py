@@ -10,6 +10,7 @@ from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
+from hand_unc_ros.data.synthetic import worn as things
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
 from hand_unc_ros.data.synthetic.rasteriser import (
     Light,
@@ -21,10 +22,11 @@ from hand_unc_ros.data.synthetic.rasteriser import (
     render,
     vertex_normals,
 )
+from hand_unc_ros.data.synthetic.worn import Worn
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.anatomical_pose import pose_from_angles
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS, JOINT_NAMES
-from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes
+from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes, fingers_of
 from hand_unc_ros.hand.model import HandModel
 
 INDEX_MCP, LITTLE_MCP = JOINT_NAMES.index('index_mcp'), JOINT_NAMES.index('little_mcp')
@@ -50,6 +52,11 @@ class PosedHand:
         palmar = np.cross(joints[INDEX_MCP] - joints[0], joints[LITTLE_MCP] - joints[0])
         palmar = palmar / np.linalg.norm(palmar) * (1.0 if model.side == 'right' else -1.0)
         facing = normals @ palmar
+        self.fingers = fingers_of(model.weights)
+        self.uv = None if model.uv is None else np.ascontiguousarray(model.uv, np.float32)
+        if model.palm is not None and model.nail is not None:
+            self.skin = looks.SkinMap(model.palm, model.nail)
+            return
         palm = _smoothstep(facing, -0.25, 0.45)
         nail = np.zeros(len(vertices))
         for finger, tip in zip(FINGERS, FINGERTIPS):
@@ -65,7 +72,7 @@ class PosedHand:
         self.skin = looks.SkinMap(palm, nail)
 
     def surfaces(self, states: list[HandState], betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Vertices (B, 778, 3) and joints (B, 21, 3) in metres, world, float64, of B hands."""
+        """Vertices (B, N, 3) and joints (B, 21, 3) in metres, world, float64, of B hands."""
         def stacked(values: list[np.ndarray]) -> torch.Tensor:
             return torch.as_tensor(np.stack(values), dtype=torch.float32)
 
@@ -80,11 +87,14 @@ class PosedHand:
         return np.concatenate([state.orientation, fingers[0].numpy()])
 
     def mesh(self, vertices: np.ndarray, joints: np.ndarray, look: looks.Appearance,
-             bend: np.ndarray, arm_length: float) -> list[Mesh]:
-        """The hand and the forearm behind it. bend: rotation vector of the wrist, world."""
+             bend: np.ndarray, arm_length: float, skin_number: int = 0) -> list[Mesh]:
+        """The hand and the forearm behind it. bend: rotation vector of the wrist, world.  skin_number: of the look's
+        skin among those given to `render`."""
         vertices = np.ascontiguousarray(vertices, np.float32)
         hand = Mesh(vertices, vertex_normals(vertices, self.faces), self.faces, look.albedo,
                     self.rest_vertices, np.full(len(vertices), look.gloss, np.float32))
+        if look.skin is not None:
+            hand = hand._replace(uv=self.uv, skin=np.full(len(self.faces), skin_number, np.int32))
         ring = vertices[self.wrist_loop].astype(np.float64)
         outward = ring.mean(axis=0) - vertices[self.skin.palm > 0.5].mean(axis=0)
         outward = outward / np.linalg.norm(outward)
@@ -100,7 +110,16 @@ class PosedHand:
         arm.normals[:len(ring)] = hand.normals[self.wrist_loop]
         arm = Mesh(arm.vertices, arm.normals, arm.faces, albedo.astype(np.float32),
                    rest.astype(np.float32), arm.gloss)
-        return [hand, arm]
+        return [hand, arm, *self._worn(look.worn, vertices, joints, tube)]
+
+    def _worn(self, worn: Worn, vertices: np.ndarray, joints: np.ndarray, tube: np.ndarray) -> list[Mesh]:
+        """tube: the forearm's vertices, rings as long as the wrist's loop."""
+        columns = len(self.wrist_loop)
+        meshes = [] if worn.sleeve is None else [things.sleeve(worn.sleeve, tube, columns)]
+        if worn.band is not None:
+            meshes += things.band(worn.band, tube, columns, int(self.skin.palm[self.wrist_loop].argmin()))
+        return meshes + [things.ring(ring, joints, vertices, self.fingers == (ring.joint - 1) // 4)
+                         for ring in worn.rings]
 
 
 def _thumb_palmar(joints: np.ndarray, palmar: np.ndarray) -> np.ndarray:
@@ -151,7 +170,7 @@ class Scene:
             for i, camera in enumerate(rig.cameras)}
 
     def truth(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """Joints (21, 3) and vertices (778, 3) at time t, metres, world."""
+        """Joints (21, 3) and vertices (N, 3) at time t, metres, world."""
         vertices, joints = self.hand.surfaces([self.motion.at(t)], self.betas[None])
         return joints[0], vertices[0]
 

@@ -20,6 +20,7 @@ from hand_unc_ros.data.samples import Sample
 from hand_unc_ros.data.shards import ShardedSet, ShardSource, open_shards, unfinished, write_shard
 from hand_unc_ros.data.synthetic.held_out import HELD_OUT, RATE_HZ, WINDOW, WINDOW_PX, HeldOutSequences
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
+from hand_unc_ros.data.synthetic.photographs import installed
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.model import load_hand_model
 
@@ -39,7 +40,9 @@ def describe_set(kind: str, seed: int, samples: int, views: int, frames: int,
     if kind == TRAINING:
         if frames != 1:
             raise ConfigError(f'training samples are single moments; give 1 frame per sequence, not {frames}')
-        generator, distortion_model = asdict(MultiviewSettings()), 'none'
+        # Backgrounds depend on the photographs that this machine has.
+        generator = asdict(MultiviewSettings()) | {'photographs': [path.name for path in installed()]}
+        distortion_model = 'none'
     elif kind in HELD_OUT:
         if HELD_OUT[kind].missing and views % 2:
             raise ConfigError(f"scenes '{kind}' lose one camera of each pair; give an even number of views, "

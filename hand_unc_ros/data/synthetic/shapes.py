@@ -10,7 +10,7 @@ from hand_unc_ros.data.synthetic.rasteriser import Mesh, vertex_normals
 
 
 @lru_cache
-def _grid_faces(rows: int, columns: int) -> np.ndarray:
+def grid_faces(rows: int, columns: int) -> np.ndarray:
     """Faces of a closed tube of `rows` rings of `columns` vertices, outward for counter-clockwise rings."""
     faces = []
     for r in range(rows - 1):
@@ -31,7 +31,7 @@ def superellipsoid(sizes: np.ndarray, roundness: float, rings: int = 13, columns
     x = power(np.cos(latitude)) * power(np.cos(longitude))
     y = power(np.cos(latitude)) * power(np.sin(longitude))
     z = power(np.sin(latitude)) * np.ones_like(longitude)
-    return np.stack([x, y, z], axis=-1).reshape(-1, 3) * sizes, _grid_faces(rings, columns)
+    return np.stack([x, y, z], axis=-1).reshape(-1, 3) * sizes, grid_faces(rings, columns)
 
 
 def cylinder(radius: float, half_length: float, columns: int = 24) -> tuple[np.ndarray, np.ndarray]:
@@ -41,7 +41,30 @@ def cylinder(radius: float, half_length: float, columns: int = 24) -> tuple[np.n
     levels = [(0.0, -1), (1.0, -1), (1.0, -1), (1.0, 0), (1.0, 1), (1.0, 1), (0.0, 1)]
     vertices = np.concatenate([np.column_stack([circle * s, np.full(columns, half_length * z)])
                                for s, z in levels])
-    return vertices, _grid_faces(len(levels), columns)
+    return vertices, grid_faces(len(levels), columns)
+
+
+def box(half: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices (24, 3) and faces of a box of half-axes `half` (3,); each side has vertices of its own."""
+    corners, faces = [], []
+    for axis in range(3):
+        for sign in (-1.0, 1.0):
+            square = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]], float)[::int(sign)]
+            side = np.insert(square, 0, sign, axis=1)
+            first = 4 * len(corners)
+            corners.append(np.roll(side, axis, axis=1) * half)
+            faces += [(first, first + 1, first + 2), (first, first + 2, first + 3)]
+    return np.concatenate(corners), np.array(faces, np.int32)
+
+
+def ring(radius: float, thickness: float, rows: int = 20, columns: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices and faces of a torus about the y axis; `thickness` is the radius of its tube."""
+    around = np.linspace(0, 2 * np.pi, rows + 1)[:, None]
+    about = np.linspace(0, 2 * np.pi, columns, endpoint=False)[None]
+    reach = radius + thickness * np.cos(about)
+    points = np.stack([reach * np.cos(around), thickness * np.sin(about) * np.ones_like(around),
+                       reach * np.sin(around)], axis=-1)
+    return points.reshape(-1, 3), grid_faces(rows + 1, columns)
 
 
 def surface(vertices: np.ndarray, faces: np.ndarray, albedo: np.ndarray, gloss: float) -> Mesh:
@@ -114,7 +137,7 @@ def forearm(ring: np.ndarray, outward: np.ndarray, bend: np.ndarray, length: flo
             position = position + turn @ outward * (length / (rings - 1))
         swell = 1 + 0.45 * share
         levels.append(position + (offsets @ turn.T) * swell)
-    return np.concatenate(levels), _grid_faces(rings, len(ring))
+    return np.concatenate(levels), grid_faces(rings, len(ring))
 
 
 def rotation_about(axis: np.ndarray, angle: float) -> np.ndarray:

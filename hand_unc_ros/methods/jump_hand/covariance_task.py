@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
+from hand_unc_ros.methods.jump_hand.frozen import attach_frozen
+from hand_unc_ros.methods.jump_hand.losses import PRESENCE_LOGIT
 from hand_unc_ros.methods.jump_hand.network import (
     CONFIGS,
     JumpHand,
@@ -25,7 +27,6 @@ from hand_unc_ros.methods.jump_hand.network import (
 )
 from hand_unc_ros.methods.jump_hand.task import check_network, parse_sized
 from hand_unc_ros.networks.covariance_heads import COORDINATES, full_nll
-from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.joint_covariance import (
     WHITENED_FLOOR,
     CropGaussians,
@@ -67,8 +68,9 @@ class JumpHandWithCovariance(nn.Module):
     @torch.no_grad()
     def encode(self, batch: dict[str, Tensor]) -> tuple[ViewStage, Tensor]:
         """The per-view stage, and the views (B, V) that the live pipeline would fuse: those that show a hand."""
-        stage = self.jump_hand.encode(image_tensor(batch['images']))
-        return stage, batch['view_mask'] & (stage.presence > 0)
+        stage = self.jump_hand.encode_batch(batch)
+        least = 0.0 if self.jump_hand.config.landmarks is None else PRESENCE_LOGIT
+        return stage, batch['view_mask'] & (stage.presence > least)
 
     @torch.no_grad()
     def fuse(self, stage: ViewStage, batch: dict[str, Tensor], mask: Tensor) -> tuple[JumpHandOutput, Tensor, Tensor]:
@@ -77,7 +79,7 @@ class JumpHandWithCovariance(nn.Module):
         cameras = batch['K'], batch['camera_from_world'], mask
         out = self.jump_hand.fuse(stage, *cameras)
         coarse = torch.where(out.coarse_valid[..., None], out.coarse, torch.nan)
-        gaussians = CropGaussians(stage.mean, stage.variance, self.jump_hand.config.view.image_size)
+        gaussians = CropGaussians(stage.mean, stage.variance, self.jump_hand.config.image_size)
         propagated = propagated_covariance(gaussians, coarse, *cameras)
         whole = torch.isfinite(propagated).flatten(1).all(1) & torch.isfinite(batch['joints']).flatten(1).all(1)
         return out, propagated, whole
@@ -137,11 +139,18 @@ def _drawn(present: Tensor) -> Tensor:
 
 def set_up(config: CovarianceTraining) -> TrainingSetup:
     """Raises ConfigError where the weights of `init` are those of another network than the configured one."""
-    size = config.network.view.image_size
+    size = config.network.image_size
     stream, held = training_stream(config, size), partial(held_out, config, size)
     network = load_jump_hand(Path(config.init))
-    if network.config != config.network:
+    configured = config.network
+    if network.config.landmarks is not None and configured.landmarks is not None:
+        # Which frozen networks these are is no choice of the configuration.
+        configured = replace(configured, landmarks=replace(configured.landmarks, trunk=network.config.landmarks.trunk,
+                                                           variance_head=network.config.landmarks.variance_head))
+    if network.config != configured:
         raise ConfigError(f'{config.init} holds another network than `network` describes; give its size and choices')
+    if any(part.source != 'features' for part in (config.data, config.validation)):
+        attach_frozen(network, config.init)
     head = JointCovariance(JointCovarianceConfig('correlated', network.feature_channels,
                                                  fingerprint(Path(config.init))))
     return TrainingSetup(JumpHandWithCovariance(network, head), losses, validate, stream, held, 'covariance',

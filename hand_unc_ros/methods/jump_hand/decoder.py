@@ -15,6 +15,7 @@ from hand_unc_ros.networks.deformable import GatedViewAttention
 from hand_unc_ros.networks.view_fusion import inverse_2x2
 
 FREQUENCIES = 5
+SPREAD_SIZE = 7
 # Nearer than this to a camera, metres, a query is treated as if it were this far: its reference stays finite.
 NEAREST = 0.05
 RESIDUAL_LIMIT_CELLS = 8.0
@@ -55,7 +56,8 @@ def view_geometry(frame: HandFrame, K: Tensor, camera_from_world: Tensor, image_
 
 
 class DecoderSizes(NamedTuple):
-    """width, heads, points, levels, ffn, layers: as in JumpHandConfig.  feature_channels: of the per-view stage."""
+    """width, heads, points, levels, ffn, layers, step_sigmas: as in JumpHandConfig.  feature_channels: of the per-view
+    stage."""
 
     width: int
     feature_channels: int
@@ -64,6 +66,7 @@ class DecoderSizes(NamedTuple):
     points: int
     ffn: int
     layers: int
+    step_sigmas: float = 0.0
 
 
 class ViewQueries(NamedTuple):
@@ -81,7 +84,7 @@ class Layer(nn.Module):
 
     def __init__(self, sizes: DecoderSizes) -> None:
         super().__init__()
-        width, feature_channels, heads, levels, points, ffn, _ = sizes
+        width, feature_channels, heads, levels, points, ffn, *_ = sizes
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(4))
         self.qkv = nn.Linear(width, 3 * width)
@@ -105,11 +108,14 @@ class Layer(nn.Module):
 
 
 class CoarseHand(NamedTuple):
-    """joints: (B, 21, 3), valid: (B, 21) and vertices: (B, M, 3), the coarse stage in hand units."""
+    """joints: (B, 21, 3), valid: (B, 21) and vertices: (B, M, 3), the coarse stage in hand units.  spread: (B, 21, 3, 3)
+    symmetric square roots of the covariances of the joints, hand units; None for a decoder whose steps are not bounded.
+    """
 
     joints: Tensor
     valid: Tensor
     vertices: Tensor
+    spread: Tensor | None = None
 
 
 class ViewEvidence(NamedTuple):
@@ -129,27 +135,36 @@ class Gates(NamedTuple):
 
 
 class Decoded(NamedTuple):
-    """joints: (L, B, 21, 3) and vertices: (L, B, M, 3) after each layer, hand units.  features: (B, 21, C)."""
+    """joints: (L, B, 21, 3) and vertices: (L, B, M, 3) after each layer, hand units.  features: (B, 21, C).
+    moves: (L, B, 21, 3) of the joints from the coarse ones, in standard deviations; empty where these are not known."""
 
     joints: list[Tensor]
     vertices: list[Tensor]
     features: Tensor
+    moves: list[Tensor]
 
 
 class Decoder(nn.Module):
     """`layers` refinements of 21 joints and `vertex_count` vertices.
+
+    With `step_sigmas` a joint's steps are in units of its coarse position's standard deviations, d = S m with S Sᵀ its
+    covariance, and their sum is bounded: m = t / √(1 + |t|² / step_sigmas²) of the summed steps t. What views know to
+    2 mm cannot be moved by a centimetre, whatever their images look like.
 
     to_vertices: (vertex_count, 21), skinning weights that carry what is known of joints to vertices.
     """
 
     def __init__(self, sizes: DecoderSizes, to_vertices: Tensor) -> None:
         super().__init__()
-        self.levels, width = sizes.levels, sizes.width
+        self.levels, width, self.step_sigmas = sizes.levels, sizes.width, sizes.step_sigmas
         self.register_buffer('to_queries', torch.cat([torch.eye(JOINT_COUNT), to_vertices]))
         self.token = nn.Parameter(0.02 * torch.randn(len(self.to_queries), width))
         self.pooled = nn.Linear(sizes.feature_channels, width)
         # Of each joint: log of the information that all views give, and whether it could be triangulated.
         self.known = nn.Linear(2, width)
+        if self.step_sigmas:
+            # Of each joint: size and shape of its uncertainty.
+            self.spread = nn.Linear(SPREAD_SIZE, width)
         self.place = nn.Linear(3 + 6 * FREQUENCIES, width)
         self.layers = nn.ModuleList(Layer(sizes) for _ in range(sizes.layers))
 
@@ -161,18 +176,28 @@ class Decoder(nn.Module):
         information = torch.where(seen, 1 / variance_cells2, 0.0).sum(1).mean(-1).clamp_min(1e-4).log()
         state = torch.stack([information, start.valid.to(information.dtype)], -1)
         tokens = torch.where(seen, gates[..., None] * self.pooled(pooled), 0.0).sum(1) + self.known(state)
+        if self.step_sigmas:
+            tokens = tokens + self.spread(_described(start.spread))
         x = self.token + self.to_queries @ tokens
         points = torch.cat([start.joints, start.vertices], 1)
-        per_joint, per_vertex, levels = [], [], levels[:self.levels]
+        per_joint, per_vertex, moves, levels = [], [], [], levels[:self.levels]
+        travelled = torch.zeros_like(start.joints)
         for layer in self.layers:
             points = points.detach()
             references, evidence = self._evidence(points, geometry, mean_px, variance_cells2)
             queries = ViewQueries(references, evidence, geometry.cameras, levels, query_gates)
             x, step = layer(x, self.place(_waves(points)), queries)
-            points = points + step
+            if self.step_sigmas:
+                travelled = travelled.detach() + step[:, :JOINT_COUNT]
+                size2 = travelled.square().sum(-1, keepdim=True)
+                moves.append(travelled * (1 + size2 / self.step_sigmas ** 2).rsqrt())
+                joints = start.joints + (start.spread @ moves[-1][..., None])[..., 0]
+                points = torch.cat([joints, points[:, JOINT_COUNT:] + step[:, JOINT_COUNT:]], 1)
+            else:
+                points = points + step
             per_joint.append(points[:, :JOINT_COUNT])
             per_vertex.append(points[:, JOINT_COUNT:])
-        return Decoded(per_joint, per_vertex, x[:, :JOINT_COUNT])
+        return Decoded(per_joint, per_vertex, x[:, :JOINT_COUNT], moves)
 
     def _evidence(self, points: Tensor, geometry: ViewGeometry, mean_px: Tensor,
                   variance_cells2: Tensor) -> tuple[Tensor, Tensor]:
@@ -185,6 +210,14 @@ class Decoder(nn.Module):
             lifted = residual @ geometry.lift * depth[:, :, :JOINT_COUNT, None]
             evidence = torch.cat([residual / cell, lifted, variance_cells2.log()], -1)
             return (2 * px + 1) / geometry.image_size - 1, self.to_queries @ evidence
+
+
+def _described(spread: Tensor) -> Tensor:
+    """(..., SPREAD_SIZE) numbers of about 1 that tell symmetric matrices (..., 3, 3): the logarithm of their size, and
+    their shape."""
+    size = (spread[..., 0, 0] + spread[..., 1, 1] + spread[..., 2, 2])[..., None]
+    shape = torch.stack([spread[..., i, j] for i, j in ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))], -1)
+    return torch.cat([size.clamp_min(1e-6).log(), shape / size], -1)
 
 
 def _waves(points: Tensor) -> Tensor:

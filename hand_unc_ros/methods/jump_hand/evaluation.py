@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
+from hand_unc_ros.methods.jump_hand.frozen import attach_frozen
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, load_jump_hand
 from hand_unc_ros.methods.predictions import Predictions, PredictorOptions
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
@@ -22,7 +23,7 @@ from hand_unc_ros.networks.placement import choose_device, choose_precision
 
 def build_predictor(options: PredictorOptions) -> JumpHandPredictor:
     """Raises ConfigError for files and choices that do not fit."""
-    network = load_jump_hand(options.weights)
+    network = attach_frozen(load_jump_hand(options.weights), options.weights)
     choices = {'gate': options.gate, 'triangulation': options.triangulation}
     network.with_choices(**{name: value for name, value in choices.items() if value})
     head = None
@@ -43,7 +44,7 @@ class JumpHandPredictor:
     @property
     def image_size(self) -> int:
         """Side of the crops in pixels."""
-        return self.network.config.view.image_size
+        return self.network.config.image_size
 
     @property
     def description(self) -> str:
@@ -60,7 +61,7 @@ class JumpHandPredictor:
                                                     enabled=self.dtype != torch.float32):
             stage = network.encode(image_tensor(batch['images']))
             # An outside detector's score, for the gate that asks for it: here the peak of the heatmap.
-            peak = stage.log_heatmap.flatten(3).amax(-1)
+            peak = None if stage.log_heatmap is None else stage.log_heatmap.flatten(3).amax(-1)
             out = network.fuse(stage, *cameras, confidence=peak)
         coarse = torch.where(out.coarse_valid[..., None], out.coarse, torch.nan)
         # A batch's origin is the true hand: the network's output where nothing is triangulated must not count.

@@ -23,6 +23,7 @@ from hand_unc_ros.files import adopt_file
 from hand_unc_ros.hand.joints import JOINT_COUNT, JOINT_NAMES
 from hand_unc_ros.methods.jump_hand.network import JumpHand, ViewStage, load_jump_hand
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
+from hand_unc_ros.networks.landmark_gaussians import random_maps
 
 VIEWS_FILE, FUSED_FILE = 'views.onnx', 'fused.onnx'
 # The first that torch's exporter writes; sampling features needs 16.
@@ -90,6 +91,9 @@ def export_onnx(network: JumpHand, folder: Path, views: Sequence[int] = (2, 4, 8
     absent = [name for name in ('onnx', 'onnxruntime', 'onnxscript') if find_spec(name) is None]
     if absent:
         raise MissingDependencyError(f"the export needs {', '.join(absent)}: pip install 'hand_unc_ros[export]'")
+    if network.config.landmarks is not None:
+        raise ExportError('these weights are projections and a decoder on a landmark network that is not ours to export;'
+                          ' export one with a 2D stage of its own')
     folder, network = Path(folder), network.cpu().float().eval()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix='.unchecked-') as unchecked, torch.no_grad():
@@ -111,7 +115,7 @@ def export_onnx(network: JumpHand, folder: Path, views: Sequence[int] = (2, 4, 8
 
 def write_views(network: JumpHand, path: Path) -> None:
     """The per-view stage, for any number of images."""
-    images = _images(3, network.config.view.image_size, torch.Generator().manual_seed(CHECK_SEED))
+    images = _images(3, network.config.image_size, torch.Generator().manual_seed(CHECK_SEED))
     axes = {0: torch.export.Dim('images', min=1, max=MAX_BATCH * MAX_VIEWS)}
     _write(PerView(network), {'images': images}, (axes,), view_names(network), path)
 
@@ -126,7 +130,7 @@ def write_fused(network: JumpHand, path: Path) -> None:
 def check_views(network: JumpHand, path: Path) -> dict[str, float]:
     """Largest difference to torch of every output of the per-view stage, as AGREEMENT counts it."""
     generator = torch.Generator().manual_seed(CHECK_SEED + 1)
-    cases = ({'images': _images(count, network.config.view.image_size, generator)} for count in (1, 4))
+    cases = ({'images': _images(count, network.config.image_size, generator)} for count in (1, 4))
     return _differences(path, PerView(network), view_names(network), cases)
 
 
@@ -143,7 +147,7 @@ def check_fused(network: JumpHand, path: Path, views: Sequence[int]) -> dict[str
 
 def view_names(network: JumpHand) -> tuple[str, ...]:
     """Names of the per-view stage's outputs; `level_0` and the following are its features, fine to coarse."""
-    levels = (f'level_{i}' for i in range(network.config.view.level_count))
+    levels = (f'level_{i}' for i in range(network.config.per_view.level_count))
     return ('mean_cells', 'variance_cells2', 'log_heatmap', 'presence_logit', 'pooled', *levels)
 
 
@@ -158,9 +162,9 @@ def fused_names(network: JumpHand) -> tuple[str, ...]:
 def fused_inputs(network: JumpHand, batch: int, views: int, seed: int = CHECK_SEED) -> dict[str, Tensor]:
     """Plausible inputs by name: 21 points of a hand's size before cameras all around, whose 2D means are half a cell
     off; features of random images."""
-    size, generator = network.config.view.image_size, torch.Generator().manual_seed(seed)
-    stage = PerView(network)(_images(batch * views, size, generator))
-    inputs = {name: part.unflatten(0, (batch, views)) for name, part in zip(view_names(network), stage)}
+    size, generator = network.config.image_size, torch.Generator().manual_seed(seed)
+    inputs = {name: part.unflatten(0, (batch, views))
+              for name, part in zip(view_names(network), _features(network, batch * views, generator))}
     angles = (torch.arange(views) + 0.4 * torch.rand(batch, views, generator=generator)) * (2 * math.pi / max(views, 3))
     forward = F.normalize(torch.stack([angles.cos(), angles.sin(), 0.4 * (2 * angles).cos()], -1), dim=-1)
     right = F.normalize(torch.linalg.cross(forward, torch.tensor([0.0, 0.0, 1.0]).expand_as(forward)), dim=-1)
@@ -176,6 +180,15 @@ def fused_inputs(network: JumpHand, batch: int, views: int, seed: int = CHECK_SE
     inputs['view_mask'] = torch.ones(batch, views, dtype=torch.bool)
     inputs['confidence'] = torch.rand(px.shape[:3], generator=generator)
     return {name: inputs[name].contiguous() for name in fused_names(network)}
+
+
+def _features(network: JumpHand, count: int, generator: torch.Generator) -> Sequence[Tensor]:
+    """The per-view stage of `count` random images; of random features, where that takes these."""
+    if network.config.landmarks is None:
+        return PerView(network)(_images(count, network.config.image_size, generator))
+    stage = network.view.stage(random_maps(count, generator))
+    # In place of a heatmap, which nobody reads.
+    return (*stage[:2], stage.mean, *stage[3:5], *stage.levels)
 
 
 def _images(count: int, size: int, generator: torch.Generator) -> Tensor:

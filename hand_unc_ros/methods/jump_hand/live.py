@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.rig_cache import RigCache
-from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.crops import reach_box, transform, upright_roll
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import (
@@ -31,15 +26,17 @@ from hand_unc_ros.methods.contract import (
     ViewReading,
 )
 from hand_unc_ros.methods.cropping import cut_crop
-from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, with_refinement
+from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
-from hand_unc_ros.methods.jump_hand.network import Refined, ViewStage, load_jump_hand
-from hand_unc_ros.methods.jump_hand.runtimes import encode_runner, refine_runner
-from hand_unc_ros.methods.view_gaussians import stack
+from hand_unc_ros.methods.jump_hand.frozen import landmark_files
+from hand_unc_ros.methods.jump_hand.landmarks_live import JumpHandOnLandmarks
+from hand_unc_ros.methods.jump_hand.network import load_jump_hand, reads_landmarks
+from hand_unc_ros.methods.jump_hand.refining import Refiner, split
+from hand_unc_ros.methods.jump_hand.runtimes import encode_runner
 from hand_unc_ros.networks.acceleration import torch_runner
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH, HandFinder, decode
-from hand_unc_ros.networks.joint_covariance import JointCovariance, load_joint_covariance
+from hand_unc_ros.networks.joint_covariance import JointCovariance
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 from hand_unc_ros.networks.weights import read_weights
 from hand_unc_ros.resources import resource
@@ -60,20 +57,16 @@ BORDER_PX = 2.0
 ACCELERATIONS = ('auto', 'none', 'openvino', 'compile', 'cuda_graph')
 
 
-class ViewFeatures(NamedTuple):
-    """The decoder's inputs of one view: parts of ViewStage with a batch of 1 and no dimension of views."""
-
-    mean: Tensor
-    variance: Tensor
-    pooled: Tensor
-    levels: list[Tensor]
-
-
 def files(options: MethodOptions) -> dict[str, Path]:
     """The files that decide the numbers, by the names of their settings. A covariance head that lies beside the weights
     is taken unless another one, or 'none', is named; without refinement there is none."""
     weights = Path(options.weights or resource(SHIPPED))
-    found = {'weights': weights, 'finder_weights': Path(options.finder_weights or resource(SHIPPED_FINDER))}
+    if reads_landmarks(weights):
+        hand, palm, variance_head = landmark_files()
+        found = {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),
+                 'variance_head': variance_head}
+    else:
+        found = {'weights': weights, 'finder_weights': Path(options.finder_weights or resource(SHIPPED_FINDER))}
     beside = weights.with_suffix('.covariance.safetensors')
     if options.refinement and options.covariance_head != 'none':
         if options.covariance_head or beside.exists():
@@ -81,10 +74,13 @@ def files(options: MethodOptions) -> dict[str, Path]:
     return found
 
 
-def build(options: MethodOptions, cameras: tuple[str, ...]) -> JumpHandLive:
+def build(options: MethodOptions, cameras: tuple[str, ...]) -> JumpHandLive | JumpHandOnLandmarks:
     """Load the networks, compiled for this number of cameras where OpenVINO is asked for. Any camera will do. Raises
     ConfigError with the remedy."""
-    method = JumpHandLive(files(options), options)
+    found = files(options)
+    if 'landmark_weights' in found:
+        return JumpHandOnLandmarks(found, options, len(cameras))
+    method = JumpHandLive(found, options)
     if options.acceleration == 'openvino':
         method.accelerate(max(2, len(cameras)))
     return method
@@ -116,23 +112,14 @@ class JumpHandLive:
         self.dtype = choose_precision(options.precision, self.device)
         self.options = options
         self.network = load_jump_hand(weights)
-        if self.network.config.gate == 'confidence':
-            raise ConfigError(f"{weights} weights views by the gate 'confidence' of an outside detector, which the live"
-                              ' pipeline does not have; take weights with another gate')
-        self.covariance_head: JointCovariance | None = None
-        if 'covariance_head' in files:
-            # In double precision and on the CPU: it is small, and what leaves it must be positive semi-definite.
-            self.covariance_head = load_joint_covariance(files['covariance_head'], weights).double()
+        self.refiner = Refiner(self.network, files, options, self.device, self.dtype)
         self.finder = load_finder(files['finder_weights'])
         for network in (self.network, self.finder):
             network.to(self.device, memory_format=torch.channels_last).eval()
         encode = self.network.encode
         if acceleration in ('compile', 'cuda_graph'):
             encode = torch.compile(encode, mode='reduce-overhead' if acceleration == 'cuda_graph' else 'default')
-        # The decoder's matrices are small: on a CPU reduced precision makes it several times slower.
-        fused = torch.float32 if self.device.type == 'cpu' else self.dtype
         self._encode = torch_runner(encode, self.dtype, self.device).run
-        self._refine = torch_runner(self.network.refine, fused, self.device).run
         self._rigs = RigCache()
         log.info('JumpHand %s on %s in %s, acceleration %s', Path(weights).stem, self.device, self.dtype, acceleration)
 
@@ -140,22 +127,22 @@ class JumpHandLive:
         """Run the per-view stage and the decoder by OpenVINO. Raises MissingDependencyError without it and ConfigError
         where it gives another answer. The finder and first readings, which are rare, stay with torch."""
         self._encode = encode_runner(self.network, self.device, self.dtype, views).run
-        if self._refines:
-            self._refine = refine_runner(self.network, self.device, views).run
+        self.refiner.accelerate(views)
 
     @property
     def crop_size(self) -> int:
         """Side of the crops in pixels."""
-        return self.network.config.view.image_size
+        return self.network.config.image_size
 
     @property
     def surface(self) -> str:
         """Name of the hand model whose mesh the network gives; '' where it does not refine."""
-        return self.network.config.surface if self._refines else ''
+        return self.refiner.surface
 
     @property
-    def _refines(self) -> bool:
-        return self.options.refinement and self.network.decoder is not None
+    def covariance_head(self) -> JointCovariance | None:
+        """Of the refined joints."""
+        return self.refiner.covariance_head
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
         """At most one hand in each view: the finder's box, turned to where the network is surest of the joints and
@@ -186,7 +173,7 @@ class JumpHandLive:
         scores = stage.presence[0].sigmoid().double().cpu().numpy()
         means = cells_to_pixels(stage.mean[0], size).double().cpu().numpy()
         spread = stage.variance[0].double().cpu().numpy() * (size / HEATMAP_SIZE) ** 2
-        features = _split(stage) if self._refines else [None] * len(crops)
+        features = split(stage) if self.refiner.refines else [None] * len(crops)
         readings: list[ViewReading | None] = [None] * len(crops)
         # A camera occurs once for each hand.
         for side in HANDEDNESS:
@@ -219,67 +206,12 @@ class JumpHandLive:
         return px, px2, inside
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
-        """Triangulated, and refined by the decoder where two views or more were used."""
-        started = time.perf_counter()
-        readings = list(window[-1].values())
-        triangulation = fuse(stack(readings), rig, self.options.triangulation, self.options.min_views)
-        fused = time.perf_counter()
-        refinement = None
-        if self._refines and triangulation.valid.any():
-            refinement = self.refine(readings, triangulation, track.handedness)
-        refined = time.perf_counter()
-        hand = with_refinement(triangulation, refinement,
-                               {'fusion': 1e3 * (fused - started), 'refinement': 1e3 * (refined - fused)}, track.bones)
-        return replace(hand, declined=self._refines and refinement is None)
+        """See Refiner."""
+        return self.refiner.fuse(window, rig, track)
 
     def refine(self, readings: Sequence[ViewReading], start: Triangulation, handedness: str) -> Refinement | None:
-        """The decoder's joints and surface, started from triangulated joints.
-
-        The covariance head makes that of the refined joints from the propagated one.  None when the network has no
-        decoder, fewer than two views were used, or its answer or the head's is not finite.
-        """
-        rows = [row for row, reading in enumerate(readings) if reading.features is not None]
-        mask = start.used[rows]
-        if self.network.decoder is None or mask.sum() < 2:
-            return None
-        joints = start.joints
-        flip = np.array([-1.0 if handedness == 'left' else 1.0, 1.0, 1.0])
-        # Near the origin float32 keeps its digits.
-        origin = np.nanmean(joints, axis=0)
-        pose = np.stack([readings[row].camera_from_world for row in rows])
-        pose[:, :, 3] += pose[:, :, :3] @ (origin * flip)
-        K = np.stack([readings[row].K for row in rows])
-        inputs = [torch.from_numpy(np.asarray(value, np.float32))[None].to(self.device)
-                  for value in (K, pose, (joints - origin) * flip)]
-        with torch.inference_mode():
-            features = _joined([readings[row].features for row in rows])
-            out = self._refine(*features[:3], *inputs[:2], torch.from_numpy(mask)[None].to(self.device),
-                               inputs[2], *features.levels[:self.network.config.levels])
-        gate = np.zeros((len(readings), out.gate.shape[2]))
-        gate[rows] = out.gate[0].double().cpu().numpy()
-        result = torch.cat([out.joints[0], out.vertices[0]]).double().cpu().numpy()
-        if not np.isfinite(result).all():
-            return None
-        learned = self._covariance(out, start.propagated * np.outer(flip, flip), np.tile(flip, len(joints)))
-        known = np.isfinite(start.propagated).all(axis=(1, 2))
-        if learned is not None and not np.isfinite(joint_blocks(learned)[known]).all():
-            return None
-        result = result * flip + origin
-        return Refinement(result[:len(joints)], result[len(joints):], gate, learned)
-
-    def _covariance(self, out: Refined, propagated: np.ndarray, flip: np.ndarray) -> np.ndarray | None:
-        """(63, 63) m², world, of the refined joints. propagated: (21, 3, 3), in the world that the network sees.
-        flip: (63,) signs, from there to the real one."""
-        if self.covariance_head is None:
-            return None
-        known = torch.from_numpy(propagated)[None]
-        with torch.inference_mode():
-            covariance = self.covariance_head(out.features.double().cpu(), known, out.joints.double().cpu())
-        covariance = covariance[0].numpy() * np.outer(flip, flip)
-        lost = np.repeat(~np.isfinite(propagated).all(axis=(1, 2)), 3)
-        covariance[lost] = np.nan
-        covariance[:, lost] = np.nan
-        return (covariance + covariance.T) / 2
+        """See Refiner."""
+        return self.refiner.refine(readings, start, handedness)
 
     def reset(self) -> None:
         """Nothing is kept between frames."""
@@ -357,16 +289,3 @@ def _unmirrored(px: np.ndarray, K: np.ndarray, mirrored: np.ndarray) -> tuple[np
     inverse = np.linalg.inv(K[:, :2, :2])
     inverse[mirrored, 0] *= -1.0
     return (px - K[:, None, :2, 2]) @ np.swapaxes(inverse, 1, 2), inverse
-
-
-def _split(stage: ViewStage) -> list[ViewFeatures]:
-    """The features of each of R views of a stage with one sample."""
-    return [ViewFeatures(stage.mean[:, row], stage.variance[:, row], stage.pooled[:, row],
-                         [level[:, row] for level in stage.levels]) for row in range(stage.mean.shape[1])]
-
-
-def _joined(features: Sequence[ViewFeatures]) -> ViewFeatures:
-    """Of one sample whose views these are: (1, V, …) each."""
-    mean, variance, pooled, levels = zip(*features)
-    return ViewFeatures(*(torch.cat(part)[None] for part in (mean, variance, pooled)),
-                        [torch.cat(level)[None] for level in zip(*levels)])

@@ -16,7 +16,7 @@ SAME_CELLS, SAME_METRES = 0.05, 2e-5
 def encode_runner(network: JumpHand, device: torch.device, dtype: torch.dtype, views: int) -> Runner:
     """The per-view stage, as JumpHand.encode of one sample. views: for how many it is compared with torch; any number
     can be run. Raises as choose_runner."""
-    size = network.config.view.image_size
+    size = network.config.image_size
     images = torch.rand((1, views, 3, size, size), generator=torch.Generator().manual_seed(0)).to(device)
     return choose_runner(network.encode, images, dtype, 'openvino', Agreement(_gaussians, SAME_CELLS), axis=1)
 
@@ -33,7 +33,9 @@ def refine_inputs(network: JumpHand, views: int, seed: int = 0) -> list[Tensor]:
         named = fused_inputs(network, 1, views, seed)
     start = 0.03 * torch.randn((1, 21, 3), generator=torch.Generator().manual_seed(seed))
     names = ('mean_cells', 'variance_cells2', 'pooled', 'K', 'camera_from_world', 'view_mask')
-    return [*(named[name] for name in names), start, *(named[f'level_{row}'] for row in range(network.config.levels))]
+    # Joints that are known to 3 mm.
+    spread = [3e-3 * torch.eye(3).expand(1, 21, 3, 3)] if network.config.step_sigmas else []
+    return [*(named[name] for name in names), start, *spread, *(named[f'level_{row}'] for row in range(network.config.levels))]
 
 
 def _gaussians(out: ViewStage) -> Tensor:

@@ -1,7 +1,7 @@
 """2D landmarks by MediaPipe's networks, triangulated: a method for real images that needs no training of ours.
 
 The networks give landmarks without uncertainty. Variances come from a head on their features
-(`networks/landmark_variance.py`), without it from a noise model (`noise_model.py`).
+(`networks/landmark_variance.py`), without it from a noise model (`networks/landmark_noise.py`).
 
 Zhang et al., "MediaPipe Hands: On-device Real-time Hand Tracking", 2020.
 """
@@ -13,50 +13,22 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-import torch
-
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.geometry.rig_cache import RigCache
-from hand_unc_ros.hand.joints import to_public
 from hand_unc_ros.methods import DEFAULT
-from hand_unc_ros.methods.contract import (
-    HANDEDNESS,
-    Crop,
-    Detection,
-    Fused,
-    HandPrior,
-    MethodOptions,
-    View,
-    ViewReading,
-)
-from hand_unc_ros.methods.cropping import cut_crop
+from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
-from hand_unc_ros.methods.landmarks.crop_boxes import box_of_hand, box_of_landmarks
-from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker, SeenHand
-from hand_unc_ros.methods.landmarks.noise_model import known_landmarks, landmark_variance
-from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, CropLandmarks, LandmarkNetworks
+from hand_unc_ros.methods.landmark_views import LandmarkViews
 from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
-from hand_unc_ros.networks.landmark_models import landmark_models
+from hand_unc_ros.networks.landmark_boxes import box_of_hand
+from hand_unc_ros.networks.landmark_models import VARIANCE_HEAD, landmark_models, shipped_head
+from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
-from hand_unc_ros.resources import resource
 
 log = logging.getLogger(__name__)
 
-# A hand that the network takes for the other one with more than 99.5 % is the other one.
-MIN_HANDEDNESS = 0.005
 ACCELERATIONS = ('auto', 'none', 'openvino')
-# Radians to either side by which crops are turned that are read twice: the network was trained on hands turned by more.
-TURN = 0.2
-# A hand that one search saw is looked for in the same place by the next, within this time: palms under a board or at a
-# slant are found now and then only, but once found their landmarks are followed.
-FIND_MEMORY_S = 0.5
-# Hands that are looked for in each image: both of a person.
-HANDS = 2
-# The variance head that comes with the package.
-VARIANCE_HEAD = 'models/landmark_variance.safetensors'
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
@@ -75,14 +47,6 @@ def files(options: MethodOptions) -> dict[str, Path]:
         raise ConfigError('the method landmarks has no networks yet; fetch them with `hand-unc models get landmarks`,'
                           f' or take `method: {DEFAULT}`')
     return {name: Path(path or default) for (name, path), default in zip(named.items(), stored)} | head
-
-
-def shipped_head() -> Path | None:
-    """The variance head of the package, None in an installation without it."""
-    try:
-        return resource(VARIANCE_HEAD)
-    except ConfigError:
-        return None
 
 
 def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
@@ -117,71 +81,15 @@ class Landmarks:
         self.options = options
         self.networks = LandmarkNetworks(files['weights'], files['finder_weights'], device,
                                          choose_precision(options.precision, device), files.get('covariance_head'))
-        self._rigs = RigCache()
-        self._finder = ImageHandTracker(self.networks, HANDS)
-        self._found_ns: int | None = None
+        self.views = LandmarkViews(self.networks, options.read_twice)
 
     def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
-        """Up to two hands in each view, of either side: those that the last search saw, where they still are, and
-        palms, confirmed and turned by a first reading."""
-        stamp_ns = max((view.stamp_ns for view in views.values()), default=0)
-        if self._found_ns is None or not 0 < stamp_ns - self._found_ns <= 1e9 * FIND_MEMORY_S:
-            self._finder.reset()
-        self._found_ns = stamp_ns
-        found = self._finder.update(views)
-        detections = []
-        for name, hands in found.items():
-            detections.append([
-                Detection(box_of_landmarks(hand.ideal_px), HANDEDNESS[int(hand.right < 0.5)],
-                          hand.presence * max(hand.right, 1 - hand.right), _first_reading(views[name], hand))
-                for hand in hands])
-        return detections
+        """See LandmarkViews."""
+        return self.views.find(views)
 
     def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
-        """The landmarks of a batch of crops. score: the probability that there is a hand."""
-        if not crops:
-            return []
-        turns = (-TURN, TURN) if self.options.read_twice else ()
-        looks = [[_turned(crop, turn) for crop in crops] for turn in turns] or [crops]
-        read = [self.networks.read(np.stack([crop.image for crop in look])) for look in looks]
-        presence_of = np.mean([out.presence for out in read], axis=0)
-        right_of = np.mean([out.handedness for out in read], axis=0)
-        # A mirrored left hand is a right one to the network.
-        wanted = [right if crop.mirrored or crop.handedness == 'right' else 1 - right
-                  for crop, right in zip(crops, right_of)]
-        readings = []
-        means, variances = (np.array(parts) for parts in zip(*map(self._in_images, looks, read)))
-        # The errors of both are nearly the same, so that the variance is that of one.
-        images = zip(means.mean(axis=0), variances.prod(axis=0) ** (1 / len(variances)))
-        for crop, (joints, variance), presence, side in zip(crops, images, presence_of, wanted):
-            joints, variance = known_landmarks(joints, variance, crop.camera.width, crop.camera.height)
-            if presence < PRESENCE_THRESHOLD or side < MIN_HANDEDNESS:
-                joints, variance = np.full_like(joints, np.nan), np.full_like(variance, np.nan)
-            readings.append(ViewReading(
-                crop.camera.name, crop.view.stamp_ns, joints, variance, np.isfinite(joints).all(axis=-1),
-                float(presence), crop.handedness, crop.box_px, crop.K, crop.camera_from_world,
-                right=float(side if crop.handedness == 'right' else 1 - side)))
-        return readings
-
-    def _in_images(self, crops: Sequence[Crop], out: CropLandmarks) -> tuple[np.ndarray, np.ndarray]:
-        """Public joints (N, 21, 2), px of the distorted images, and their variances (N, 21, 2) px²."""
-        K = np.stack([crop.K for crop in crops])
-        inverse = np.linalg.inv(K[:, :2, :2])
-        inverse[[crop.mirrored for crop in crops], 0] *= -1.0
-        xy = (to_public(out.landmarks, 'mediapipe') - K[:, None, :2, 2]) @ inverse.swapaxes(1, 2)
-        joints, to_image = np.empty_like(xy), np.empty((*xy.shape, 2))
-        # A camera occurs once for each hand.
-        for side in HANDEDNESS:
-            rows = [row for row, crop in enumerate(crops) if crop.handedness == side]
-            if rows:
-                rig = self._rigs.of([crops[row].camera for row in rows])
-                joints[rows], to_image[rows] = (
-                    part.numpy() for part in rig.denormalise_with_jacobian(torch.from_numpy(xy[rows])))
-        if out.sigma is None:
-            return joints, landmark_variance(joints)
-        # What is kept of the turned variance is its diagonal in image axes.
-        squares = np.square(to_image @ inverse[:, None])
-        return joints, (squares @ np.square(to_public(out.sigma, 'mediapipe'))[..., None])[..., 0]
+        """See LandmarkViews."""
+        return self.views.read(crops)
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
         """Triangulated, and held to the lengths of the hand's bones."""
@@ -191,20 +99,7 @@ class Landmarks:
 
     def reset(self) -> None:
         """Forget the hands of the last search."""
-        self._finder.reset()
+        self.views.reset()
 
     def close(self) -> None:
         """Nothing to release."""
-
-
-def _turned(crop: Crop, turn: float) -> Crop:
-    """The same hand, its crop's box rolled by `turn` rad."""
-    return cut_crop(crop.view, crop.box_px + (0.0, 0.0, 0.0, turn), crop.handedness, HAND_SIZE)
-
-
-def _first_reading(view: View, hand: SeenHand) -> ViewReading:
-    """Of a hand that was found in a whole image, with the variances of the noise model."""
-    camera = view.camera
-    joints, variance = known_landmarks(hand.joints_px, landmark_variance(hand.joints_px), camera.width, camera.height)
-    return ViewReading(camera.name, view.stamp_ns, joints, variance, np.isfinite(joints).all(axis=-1), hand.presence,
-                       HANDEDNESS[int(hand.right < 0.5)], hand.box_px, right=hand.right)

@@ -86,7 +86,8 @@ def test_the_truth_is_one_hand(model):
 
 def test_the_pixels_show_the_hand_where_its_vertices_are(model):
     """The same draws with the hand left out change the image on the hand and nowhere else beyond its wrist."""
-    shown, empty = (samples(model, objects=(1.0,), absent=share) for share in (0.0, 1.0))
+    shown, empty = (samples(model, objects=(1.0,), absent=share, webcam=False, alone_holding_both=(1.0, 0.0, 0.0))
+                    for share in (0.0, 1.0))
     for number in range(3):
         with_hand, without = shown.sample(number, 3), empty.sample(number, 3)
         for view, bare in zip(with_hand.views, without.views):
@@ -108,6 +109,23 @@ def test_the_pixels_show_the_hand_where_its_vertices_are(model):
             assert changed[:max(wrist, 0)][outside].mean() < 0.002
 
 
+@pytest.mark.parametrize('kind', ['alone', 'holding', 'both'])
+def test_lifelike_hands_are_drawn_where_the_truth_is(kind):
+    """Alone, holding a thing and beside the other hand, decided by seed and number alone."""
+    shares = tuple(float(kind == other) for other in ('alone', 'holding', 'both'))
+    makers = [samples(load_hand_model('anny'), objects=(1.0,), absent=share, webcam=False, alone_holding_both=shares)
+              for share in (0.0, 1.0, 0.0)]
+    shown, empty, again = (maker.sample(2, 3) for maker in makers)
+    same(shown, again)
+    for view, bare in zip(shown.views, empty.views):
+        changed = np.abs(view.image.astype(int) - bare.image.astype(int)).max(2) > 2
+        px = np.rint(view.camera.project(shown.vertices)[0]).astype(int)
+        hit = changed[tuple(np.clip(px, 0, view.camera.width - 1)[:, ::-1].T)].mean()
+        # Things and the other hand hide some of it.
+        assert hit > (0.8 if kind == 'alone' else 0.3)
+        assert np.isfinite(view.joints_px).all() and np.isnan(bare.joints_px).all()
+
+
 def test_images_hold_the_hands_box_upright_with_a_margin(model):
     for number in range(3):
         for view in samples(model, absent=0.0).sample(number, 4).views:
@@ -117,7 +135,7 @@ def test_images_hold_the_hands_box_upright_with_a_margin(model):
             assert 0.6 * MARGIN * SIZE <= side <= 1.41 * MARGIN * SIZE
             assert ((view.joints_px > 0) & (view.joints_px < side - 1)).all()
         # What a crop shows is in the image: nothing of it is black. Near a camera a fingertip may stick out of it.
-        arrays = crop_sample(samples(model, absent=0.0).sample(number, 4), SIZE)
+        arrays = crop_sample(samples(model, absent=0.0, webcam=False).sample(number, 4), SIZE)
         assert (arrays['images'].max(-1) == 0).mean() < 0.01 and arrays['joint_mask'].mean() > 0.95
 
 

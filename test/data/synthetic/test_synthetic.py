@@ -11,20 +11,14 @@ import numpy as np
 import pytest
 import torch
 from repository import ROOT, TESTS
-from scipy.spatial.transform import Rotation
 
 pytest.importorskip('numba')
 
 from hand_unc_ros.data.synthetic import appearance, frames, imaging
-from hand_unc_ros.data.synthetic.motion import (
-    CLOSURE_CORRELATION,
-    HandMotion,
-    draw_angles,
-)
+from hand_unc_ros.data.synthetic.motion import HandMotion
 from hand_unc_ros.data.synthetic.rasteriser import Mottling, Projection, merge, render
 from hand_unc_ros.data.synthetic.ring import look_at, ring_of_cameras
 from hand_unc_ros.data.synthetic.scene import PosedHand, Scene, SceneSettings
-from hand_unc_ros.hand.limits import ANGLE_LIMITS, ANGLE_NAMES
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH
 
@@ -175,84 +169,6 @@ def test_both_hands_can_be_posed_and_have_palms_and_nails(side):
     assert tips.min(1).max() < 0.02 and set(tips.argmin(1)) == {0, 1, 2, 3, 4}
     # Pads of the four fingers are palm, their nails are not.
     assert hand.skin.palm[nails].mean() < 0.3
-
-
-# --- motion -----------------------------------------------------------------------------------------------
-
-def test_angles_stay_within_anatomy_and_use_it():
-    rng = np.random.default_rng(0)
-    drawn = np.stack([draw_angles(rng) for _ in range(400)])
-    assert (drawn >= ANGLE_LIMITS[:, 0]).all() and (drawn <= ANGLE_LIMITS[:, 1]).all()
-    used = np.ptp(drawn, axis=0) / np.ptp(ANGLE_LIMITS, axis=1)
-    # The middle of the hand spreads least: the outer fingers fan out from it.
-    inner = [name in ('middle_mcp_abduction', 'ring_mcp_abduction') for name in ANGLE_NAMES]
-    least = np.where(inner, 0.3, 0.8)
-    assert (used > least).all(), dict(zip(ANGLE_NAMES, used.round(2)))
-
-
-def test_closures_of_fingers_correlate_as_specified():
-    """Against the stated recipe drawn by other means, through the PIP joints it drives."""
-    count = 2500
-    rng = np.random.default_rng(1)
-    rows = [ANGLE_NAMES.index(f'{finger}_pip_flexion') for finger in ('index', 'middle', 'ring', 'little')]
-    drawn = np.stack([draw_angles(rng)[rows] for _ in range(count)])
-
-    many = 100_000
-    other = np.random.default_rng(2)
-    shared = other.multivariate_normal(np.zeros(4), CLOSURE_CORRELATION, many) * 0.22
-    grasp = other.beta(0.9, 1.1, (many, 1)) + shared
-    gesture = np.where(other.random((many, 4)) < 0.5, other.uniform(0, 0.15, (many, 4)),
-                       other.uniform(0.7, 1.0, (many, 4)))
-    closure = np.clip(np.where(other.random((many, 1)) < 0.3, gesture, grasp), 0, 1)
-    expected = np.corrcoef(np.clip(closure + other.normal(0, 0.14, (many, 4)), 0, 1).T)
-    found = np.corrcoef(drawn.T)
-    # Fisher: the deviation of artanh r is 1/√count = 0.02; four of them.
-    off = ~np.eye(4, dtype=bool)
-    assert np.abs(np.arctanh(found[off]) - np.arctanh(expected[off])).max() < 4 / np.sqrt(count)
-    assert found[2, 3] > found[0, 1] > found[0, 3] > 0.3
-    assert (
-        np.allclose(CLOSURE_CORRELATION, CLOSURE_CORRELATION.T)
-        and np.linalg.eigvalsh(CLOSURE_CORRELATION)[0] > 0
-    )
-
-
-def test_motion_is_smooth_and_no_faster_than_minimum_jerk():
-    """The profile 10 s³ − 15 s⁴ + 6 s⁵ peaks at 15/8 of the mean speed and rests at the keys."""
-    motion = HandMotion(3, base=(0.4, -0.2, 0.9))
-    step = 1e-4
-    for key in range(3):
-        start, end = (motion.at((key + i) * motion.period_s) for i in (0, 1))
-        travel = np.linalg.norm(end.translation - start.translation)
-        turn = (
-            Rotation.from_rotvec(end.orientation) * Rotation.from_rotvec(start.orientation).inv()
-        ).magnitude()
-        swing = np.abs(end.angles - start.angles)
-        speeds = []
-        for s in np.linspace(0.001, 0.998, 41):
-            one, other = (motion.at((key + s) * motion.period_s + d) for d in (0, step))
-            speeds.append([np.linalg.norm(other.translation - one.translation) / step,
-                           (Rotation.from_rotvec(other.orientation)
-                            * Rotation.from_rotvec(one.orientation).inv()).magnitude() / step,
-                           *(np.abs(other.angles - one.angles) / step)])
-        limit = 1.875 / motion.period_s * np.array([travel, turn, *swing])
-        peak = np.max(speeds, axis=0)
-        assert (peak <= limit * 1.001 + 1e-9).all()
-        assert (peak >= limit * 0.99 - 1e-9).all()
-        assert (np.array(speeds)[[0, -1]] <= 1e-3 * limit + 1e-9).all()
-
-
-def test_motion_stays_in_its_bounds_and_is_decided_by_the_seed():
-    motion = HandMotion(5, base=(0.0, 1.0, 0.5), centre=(0.1, 0.0, -0.1), reach=(0.02, 0.03, 0.04))
-    base = Rotation.from_rotvec(motion.base)
-    for t in np.linspace(0, 12, 60):
-        state = motion.at(t)
-        assert (np.abs(state.translation - motion.centre) <= np.array(motion.reach) + 1e-12).all()
-        # A ball of 1.2 rad round `base` is convex: the way between two of its turns stays in it.
-        assert (Rotation.from_rotvec(state.orientation) * base.inv()).magnitude() <= motion.turn + 1e-9
-        assert (state.angles >= ANGLE_LIMITS[:, 0]).all() and (state.angles <= ANGLE_LIMITS[:, 1]).all()
-        again = HandMotion(5, base=motion.base, centre=motion.centre, reach=motion.reach).at(t)
-        assert np.array_equal(again.angles, state.angles)
-    assert not np.array_equal(HandMotion(6).at(0.3).angles, HandMotion(5).at(0.3).angles)
 
 
 # --- appearance -------------------------------------------------------------------------------------------

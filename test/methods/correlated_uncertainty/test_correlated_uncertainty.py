@@ -79,8 +79,9 @@ def test_a_given_2d_stage_stays_as_it_is_and_another_learns(data, view, tmp_path
 
 def test_errors_are_learned(data, view, tmp_path):
     train(config_of(tmp_path, data, init_view=str(view), steps=60, optimiser={'warmup': 0, 'lr': 0.01}))
-    log = rows(tmp_path / 'train.csv')
-    assert float(log[-1]['loss']) < 0.7 * float(log[0]['loss'])
+    losses = [float(row['loss']) for row in rows(tmp_path / 'train.csv')]
+    # Single batches differ by a quarter.
+    assert np.mean(losses[-6:]) < 0.7 * losses[0]
 
 
 def test_what_does_not_fit_is_refused(data, view, tmp_path):

@@ -244,6 +244,17 @@ def test_half_precision_stays_near(network):
     assert (found.joints - expected.joints).abs().max() < 5e-3
 
 
+def test_the_surface_may_be_another_hands(tmp_path):
+    """Anny's has 1609 vertices; its weights are loaded without being told."""
+    network = JumpHand(replace(TINY, surface='anny', vertex_queries=24)).eval()
+    assert joined(network, fused(3, noise_cells=0.0)).vertices.shape[-2:] == (1609, 3)
+    save_jump_hand(tmp_path / 'w.safetensors', network)
+    loaded = load_jump_hand(tmp_path / 'w.safetensors')
+    assert loaded.config.surface == 'anny' and loaded.skinning.shape == (1609, 21)
+    # Weights are stored in float16.
+    torch.testing.assert_close(loaded.lift.weight, network.lift.weight, rtol=0, atol=1e-3)
+
+
 # --- configuration and weights ----------------------------------------------------------------------------
 
 @pytest.mark.parametrize('values, message', (
@@ -252,6 +263,7 @@ def test_half_precision_stays_near(network):
     ({'width': 30, 'heads': 4}, 'width 30 is not a multiple of heads 4'),
     ({'vertex_queries': 0}, r'vertex_queries is 0; it must be in 1 … 778'),
     ({'vertex_queries': 779}, r'vertex_queries is 779'),
+    ({'surface': 'glove'}, "surface 'glove' is unknown; choose one of stand-in, anny, mano"),
     ({'top_k': 0}, 'top_k is 0; the gate must keep at least 1 view'),
     ({'levels': 4}, 'levels is 4; crops of 256 px give features at 1 … 3'),
     ({'levels': 0}, 'levels is 0'),
@@ -280,7 +292,8 @@ def test_the_named_sizes_have_the_parameters_they_should(monkeypatch):
         network = JumpHand(config)
         counts[name] = tuple(sum(value.numel() for value in part.parameters() if value.requires_grad)
                              for part in (network, network.view, network.decoder))
-    assert counts == {'full': (32_221_949, 25_079_384, 7_125_970), 'lite': (3_364_855, 3_053_432, 245_228)}
+    assert counts == {'full': (32_221_949, 25_079_384, 7_125_970), 'lite': (3_364_855, 3_053_432, 245_228),
+                      'landmarks': (436_671, 124_736, 245_740)}
 
 
 def test_saved_and_loaded_it_says_the_same(tmp_path):

@@ -15,12 +15,13 @@ from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT, JOINT_NAMES
 from hand_unc_ros.methods.contract import Crop, MethodOptions, View
 from hand_unc_ros.methods.cropping import cut_crop
+from hand_unc_ros.methods import landmark_views
 from hand_unc_ros.methods.landmarks import live
-from hand_unc_ros.methods.landmarks.crop_boxes import STEADY_JOINTS, box_of_hand, box_of_landmarks, box_of_palm
-from hand_unc_ros.methods.landmarks.noise_model import SIGMA_FRACTION, known_landmarks, landmark_variance
-from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
-from hand_unc_ros.methods.landmarks.reading import CropLandmarks
-from hand_unc_ros.methods.landmarks.image_tracker import ImageHandTracker
+from hand_unc_ros.networks.landmark_boxes import STEADY_JOINTS, box_of_hand, box_of_landmarks, box_of_palm
+from hand_unc_ros.networks.landmark_noise import SIGMA_FRACTION, known_landmarks, landmark_variance
+from hand_unc_ros.networks.palm_detection import Palm, decode_palms, palm_frame
+from hand_unc_ros.networks.landmark_networks import CropLandmarks
+from hand_unc_ros.methods.landmark_tracker import ImageHandTracker
 from hand_unc_ros.networks.blaze_hand import PALM_SIZE
 
 IDENTITY = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
@@ -228,7 +229,7 @@ def test_a_hand_that_is_read_twice_is_the_mean_of_both(monkeypatch: pytest.Monke
     def crop_at(roll: float) -> Crop:
         return cut_crop(view_of(), box + (0, 0, 0, roll), side, live.HAND_SIZE)
 
-    once = [method(monkeypatch, networks).read([crop_at(turn)])[0] for turn in (-live.TURN, live.TURN)]
+    once = [method(monkeypatch, networks).read([crop_at(turn)])[0] for turn in (-landmark_views.TURN, landmark_views.TURN)]
     twice, = method(monkeypatch, networks, read_twice=True).read([crop_at(0.0)])
     np.testing.assert_allclose(twice.joints_px, np.mean([one.joints_px for one in once], axis=0))
     assert np.ptp([one.joints_px for one in once], axis=0).max() > 10, 'this network does not turn with the hand'

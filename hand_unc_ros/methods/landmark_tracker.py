@@ -15,8 +15,8 @@ from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import to_public
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole
 from hand_unc_ros.methods.contract import View
-from hand_unc_ros.methods.landmarks.crop_boxes import box_of_landmarks, box_of_palm
-from hand_unc_ros.methods.landmarks.reading import PRESENCE_THRESHOLD, LandmarkNetworks
+from hand_unc_ros.networks.landmark_boxes import box_of_landmarks, box_of_palm
+from hand_unc_ros.networks.landmark_networks import PRESENCE_THRESHOLD, LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 
 # Hands whose landmarks lie closer than this share of their box, in the median, are the same hand.

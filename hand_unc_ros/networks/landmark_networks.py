@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from hand_unc_ros.methods.landmarks.palm_detection import Palm, decode_palms, palm_frame
+from hand_unc_ros.networks.palm_detection import Palm, decode_palms, palm_frame
 from hand_unc_ros.networks.acceleration import Agreement, choose_runner
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, PALM_SIZE, HandOutput, load_hand_landmark_net, load_palm_net
 from hand_unc_ros.networks.landmark_variance import landmark_features, load_landmark_variance
@@ -24,19 +24,21 @@ PRESENCE_THRESHOLD = 0.3
 class CropLandmarks:
     """Of N crops: landmarks (N, 21, 2) in their pixels; presence (N,) and handedness (N,), the probabilities of a hand
     and of its being a right one as the crop shows it; sigma (N, 21, 2), standard deviations of the landmarks along the
-    axes of the crop, in its pixels, None without a variance head."""
+    axes of the crop, in its pixels, None without a variance head; features: what else was described of each, or None."""
 
     landmarks: np.ndarray
     presence: np.ndarray
     handedness: np.ndarray
     sigma: np.ndarray | None = None
+    features: Sequence[object] | None = None
 
 
 class LandmarkNetworks:
     """hand_weights, palm_weights: paths, as `landmark_models()` gives them.  variance_weights: of LandmarkVariance; None
     to go without.  Raises ConfigError for other files.
 
-    The runtimes are torch's until `accelerate` has chosen others.
+    The runtimes are torch's until `accelerate` has chosen others.  describe: what of the networks' output, with the
+    log σ (N, 21, 2) px of the landmarks, each crop's reading keeps as its features; set by a method that needs them.
     """
 
     def __init__(self, hand_weights: Path, palm_weights: Path, device: torch.device = torch.device('cpu'),
@@ -47,6 +49,7 @@ class LandmarkNetworks:
             network.to(device, memory_format=torch.channels_last)
         self.accelerate('none', 1)
         self.variance = None if variance_weights is None else load_landmark_variance(variance_weights).to(device)
+        self.describe: Callable[[HandOutput, torch.Tensor], Sequence[object]] | None = None
 
     def accelerate(self, acceleration: str, batch: int) -> None:
         """Choose the runtimes of both networks for batches of this size; see choose_runner, which says what it raises."""
@@ -78,10 +81,14 @@ class LandmarkNetworks:
             return CropLandmarks(np.zeros((0, 21, 2)), np.zeros(0), np.zeros(0))
         out = self.output(crops)
         parts = [out.landmarks[..., :2], out.presence, out.handedness]
+        features = None
         if self.variance is not None:
             with torch.inference_mode():
-                parts.append(self.variance(landmark_features(out), out.pooled).exp())
-        return CropLandmarks(*(part.double().cpu().numpy() for part in parts))
+                log_sigma = self.variance(landmark_features(out), out.pooled)
+                parts.append(log_sigma.exp())
+                if self.describe is not None:
+                    features = self.describe(out, log_sigma)
+        return CropLandmarks(*(part.double().cpu().numpy() for part in parts), features=features)
 
     def output(self, crops: np.ndarray) -> HandOutput:
         """Everything that the landmark network says of crops (N, 224, 224, 3)."""

@@ -11,7 +11,7 @@ import torch
 
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.crops import reach_box
-from hand_unc_ros.methods.landmarks.palm_detection import MIDDLE_KEYPOINT, WRIST_KEYPOINT, Palm
+from hand_unc_ros.networks.palm_detection import MIDDLE_KEYPOINT, WRIST_KEYPOINT, Palm
 
 PALM_EXPANSION, PALM_SHIFT = 2.6, 0.5
 HAND_EXPANSION, HAND_SHIFT = 2.0, 0.1
