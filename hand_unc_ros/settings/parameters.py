@@ -137,7 +137,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         low=0, high=256),
     Parameter(
         'handedness', 'right',
-        'Which hand is looked for; both: one of each, as messages of their own (needs the method landmarks).',
+        'Which hand is looked for; both: one of each, as messages of their own (needs the method landmarks, or jump_hand'
+        ' with weights on its networks).',
         choices=('right', 'left', 'both')),
     Parameter(
         'hand_model', '',
