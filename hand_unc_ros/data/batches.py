@@ -49,7 +49,8 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
     """One sample as arrays with a leading view axis; see `collate` for the names.
 
     views: which of its views, in which order; all by default.  seed: decides the augmentation; give the frames of a
-    window the same one.  rule: draws the box that is augmented, see hand_box.  A left hand comes out mirrored: its world is reflected in x = 0, its images left to right.
+    window the same one.  rule: draws the box that is augmented, see hand_box.  A left hand comes out mirrored: its
+    world is reflected in x = 0, its images left to right.
     """
     chosen = [sample.views[i] for i in (range(len(sample.views)) if views is None else views)]
     out: dict[str, list] = {name: [] for name in ('images', 'K', 'camera_from_world', 'view_mask', 'joints_px',

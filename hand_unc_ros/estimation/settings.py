@@ -19,8 +19,8 @@ class EstimatorSettings:
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
     the weights, and a map that lies beside the head.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
-    a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's own.
-    triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
+    a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's
+    own.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
     triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration,
     read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.
     view_health: watch whether the cameras still are where the rig says.  down_weight: let a camera that is found to have moved

@@ -43,8 +43,8 @@ def shape_directions(straight: Callable[[Mapping[str, float], Mapping[str, float
     """By BETA_NAMES, what one standard deviation adds to vertices and joints of the `mean` hand.
 
     Sizes: length of adult hands has a standard deviation of 10 mm (ANSUR II, both sexes), of which size, gender,
-    fingers and age make up the parts. At two deviations age has the proportions of a child, weight and muscle are beyond the
-    end of Anny's range, which changes hands little.
+    fingers and age make up the parts. At two deviations age has the proportions of a child, weight and muscle are
+    beyond the end of Anny's range, which changes hands little.
     """
     def step(share: float, more: Mapping[str, float], fewer: Mapping[str, float] | None = None,
              change: bool = False, growth: float = 0.0) -> Hand:

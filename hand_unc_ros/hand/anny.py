@@ -14,7 +14,7 @@ import numpy as np
 
 from hand_unc_ros.bounded import MalformedError, read_npz
 from hand_unc_ros.errors import HandModelError
-from hand_unc_ros.hand.mirror import mirrored
+from hand_unc_ros.hand.mirror import on_side
 from hand_unc_ros.resources import resource
 
 # Names this hand where a model is asked for.
@@ -30,10 +30,7 @@ def build_anny(side: str = 'right') -> dict[str, np.ndarray]:
     Raises ValueError when `side` is neither 'right' nor 'left', HandModelError when the file is damaged and
     ConfigError when it is missing from the installation.
     """
-    if side not in ('right', 'left'):
-        raise ValueError(f"side must be 'right' or 'left', got {side!r}")
-    hand = {key: value.copy() for key, value in _right_hand().items()}
-    return mirrored(hand) if side == 'left' else hand
+    return on_side(_right_hand(), side)
 
 
 @lru_cache(maxsize=1)

@@ -7,6 +7,14 @@ import numpy as np
 _MIRROR = np.array([-1.0, 1.0, 1.0])
 
 
+def on_side(right: dict[str, np.ndarray], side: str) -> dict[str, np.ndarray]:
+    """Copies of the arrays of a right hand, mirrored for the left one. Raises ValueError for any other side."""
+    if side not in ('right', 'left'):
+        raise ValueError(f"side must be 'right' or 'left', got {side!r}")
+    hand = {key: value.copy() for key, value in right.items()}
+    return mirrored(hand) if side == 'left' else hand
+
+
 def mirrored(hand: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The arrays of a hand model (`model.array_shapes`, `model.extra_shapes`), reflected in x = 0."""
     hand = dict(hand)

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from hand_unc_ros.hand.mirror import mirrored
+from hand_unc_ros.hand.mirror import on_side
 from hand_unc_ros.hand.standin_mesh import Topology, build_mesh
 from hand_unc_ros.hand.standin_shape import BETA_NAMES, CHAINS, FIRST_JOINT, Skeleton, pad_direction, skeleton
 from hand_unc_ros.hand.topology import VERTEX_COUNT
@@ -45,10 +45,7 @@ def build_standin(side: str = 'right') -> dict[str, np.ndarray]:
     f (1538, 3); hands_components (45, 45), the identity; hands_mean (45,), a relaxed hand in rad.
     Raises ValueError when `side` is neither 'right' nor 'left'.
     """
-    if side not in ('right', 'left'):
-        raise ValueError(f"side must be 'right' or 'left', got {side!r}")
-    hand = {key: value.copy() for key, value in _right_hand().items()}
-    return mirrored(hand) if side == 'left' else hand
+    return on_side(_right_hand(), side)
 
 
 @lru_cache(maxsize=1)

@@ -50,9 +50,9 @@ class SamplesConfig:
 
 @dataclass(frozen=True)
 class DataConfig(SamplesConfig):
-    """The training samples. crops: in a batch of synthetic images (frames, for the finder) or of features.  samples: in a batch of any
-    other source, each with as many crops as views.  fewest_views: that a batch takes of its samples.  workers:
-    processes that make batches."""
+    """The training samples. crops: in a batch of synthetic images (frames, for the finder) or of features.  samples:
+    in a batch of any other source, each with as many crops as views.  fewest_views: that a batch takes of its samples.
+    workers: processes that make batches."""
 
     crops: int = setting(64, least=1)
     samples: int = setting(16, least=1)
@@ -104,8 +104,8 @@ class TrainingConfig:
     """The keys that every run has; a task adds keys of its own in a subclass. task: its name.  out: folder of the run.
     hand_model: 'anny' or a converted MANO that synthetic images show, the stand-in by default.  average: decay of the
     moving average of the weights, which is what is validated and stored; 0 for none.  init: weights of the whole
-    network to start from.  log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.  licence: of the
-    weights."""
+    network to start from.  log_every, checkpoint_every: steps.  tensorboard: write its events beside the CSV.
+    licence: of the weights."""
 
     task: str = ''
     out: str = ''

@@ -127,7 +127,8 @@ def test_frame_is_manos_and_zero_is_flat(right):
 
 
 def test_bones_have_adults_lengths(right):
-    """Phalanges within 15 % of the means of Buryanov and Kotiuk (2010), Proportions of hand segments: proximal 39.8, 44.6, 41.4, 32.7 and middle 22.4, 26.3, 25.7, 18.1 mm."""
+    """Phalanges within 15 % of the means of Buryanov and Kotiuk (2010), Proportions of hand segments: proximal 39.8,
+    44.6, 41.4, 32.7 and middle 22.4, 26.3, 25.7, 18.1 mm."""
     joints = right['J_regressor'] @ right['v_template']
     means = {1: (39.8, 22.4), 4: (44.6, 26.3), 10: (41.4, 25.7), 7: (32.7, 18.1)}
     for first, lengths in means.items():

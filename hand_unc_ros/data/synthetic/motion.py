@@ -18,10 +18,11 @@ from hand_unc_ros.hand.limits import ANGLE_COUNT, ANGLE_NAMES, REACH_LIMITS
 MOVE_S, MOVE_SPREAD, MOVE_LEAST_S, STAGGER_S = 0.38, 0.4, 0.16, 0.06
 # Share of key poses that only vary the posture before, by this share of the way to another, least and most.
 VARIED, VARIED_SHARE = 0.3, (0.05, 0.35)
-# Levels and bands of the drift are such that speeds and accelerations spread as those of a real hand that makes gestures
-# (test/data/synthetic/test_motion.py). Fingers that hold a posture still fidget, now more, now less: largest excursion in rad of a finger's flexion, its
-# abduction, and the thumb's angles (sums of sines seldom come near it); bands of frequencies in Hz of the excursions
-# and of their level. Physiological tremor (8–12 Hz) is smaller by two orders.
+# Levels and bands of the drift are such that speeds and accelerations spread as those of a real hand that makes
+# gestures (test/data/synthetic/test_motion.py). Fingers that hold a posture still fidget, now more, now less: largest
+# excursion in rad of a finger's flexion, its abduction, and the thumb's angles (sums of sines seldom come near it);
+# bands of frequencies in Hz of the excursions and of their level. Physiological tremor (8–12 Hz) is smaller by two
+# orders.
 DRIFT_FLEXION, DRIFT_ABDUCTION, DRIFT_THUMB = 0.23, 0.25, 0.32
 DRIFT_HZ, LEVEL_HZ = (0.3, 4.0), (0.1, 0.3)
 _DRIFTS = 8

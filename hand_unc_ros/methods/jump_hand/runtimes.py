@@ -35,7 +35,8 @@ def refine_inputs(network: JumpHand, views: int, seed: int = 0) -> list[Tensor]:
     names = ('mean_cells', 'variance_cells2', 'pooled', 'K', 'camera_from_world', 'view_mask')
     # Joints that are known to 3 mm.
     spread = [3e-3 * torch.eye(3).expand(1, 21, 3, 3)] if network.config.step_sigmas else []
-    return [*(named[name] for name in names), start, *spread, *(named[f'level_{row}'] for row in range(network.config.levels))]
+    levels = (named[f'level_{row}'] for row in range(network.config.levels))
+    return [*(named[name] for name in names), start, *spread, *levels]
 
 
 def _gaussians(out: ViewStage) -> Tensor:

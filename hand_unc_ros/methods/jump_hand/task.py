@@ -186,7 +186,8 @@ def set_up(config: JumpHandTraining) -> TrainingSetup:
     network = build_network(config)
     losses = config.losses
     # Without one of these a part of the network has no gradient.
-    unused = network.config.landmarks is not None or min(losses.nll, losses.joints, losses.vertices, losses.reprojection) <= 0
+    least = min(losses.nll, losses.joints, losses.vertices, losses.reprojection)
+    unused = network.config.landmarks is not None or least <= 0
     if config.stage == 'views':
         rest = tuple(name for name, _ in network.named_children() if name != 'view')
         return TrainingSetup(network, partial(view_losses, weights=losses), validate_views, stream, held, 'gaussian_2d',

@@ -203,7 +203,8 @@ def test_terms_are_weighted_and_left_out_where_they_weigh_nothing(perfect):
         weights = LossWeights(0.1, 1.0, 1.0, 1.0, 10.0, 0.0, 0.5, 0.0)
         weighted = jump_hand_losses(network, batch, weights)
         alone = view_losses(network, batch, weights)
-    assert list(plain) == [n for n, w in ONES.to_dict().items() if w] and list(weighted) == [n for n, w in weights.to_dict().items() if w]
+    for terms, given in ((plain, ONES), (weighted, weights)):
+        assert list(terms) == [name for name, weight in given.to_dict().items() if weight]
     assert list(alone) == ['nll', 'heatmap']
     for name, value in weighted.items():
         assert value.item() == pytest.approx(weights.to_dict()[name] * plain[name].item(), rel=1e-5)
