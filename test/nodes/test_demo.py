@@ -18,7 +18,7 @@ DEMO = (sys.executable, '-m', 'hand_unc_ros.cli', 'demo', '--headless')
 
 def test_the_report_says_what_was_measured_and_the_bag_agrees(ros_domain: int, tmp_path: Path):
     report, recorded = tmp_path / 'report.json', tmp_path / 'bag'
-    arguments = ('--duration', '6', '--rate', '5', '--cameras', '3', '--seed', '3', '--report', report,
+    arguments = ('--duration', '10', '--rate', '2', '--cameras', '3', '--seed', '3', '--report', report,
                  '--record', recorded)
     done = subprocess.run([*DEMO, *arguments], capture_output=True, text=True, timeout=150)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -27,8 +27,8 @@ def test_the_report_says_what_was_measured_and_the_bag_agrees(ros_domain: int, t
             'stage_ms'} <= set(measured)
     assert set(measured['latency_ms']) == {'p50', 'p95', 'p99'}
     assert {'decode', 'views', 'fusion', 'refinement', 'finish', 'publish'} <= set(measured['stage_ms'])
-    # Five sets a second for six seconds, less what a busy machine renders too late.
-    assert 15 <= measured['sets_sent'] <= 31
+    # Two sets a second for ten seconds, less what a busy machine renders too late: it needs up to 0.4 s for each.
+    assert 10 <= measured['sets_sent'] <= 21
     assert measured['sets_published'] >= 0.8 * measured['sets_sent']
     # Scenes with three views: 6.6 mm over many of them. One scene may be twice as hard; a network that does not work
     # is off by the size of a hand.
