@@ -9,6 +9,7 @@ import numpy as np
 
 from hand_unc_ros.data.synthetic.rasteriser import Light
 from hand_unc_ros.data.synthetic.worn import Worn
+from hand_unc_ros.geometry.vectors import unit
 
 # Linear-light skin reflectances between which a tone is interpolated (light to dark).
 SKIN_TONES = np.array([[0.82, 0.56, 0.44], [0.70, 0.44, 0.31], [0.52, 0.30, 0.19], [0.32, 0.17, 0.10],
@@ -60,8 +61,8 @@ def draw_appearance(rng: np.random.Generator, skin: SkinMap) -> Appearance:
 
 def draw_light(rng: np.random.Generator) -> Light:
     """A key light from anywhere above the horizon of a random up direction, and an ambient."""
-    up = _unit(rng.normal(size=3))
-    direction = _unit(rng.normal(size=3) + up)
+    up = unit(rng.normal(size=3))
+    direction = unit(rng.normal(size=3) + up)
     warmth = rng.normal(0, 0.12)
     white = np.array([1 + warmth, 1.0, 1 - warmth])
     key = rng.uniform(0.35, 1.5) * white
@@ -69,10 +70,6 @@ def draw_light(rng: np.random.Generator) -> Light:
     sky = ambient * np.array([1 - 0.5 * warmth, 1.0, 1 + 0.5 * warmth])
     ground = ambient * rng.uniform(0.2, 0.9) * (1 + rng.normal(0, 0.1, 3))
     return Light(direction, key, sky, np.clip(ground, 0.02, None), up)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)
 
 
 def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:

@@ -13,7 +13,9 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, irradiance
+from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh
+from hand_unc_ros.data.synthetic.shadows import irradiance
+from hand_unc_ros.geometry.vectors import unit
 
 _ROWS, _COLUMNS = 16, 32
 # Lights that stand for all surroundings where a mesh hides some of them.
@@ -46,7 +48,7 @@ class Environment(NamedTuple):
         the light that skin casts on skin (Jimenez et al., Practical Realtime Strategies for Accurate Indirect
         Occlusion, 2016)."""
         directions = _sphere(_DIRECTIONS)
-        seen = irradiance(mesh, directions, np.ones_like(directions))[:, :1]
+        seen = irradiance(mesh[:3], directions, np.ones_like(directions))[:, :1]
         around = np.clip(shade(self.irradiance, mesh.normals), 0.01, None)
         return (around * seen / (1 - np.clip(mesh.albedo, 0, 0.9) * (1 - np.clip(seen, 0, 1)))).astype(np.float32)
 
@@ -54,7 +56,7 @@ class Environment(NamedTuple):
 def draw_environment(rng: np.random.Generator) -> Environment:
     """A room about a hand: ceiling, floor and four walls of different brightness, one to three windows or lamps of
     different size and colour. The strongest is the key light; the others join the irradiance."""
-    up = _unit(rng.normal(size=3))
+    up = unit(rng.normal(size=3))
     axes = _axes(rng, up)
     directions, weights = _grid()
     radiance = _room_radiance(rng, directions)
@@ -73,7 +75,7 @@ def draw_environment(rng: np.random.Generator) -> Environment:
 def environment_of_panorama(rng: np.random.Generator, panorama: np.ndarray) -> Environment:
     """The light of an equirectangular linear image (H, 2H, 3), turned about the vertical of a random up direction. The
     key light is what surpasses eight times the mean."""
-    up = _unit(rng.normal(size=3))
+    up = unit(rng.normal(size=3))
     axes = _axes(rng, up)
     directions, weights = _grid()
     radiance = cv2.resize(np.asarray(panorama, np.float32), (_COLUMNS, _ROWS), interpolation=cv2.INTER_AREA)
@@ -84,7 +86,7 @@ def environment_of_panorama(rng: np.random.Generator, panorama: np.ndarray) -> E
     taken = radiance * over[:, None]
     colour = weights @ taken / np.pi
     brightest = directions[(luma * weights).argmax()]
-    direction = _unit((weights * taken.sum(axis=1)) @ directions) if colour.sum() > 1e-3 else brightest
+    direction = unit((weights * taken.sum(axis=1)) @ directions) if colour.sum() > 1e-3 else brightest
     return Environment(_project(directions @ axes.T, weights, radiance - taken), axes @ direction,
                        np.clip(colour, 0, 2.0), float(rng.uniform(0.03, 0.25)), up)
 
@@ -116,7 +118,7 @@ def _room_radiance(rng: np.random.Generator, directions: np.ndarray) -> np.ndarr
     share = np.exp(4 * directions @ sides.T)
     radiance = level * (share / share.sum(axis=1, keepdims=True)) @ paint
     # The person whose hand it is covers a side, dark or bright with clothes.
-    towards = _unit(np.append(rng.normal(size=2), -0.3))
+    towards = unit(np.append(rng.normal(size=2), -0.3))
     body = np.clip((directions @ towards - 0.5) / 0.2, 0, 1)[:, None]
     clothes = level * np.exp(rng.normal(np.log(0.35), 0.7)) * np.exp(rng.normal(0, 0.15, 3))
     return radiance + body * (clothes - radiance)
@@ -156,9 +158,5 @@ def _harmonics(directions: np.ndarray) -> np.ndarray:
 
 def _axes(rng: np.random.Generator, up: np.ndarray) -> np.ndarray:
     """Rotation (3, 3) that takes z to `up`, turned about it at random."""
-    side = _unit(np.cross(up, _unit(rng.normal(size=3))))
+    side = unit(np.cross(up, unit(rng.normal(size=3))))
     return np.stack([side, np.cross(up, side), up], axis=1)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)

@@ -11,7 +11,8 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
-from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, noise_lattice, render
+from hand_unc_ros.data.synthetic.noise import noise_lattice
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, render
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import MIDDLE_MCP

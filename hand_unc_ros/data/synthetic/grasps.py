@@ -19,6 +19,7 @@ from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.rasteriser import Mesh
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.data.synthetic.solids import KINDS, Solid, draw_solid
+from hand_unc_ros.geometry.vectors import unit
 from hand_unc_ros.hand.limits import ANGLE_COUNT, REACH_LIMITS
 
 # Skin may sink in by PENETRATION_M and touches what is within CONTACT_M. The search stops before.
@@ -191,10 +192,10 @@ class _Attempt:
         return ways[chosen[ANGLE_FINGERS], np.arange(ANGLE_COUNT)]
 
     def _frame(self) -> _Frame:
-        up = _unit(self.joints[9] - self.joints[0])
+        up = unit(self.joints[9] - self.joints[0])
         side = 1.0 if self.hand.model.side == 'right' else -1.0
-        out = side * _unit(np.cross(self.joints[5] - self.joints[17], up))
-        return _Frame(up, out, _unit(np.cross(up, out)) * side)
+        out = side * unit(np.cross(self.joints[5] - self.joints[17], up))
+        return _Frame(up, out, unit(np.cross(up, out)) * side)
 
     def _seat_on_palm(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The long axis lies across the palm, or slants towards the heel as handles do."""
@@ -215,17 +216,17 @@ class _Attempt:
         place = self._pushed(rotation, place, frame.out, rows)
         # The thumb goes round from below, near the index finger.
         beside = 0.0 if self.solid.kind == 'ball' else np.clip((self.joints[5] - place) @ axis, -half[2], half[2])
-        self.grip = _unit(frame.out - rng.uniform(0, 1.2) * frame.up), place + beside * axis
+        self.grip = unit(frame.out - rng.uniform(0, 1.2) * frame.up), place + beside * axis
         return rotation, place
 
     def _seat_on_pads(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Against the pads of the fingers in use, which the thumb faces."""
         tips, last = self.joints[[8, 12, 16, 20]][:self.used], self.joints[[7, 11, 15, 19]][:self.used]
-        along = _unit((tips - last).mean(axis=0))
+        along = unit((tips - last).mean(axis=0))
         across = self._frame().across
-        across = _unit(across - along * (across @ along))
+        across = unit(across - along * (across @ along))
         side = 1.0 if self.hand.model.side == 'right' else -1.0
-        grip = _unit(np.cross(across, along)) * side
+        grip = unit(np.cross(across, along)) * side
         place = middle = (0.45 * last + 0.55 * tips).mean(axis=0)
         self.grip = grip, middle
         half = self.solid.half
@@ -335,10 +336,6 @@ def _within(degrees: list[float]) -> np.ndarray:
 
 def _frame_of(axis: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Rotation (3, 3) that turns z to `axis` and x as near to `out` as that lets it."""
-    z = _unit(axis)
-    x = _unit(out - z * (out @ z))
+    z = unit(axis)
+    x = unit(out - z * (out @ z))
     return np.stack([x, np.cross(z, x), z], axis=1)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)

@@ -20,11 +20,13 @@ from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.motion import HandMotion
-from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge, noise_lattice
+from hand_unc_ros.data.synthetic.noise import noise_lattice
+from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge
 from hand_unc_ros.data.synthetic.ring import ring_of_cameras
 from hand_unc_ros.data.synthetic.scene import PosedHand, photograph
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.geometry.vectors import unit
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
 from hand_unc_ros.hand.model import HandModel
@@ -149,10 +151,10 @@ class HeldOutSequences:
             turn = Rotation.from_quat(rng.normal(size=4)).as_matrix()
             if number < self.kind.between:
                 camera = cameras[rng.integers(len(cameras))]
-                towards = _unit(_unit(camera.centre - middle) + rng.normal(0, 0.15, 3))
+                towards = unit(unit(camera.centre - middle) + rng.normal(0, 0.15, 3))
                 thing, distance = shapes.draw_object(rng, 0.02, 0.04), rng.uniform(0.06, 0.12)
             else:
-                towards = _unit(rng.normal(size=3))
+                towards = unit(rng.normal(size=3))
                 thing, distance = shapes.draw_object(rng, 0.008, 0.03), rng.uniform(0.05, 0.1)
             objects.append((shapes.placed(thing, turn, np.zeros(3)), towards * distance))
         return objects
@@ -231,7 +233,3 @@ def _window_camera(camera: Camera, window: tuple[int, int, int, int]) -> tuple[C
     # Pixels have their centres at integers: the corner of an image is at −1/2 before and after.
     reduction = np.array([[x, 0, (x - 1) / 2 - x * left], [0, y, (y - 1) / 2 - y * top], [0, 0, 1]])
     return replace(camera, width=width, height=height, K=reduction @ camera.K), reduction[:2]
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)

@@ -20,8 +20,9 @@ from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.environment import Environment, draw_environment
 from hand_unc_ros.data.synthetic.grasps import draw_grasp
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
+from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.photographs import installed_photographs
-from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, noise_lattice, render
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, render
 from hand_unc_ros.data.synthetic.ring import look_at
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.data.synthetic.sensor import Sensor, draw_webcam, leave_frame

@@ -10,16 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hand_unc_ros.errors import MissingDependencyError
-
-try:
-    from numba import njit
-except ImportError as error:  # pragma: no cover - exercised where numba is absent
-    raise MissingDependencyError(
-        "Rendering synthetic scenes needs numba: pip install 'hand_unc_ros[synthetic]'") from error
+from hand_unc_ros.data.synthetic.compiled import njit
+from hand_unc_ros.data.synthetic.noise import noise_at_point
+from hand_unc_ros.data.synthetic.shadows import Shadows, cast_shadows, in_soft_shadow
 
 NEAR = 0.02  # metres; triangles with a vertex nearer than this are dropped
-NOISE_CELLS = 32
 # Of a skin: albedo, linear RGB; gloss in [0, 1]; growth of its relief along u and v, metres over the whole unit.
 SKIN_CHANNELS = 6
 # Triangles larger than this, pixels², have corners that no lens really images.
@@ -83,17 +78,6 @@ class _Pixels(NamedTuple):
     face_of: np.ndarray
     bary: np.ndarray
     image: np.ndarray
-
-
-class _Shadows(NamedTuple):
-    """A map from the light. px: (N, 2) metres, vertices across the light.  depth: (N,) metres, towards the light.
-    nearest: (S, S) depth of what the light meets first.  origin: (2,) metres of cell 0, 0.  cell: metres."""
-
-    px: np.ndarray
-    depth: np.ndarray
-    nearest: np.ndarray
-    origin: np.ndarray
-    cell: np.float32
 
 
 def merge(meshes: list[Mesh]) -> Mesh:
@@ -169,50 +153,6 @@ def _visibility(px, depth, faces, face_of, bary, zbuf):
                     face_of[v, u] = f
                     bary[v, u, 0] = w0 * i0 / nearness
                     bary[v, u, 1] = w1 * i1 / nearness
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _noise(lattice, x, y, z):
-    """Trilinear value noise in [-1, 1], period NOISE_CELLS."""
-    fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
-    tx, ty, tz = x - fx, y - fy, z - fz
-    mask = NOISE_CELLS - 1
-    ix, iy, iz = int(fx) & mask, int(fy) & mask, int(fz) & mask
-    jx, jy, jz = (ix + 1) & mask, (iy + 1) & mask, (iz + 1) & mask
-    a = lattice[ix, iy, iz] * (1 - tx) + lattice[jx, iy, iz] * tx
-    b = lattice[ix, jy, iz] * (1 - tx) + lattice[jx, jy, iz] * tx
-    c = lattice[ix, iy, jz] * (1 - tx) + lattice[jx, iy, jz] * tx
-    d = lattice[ix, jy, jz] * (1 - tx) + lattice[jx, jy, jz] * tx
-    return (a * (1 - ty) + b * ty) * (1 - tz) + (c * (1 - ty) + d * ty) * tz
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _in_shadow(nearest, lu, lv, depth):
-    """Share of the four cells about (lu, lv) whose nearest surface is nearer to the light than `depth`."""
-    size = nearest.shape[0]
-    shadow = 0.0
-    for dv in range(2):
-        for du in range(2):
-            iu, iv = int(lu) + du, int(lv) + dv
-            if 0 <= iu < size and 0 <= iv < size and nearest[iv, iu] > depth:
-                weight = ((lu - int(lu)) if du else 1 - (lu - int(lu))) * \
-                    ((lv - int(lv)) if dv else 1 - (lv - int(lv)))
-                shadow += weight
-    return shadow
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _in_soft_shadow(nearest, lu, lv, depth, radius, rise):
-    """The same over a disc of `radius` cells: six points of a spiral that fills it evenly. rise: of the depth of the
-    surface itself from cell to cell, at most, so that a slanted one does not shade itself."""
-    if radius < 0.5:
-        return _in_shadow(nearest, lu, lv, depth)
-    shadow = 0.0
-    for k in range(6):
-        reach, angle = radius * np.sqrt((k + 0.5) / 6), 2.3999632 * k  # the golden angle
-        shadow += _in_shadow(nearest, max(0.0, lu + reach * np.cos(angle)), max(0.0, lv + reach * np.sin(angle)),
-                             depth + reach * rise)
-    return shadow / 6
 
 
 @njit(cache=True, fastmath=True, nogil=True)
@@ -298,7 +238,7 @@ def _shade(pixels, mesh, gradients, skins, eye, light, ambient, mottling, shadow
             ld = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
             bias = 0.004 + 1.5 * light_cell
             slant = min(3.0, np.sqrt(max(0.0, 1 - ndl * ndl)) / max(ndl, 0.1))
-            lit = 1.0 - 0.85 * _in_soft_shadow(light_faces_depth, lu, lv, ld + bias, softness / light_cell,
+            lit = 1.0 - 0.85 * in_soft_shadow(light_faces_depth, lu, lv, ld + bias, softness / light_cell,
                                                slant * light_cell)
 
             if skinned:
@@ -309,8 +249,8 @@ def _shade(pixels, mesh, gradients, skins, eye, light, ambient, mottling, shadow
                 tx = w0 * texture[a, 0] + w1 * texture[b, 0] + w2 * texture[c, 0]
                 ty = w0 * texture[a, 1] + w1 * texture[b, 1] + w2 * texture[c, 1]
                 tz = w0 * texture[a, 2] + w1 * texture[b, 2] + w2 * texture[c, 2]
-                n1 = _noise(lattice, tx * noise_scale, ty * noise_scale, tz * noise_scale)
-                n2 = _noise(lattice, tx * noise_scale * 4.7 + 7, ty * noise_scale * 4.7 + 3,
+                n1 = noise_at_point(lattice, tx * noise_scale, ty * noise_scale, tz * noise_scale)
+                n2 = noise_at_point(lattice, tx * noise_scale * 4.7 + 7, ty * noise_scale * 4.7 + 3,
                             tz * noise_scale * 4.7)
                 mottle = 1.0 + noise_gain * (0.7 * n1 + 0.5 * n2)
                 shine = w0 * gloss[a] + w1 * gloss[b] + w2 * gloss[c]
@@ -340,58 +280,12 @@ def _shade(pixels, mesh, gradients, skins, eye, light, ambient, mottling, shadow
                 image[v, u, k] = value
 
 
-@njit(cache=True, fastmath=True, nogil=True)
-def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
-    size = buffer.shape[0]
-    for f in range(faces.shape[0]):
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        x0, y0 = (light_px[a, 0] - origin[0]) / cell, (light_px[a, 1] - origin[1]) / cell
-        x1, y1 = (light_px[b, 0] - origin[0]) / cell, (light_px[b, 1] - origin[1]) / cell
-        x2, y2 = (light_px[c, 0] - origin[0]) / cell, (light_px[c, 1] - origin[1]) / cell
-        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-        if abs(area) < 1e-9:
-            continue
-        inverse = 1.0 / area
-        u0, u1 = max(0, int(np.ceil(min(x0, x1, x2)))), min(size - 1, int(max(x0, x1, x2)))
-        v0, v1 = max(0, int(np.ceil(min(y0, y1, y2)))), min(size - 1, int(max(y0, y1, y2)))
-        for v in range(v0, v1 + 1):
-            for u in range(u0, u1 + 1):
-                w0 = ((x1 - u) * (y2 - v) - (x2 - u) * (y1 - v)) * inverse
-                w1 = ((x2 - u) * (y0 - v) - (x0 - u) * (y2 - v)) * inverse
-                w2 = 1.0 - w0 - w1
-                if w0 < 0 or w1 < 0 or w2 < 0:
-                    continue
-                towards = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
-                if towards > buffer[v, u]:
-                    buffer[v, u] = towards
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _noise_at(lattice, places, scale):
-    values = np.empty(places.shape[:2], np.float32)
-    for v in range(places.shape[0]):
-        for u in range(places.shape[1]):
-            values[v, u] = _noise(lattice, places[v, u, 0] * scale, places[v, u, 1] * scale, places[v, u, 2] * scale)
-    return values
-
-
-def noise(lattice: np.ndarray, places: np.ndarray, scale: float) -> np.ndarray:
-    """(T, T) float32 in [-1, 1], smooth noise of `scale` cells per metre at places (T, T, 3)."""
-    # Away from the planes of the lattice, which a symmetric hand would show as seams.
-    return _noise_at(lattice, np.ascontiguousarray(places + 0.37, np.float32), np.float32(scale))
-
-
 def visible_faces(px: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Of a flat mesh, px (N, 2), the face at each pixel (H, W), −1 for none, and its first two barycentric weights."""
     face_of = np.full(size, -1, np.int32)
     bary = np.zeros((*size, 2), np.float32)
     _visibility(px, np.ones(len(px), np.float32), faces, face_of, bary, np.zeros(size, np.float32))
     return face_of, bary
-
-
-def noise_lattice(rng: np.random.Generator) -> np.ndarray:
-    """(32, 32, 32) values in [-1, 1] for the procedural mottling of surfaces."""
-    return rng.uniform(-1, 1, (NOISE_CELLS,) * 3).astype(np.float32)
 
 
 def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Light, mottling: Mottling,
@@ -412,7 +306,7 @@ def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Lig
     _visibility(np.ascontiguousarray(projection.px, np.float32), np.ascontiguousarray(projection.depth, np.float32),
                 mesh.faces, face_of, bary, zbuf)
 
-    shadows = _shadows(mesh, light.direction, shadow_size)
+    shadows = cast_shadows(mesh.vertices, mesh.faces, light.direction, shadow_size)
     uv, skin = _skinned(mesh)
     gradients = _uv_gradients(mesh.vertices, mesh.faces, uv, skin)
     skins = np.zeros((0, 2, 2, SKIN_CHANNELS), np.float32) if skins is None else skins
@@ -423,45 +317,3 @@ def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Lig
            Light(*parts, np.float32(light.softness)), ambient,
            Mottling(mottling.lattice, np.float32(mottling.scale), np.float32(mottling.gain)), shadows)
     return image, (face_of >= 0).astype(np.float32), zbuf
-
-
-def _shadows(mesh: Mesh, direction: np.ndarray, size: int) -> _Shadows:
-    """What a distant light in `direction` meets first."""
-    forward = direction.astype(np.float64)
-    side = np.cross(forward, [0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])
-    side /= np.linalg.norm(side)
-    basis = np.stack([side, np.cross(forward, side), forward], axis=1).astype(np.float32)
-    in_light = mesh.vertices @ basis
-    light_px = np.ascontiguousarray(in_light[:, :2])
-    light_depth = np.ascontiguousarray(in_light[:, 2])
-    origin = light_px.min(axis=0)
-    cell = np.float32((light_px.max(axis=0) - origin).max() / (size - 1) + 1e-9)
-    nearest = np.full((size, size), -1e9, np.float32)
-    _shadow_map(light_px, light_depth, mesh.faces, origin, cell, nearest)
-    return _Shadows(light_px, light_depth, nearest, origin, cell)
-
-
-def irradiance(mesh: Mesh, directions: np.ndarray, radiance: np.ndarray, size: int = 64) -> np.ndarray:
-    """(N, 3) float32 irradiance of the vertices over π, by distant lights all around, with the shadows of the mesh.
-
-    directions: (D, 3) unit, spread evenly over the sphere.  radiance: (D, 3) linear RGB.  size: cells along a side of
-    the shadow maps.
-    """
-    total = np.zeros((len(mesh.vertices), 3), np.float32)
-    for direction, colour in zip(directions, radiance):
-        _add_light(total, mesh.normals, direction.astype(np.float32),
-                   (4 / len(directions) * colour).astype(np.float32), _shadows(mesh, direction, size))
-    return total
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _add_light(total, normals, direction, colour, shadows):
-    light_px, light_depth, nearest, origin, cell = shadows
-    bias = 0.004 + 1.5 * cell
-    for n in range(total.shape[0]):
-        facing = normals[n, 0] * direction[0] + normals[n, 1] * direction[1] + normals[n, 2] * direction[2]
-        if facing > 0:
-            lit = 1 - _in_shadow(nearest, (light_px[n, 0] - origin[0]) / cell, (light_px[n, 1] - origin[1]) / cell,
-                                 light_depth[n] + bias)
-            for k in range(3):
-                total[n, k] += facing * lit * colour[k]

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hand_unc_ros.data.synthetic.rasteriser import njit
+from hand_unc_ros.data.synthetic.compiled import njit
 
 BOX, ELLIPSOID, LIMB = 0, 1, 2
 # How texture coordinates are found: by the faces of a box, or seen from the front (-y) of the solid's own frame.

@@ -14,6 +14,7 @@ import numpy as np
 from hand_unc_ros.data.synthetic import textures
 from hand_unc_ros.data.synthetic.appearance import SKIN_TONES
 from hand_unc_ros.data.synthetic.raycaster import BOX, ELLIPSOID, FRONT, LIMB, AreaLight, Lens, Solid, cast
+from hand_unc_ros.geometry.vectors import unit
 
 _TILES = {'wood': 3, 'fabric': 5, 'plaid': 2, 'marble': 1, 'carpet': 1, 'plaster': 3, 'bricks': 1, 'books': 3,
           'keyboard': 1, 'screen': 2, 'print': 4, 'window': 2}
@@ -326,7 +327,7 @@ def draw_person(rng: np.random.Generator, tiles: _Tiles, head: np.ndarray) -> li
         elbow = shoulder + [side * rng.uniform(-0.02, 0.18) * -1, rng.uniform(0.0, 0.18), -rng.uniform(0.16, 0.27)]
         if rng.random() < 0.25:  # an arm raised to the camera
             elbow = shoulder + [-side * rng.uniform(0.0, 0.2), rng.uniform(0.1, 0.25), rng.uniform(-0.15, 0.1)]
-        lower = elbow + _unit(np.array([rng.normal(0, 0.5), rng.uniform(0.3, 1.2), rng.uniform(-0.3, 0.9)])) * 0.24
+        lower = elbow + unit(np.array([rng.normal(0, 0.5), rng.uniform(0.3, 1.2), rng.uniform(-0.3, 0.9)])) * 0.24
         solids += [_limb(shoulder, elbow, 0.052, dye, texture=cloth, scale=3.0),
                    Solid(ELLIPSOID, shoulder, np.array([0.058, 0.058, 0.07]), dye, texture=cloth, scale=3.0)]
         if bare:
@@ -377,7 +378,7 @@ def _limb(begin: np.ndarray, end: np.ndarray, radius: float, albedo: np.ndarray,
     axis = np.asarray(end, float) - begin
     length = np.linalg.norm(axis)
     z = axis / length
-    x = _unit(np.cross(z, [0.3, 0.9, 0.1]))
+    x = unit(np.cross(z, [0.3, 0.9, 0.1]))
     return Solid(LIMB, (np.asarray(begin, float) + end) / 2, np.array([radius, radius, length / 2]),
                  np.asarray(albedo, float), rotation=np.stack([x, np.cross(z, x), z], axis=1), **more)
 
@@ -390,7 +391,3 @@ def _pitch(angle: float) -> np.ndarray:
 def _roll(angle: float) -> np.ndarray:
     c, s = np.cos(angle), np.sin(angle)
     return np.array([[c, 0.0, s], [0.0, 1.0, 0.0], [-s, 0.0, c]])
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)

@@ -12,24 +12,25 @@ from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic import worn as things
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
+from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.rasteriser import (
     Light,
     Mesh,
     Mottling,
     Projection,
     merge,
-    noise_lattice,
     render,
     vertex_normals,
 )
 from hand_unc_ros.data.synthetic.worn import Worn
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.geometry.vectors import unit
 from hand_unc_ros.hand.anatomical_pose import pose_from_angles
-from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS, JOINT_NAMES
+from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS
 from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes, fingers_of
 from hand_unc_ros.hand.model import HandModel
+from hand_unc_ros.hand.palm_frame import INDEX_MCP, LITTLE_MCP
 
-INDEX_MCP, LITTLE_MCP = JOINT_NAMES.index('index_mcp'), JOINT_NAMES.index('little_mcp')
 
 
 def _smoothstep(value: np.ndarray, low: float, high: float) -> np.ndarray:
@@ -164,7 +165,7 @@ class Scene:
         self.arm_length = rng.uniform(0.16, 0.26)
         self.objects = [shapes.draw_object(rng, 0.008, 0.03) for _ in range(settings.clutter)]
         self.placings = [(Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix(),
-                          _unit(rng.normal(size=3)) * rng.uniform(0.05, 0.13)) for _ in self.objects]
+                          unit(rng.normal(size=3)) * rng.uniform(0.05, 0.13)) for _ in self.objects]
         self.backgrounds = {camera.name: looks.draw_background(
             np.random.default_rng((seed, 7003, i)), camera.height, camera.width)
             for i, camera in enumerate(rig.cameras)}
@@ -232,7 +233,3 @@ def _window(px: np.ndarray, margin: float, size: tuple[int, int]) -> tuple[int, 
     low = np.maximum(np.floor(px.min(axis=0) - margin), 0).astype(int)
     high = np.minimum(np.ceil(px.max(axis=0) + margin) + 1, size[::-1]).astype(int)
     return (*low, *high) if (high > low).all() else None
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)

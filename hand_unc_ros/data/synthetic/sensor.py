@@ -12,7 +12,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from hand_unc_ros.data.synthetic.rasteriser import njit
+from hand_unc_ros.data.synthetic.compiled import njit
 from hand_unc_ros.data.synthetic.spectrum import match_spectrum
 
 LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)

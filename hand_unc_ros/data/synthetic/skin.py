@@ -16,13 +16,15 @@ import torch
 from scipy.ndimage import distance_transform_edt
 
 from hand_unc_ros.data.synthetic.appearance import Appearance
-from hand_unc_ros.data.synthetic.rasteriser import SKIN_CHANNELS, njit, noise, noise_lattice, visible_faces
+from hand_unc_ros.data.synthetic.compiled import njit
+from hand_unc_ros.data.synthetic.noise import noise, noise_lattice
+from hand_unc_ros.data.synthetic.rasteriser import SKIN_CHANNELS, visible_faces
 from hand_unc_ros.data.synthetic.worn import draw_worn
-from hand_unc_ros.hand.joints import FINGERS, JOINT_NAMES, MIDDLE_MCP, WRIST
+from hand_unc_ros.hand.joints import FINGERS, MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.limits import fingers_of
 from hand_unc_ros.hand.model import HandModel
+from hand_unc_ros.hand.palm_frame import INDEX_MCP, LITTLE_MCP
 
-INDEX_MCP, LITTLE_MCP = JOINT_NAMES.index('index_mcp'), JOINT_NAMES.index('little_mcp')
 SKIN_SIZE = 384
 SKIN_COUNT = 64
 # What skin without pigments reflects, and how much of red, green and blue a unit of melanin and of blood absorbs.

@@ -15,6 +15,7 @@ from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.postures import draw_angles
 from hand_unc_ros.data.synthetic.rasteriser import vertex_normals
 from hand_unc_ros.data.synthetic.scene import PosedHand
+from hand_unc_ros.geometry.vectors import unit
 from hand_unc_ros.hand.limits import ANGLE_COUNT, REACH_LIMITS
 
 KINDS = ('apart', 'crossing', 'touching', 'clasped')
@@ -79,7 +80,7 @@ def draw_two_hands(rng: np.random.Generator, right: PosedHand, left: PosedHand, 
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     betas = np.zeros(10) if betas is None else betas
     centre = np.zeros(3) if centre is None else centre
-    towards = _unit(rng.normal(size=3)) if towards is None else _unit(towards)
+    towards = unit(rng.normal(size=3)) if towards is None else unit(towards)
     pair = _Pair(rng, right, left, betas)
     getattr(pair, f'_{kind}')(towards)
     return pair.answer(kind, centre)
@@ -108,7 +109,7 @@ class _Pair:
         """Beside each other, neither before the other for whom they are shown to."""
         self._put(0, draw_angles(self.rng), self._any_frame())
         self._put(1, draw_angles(self.rng), self._any_frame())
-        aside = _unit(np.cross(towards, self.rng.normal(size=3)))
+        aside = unit(np.cross(towards, self.rng.normal(size=3)))
         self._slide(aside, towards * self.rng.normal(0, 0.05), self.rng.uniform(0.02, 0.25))
 
     def _crossing(self, towards: np.ndarray) -> None:
@@ -122,7 +123,7 @@ class _Pair:
         """Palms, backs, fists and fingertips: one hand brought up to the other until it touches."""
         frame = self._any_frame()
         self._put(0, draw_angles(self.rng), frame)
-        way = _unit([frame.out, -frame.out, frame.up, frame.across, -frame.across][self.rng.choice(
+        way = unit([frame.out, -frame.out, frame.up, frame.across, -frame.across][self.rng.choice(
             5, p=[0.5, 0.2, 0.1, 0.1, 0.1])] + self.rng.normal(0, 0.25, 3))
         # What meets the other hand: the palm, the back, or the tips of the fingers.
         meets = self.rng.choice(3, p=[0.5, 0.15, 0.35])
@@ -152,7 +153,7 @@ class _Pair:
         for _ in range(_TRIES):
             inner = np.clip(_bent([40, 18, 35, 30, 30], 75, 85, 45) * rng.uniform(0.2, 1.0), *REACH_LIMITS.T)
             self._put(0, inner + rng.normal(0, 0.05, ANGLE_COUNT), frame)
-            way = _unit([frame.out, -frame.out, frame.across, -frame.across][rng.choice(4, p=[0.45, 0.3, 0.05, 0.2])]
+            way = unit([frame.out, -frame.out, frame.across, -frame.across][rng.choice(4, p=[0.45, 0.3, 0.05, 0.2])]
                         + rng.normal(0, 0.15, 3))
             up = frame.across * rng.choice([-1, 1]) + rng.normal(0, 0.5) * frame.up + rng.normal(0, 0.3) * frame.out
             self._put(1, start, _frame(up, -way))
@@ -177,7 +178,7 @@ class _Pair:
         self._put(0, opened, frame)
         middle, knuckles = self.placed[0].joints[[6, 10, 14, 18]], self.placed[0].joints[[5, 9, 13, 17]]
         fingers = (middle - knuckles).mean(axis=0)
-        up = _unit(fingers - frame.across * (fingers @ frame.across))
+        up = unit(fingers - frame.across * (fingers @ frame.across))
         out = np.cross(frame.across, up) * (1.0 if np.cross(frame.across, up) @ frame.out > 0 else -1.0)
         angle = rng.uniform(np.deg2rad(55), np.deg2rad(110))
         # The palms face each other; seen from the thumbs, the fingers make an X.
@@ -185,7 +186,7 @@ class _Pair:
         turn = angle + 2 * tilt
         self._put(1, opened, _frame(np.cos(turn) * frame.up - np.sin(turn) * frame.out,
                                     -np.cos(turn) * frame.out - np.sin(turn) * frame.up))
-        way = _unit((1 - np.cos(angle)) * up + np.sin(angle) * out)
+        way = unit((1 - np.cos(angle)) * up + np.sin(angle) * out)
         pitch = frame.across * ((middle[1] - middle[2]) @ frame.across) * rng.choice([-1, 1])
         self._shift(1, middle.mean(axis=0) - self.placed[1].joints[[6, 10, 14, 18]].mean(axis=0))
         # As near to the knuckles as the fingers get through.
@@ -352,7 +353,7 @@ def _shifted(hand: PlacedHand, by: np.ndarray) -> PlacedHand:
 def _palm_at_rest(hand: PosedHand) -> _Frame:
     if hand not in _PALMS:
         joints, side = hand.model.rest_joints(), hand.model.side
-        up = _unit(joints[9] - joints[0])
+        up = unit(joints[9] - joints[0])
         out = (1.0 if side == 'right' else -1.0) * np.cross(joints[5] - joints[17], up)
         _PALMS[hand] = _frame(up, out, side)
     return _PALMS[hand]
@@ -360,15 +361,11 @@ def _palm_at_rest(hand: PosedHand) -> _Frame:
 
 def _frame(up: np.ndarray, out: np.ndarray, side: str = 'right') -> _Frame:
     """Of a hand whose palm faces as near to `out` as lets its fingers point `up`."""
-    up = _unit(up)
-    out = _unit(out - up * (up @ out))
+    up = unit(up)
+    out = unit(out - up * (up @ out))
     return _Frame(up, out, np.cross(up, out) * (1.0 if side == 'right' else -1.0))
 
 
 def _across(way: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    first = _unit(np.cross(way, np.eye(3)[np.abs(way).argmin()]))
+    first = unit(np.cross(way, np.eye(3)[np.abs(way).argmin()]))
     return first, np.cross(way, first)
-
-
-def _unit(vector: np.ndarray) -> np.ndarray:
-    return vector / np.linalg.norm(vector)

@@ -13,7 +13,8 @@ from hand_unc_ros.data.batches import crop_sample
 from hand_unc_ros.data.synthetic import held_out, shapes
 from hand_unc_ros.data.synthetic.held_out import HELD_OUT, HeldOutSequences, surrounding_order
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples
-from hand_unc_ros.data.synthetic.rasteriser import Light, Mottling, Projection, noise_lattice, render
+from hand_unc_ros.data.synthetic.noise import noise_lattice
+from hand_unc_ros.data.synthetic.rasteriser import Light, Mottling, Projection, render
 from hand_unc_ros.data.synthetic.sets import KINDS, describe_set, sequence_maker
 from hand_unc_ros.hand.model import load_hand_model
 

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip('numba')
 
 from hand_unc_ros.data.synthetic import imaging, shapes
+from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.rasteriser import (
     NEAR,
     Light,
@@ -16,7 +17,6 @@ from hand_unc_ros.data.synthetic.rasteriser import (
     Mottling,
     Projection,
     merge,
-    noise_lattice,
     render,
     vertex_normals,
 )

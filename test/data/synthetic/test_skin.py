@@ -10,19 +10,19 @@ from hand_unc_ros.data.synthetic import shapes, worn
 from hand_unc_ros.data.synthetic.appearance import Appearance
 from hand_unc_ros.data.synthetic.environment import draw_environment
 from hand_unc_ros.data.synthetic.motion import HandState
+from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.rasteriser import (
     SKIN_CHANNELS,
     Light,
     Mesh,
     Mottling,
     Projection,
-    irradiance,
     merge,
-    noise_lattice,
     render,
     vertex_normals,
 )
 from hand_unc_ros.data.synthetic.scene import PosedHand
+from hand_unc_ros.data.synthetic.shadows import irradiance
 from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.hand.limits import ANGLE_COUNT, fingers_of
 from hand_unc_ros.hand.model import load_hand_model
@@ -120,13 +120,13 @@ def test_even_light_falls_evenly_on_a_ball_and_less_into_a_cup():
     ball = shapes.surface(vertices, faces, np.full(3, 0.5), 0.0)
     directions = np.random.default_rng(2).normal(size=(400, 3))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
-    even = irradiance(ball, directions, np.ones_like(directions))
+    even = irradiance(ball[:3], directions, np.ones_like(directions))
     # Sampling noise of 400 directions: a cosine has a standard deviation of 0.6 of its mean over the sphere.
     assert np.abs(even - 1).max() < 4 * 1.3 / np.sqrt(400)
     opened = faces[(vertices[faces][:, :, 2] < 0.03).all(axis=1)]
     cup = shapes.surface(vertices, np.ascontiguousarray(opened[:, ::-1]), np.full(3, 0.5), 0.0)
     bottom = vertices[:, 2] < -0.045
-    assert 0.05 < irradiance(cup, directions, np.ones_like(directions))[bottom].mean() < 0.6
+    assert 0.05 < irradiance(cup[:3], directions, np.ones_like(directions))[bottom].mean() < 0.6
 
 
 def test_ambient_light_is_positive_and_weaker_between_the_fingers(hand):

@@ -1,0 +1,11 @@
+"""numba, which rendering needs, or the remedy."""
+
+from __future__ import annotations
+
+from hand_unc_ros.errors import MissingDependencyError
+
+try:
+    from numba import njit  # noqa: F401
+except ImportError as error:  # pragma: no cover - exercised where numba is absent
+    raise MissingDependencyError(
+        "Rendering synthetic scenes needs numba: pip install 'hand_unc_ros[synthetic]'") from error

@@ -1,0 +1,120 @@
+"""What a distant light meets first: shadow maps, and the light that comes from all around."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hand_unc_ros.data.synthetic.compiled import njit
+
+
+class Shadows(NamedTuple):
+    """A map from the light. px: (N, 2) metres, vertices across the light.  depth: (N,) metres, towards the light.
+    nearest: (S, S) depth of what the light meets first.  origin: (2,) metres of cell 0, 0.  cell: metres."""
+
+    px: np.ndarray
+    depth: np.ndarray
+    nearest: np.ndarray
+    origin: np.ndarray
+    cell: np.float32
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _in_shadow(nearest, lu, lv, depth):
+    """Share of the four cells about (lu, lv) whose nearest surface is nearer to the light than `depth`."""
+    size = nearest.shape[0]
+    shadow = 0.0
+    for dv in range(2):
+        for du in range(2):
+            iu, iv = int(lu) + du, int(lv) + dv
+            if 0 <= iu < size and 0 <= iv < size and nearest[iv, iu] > depth:
+                weight = ((lu - int(lu)) if du else 1 - (lu - int(lu))) * \
+                    ((lv - int(lv)) if dv else 1 - (lv - int(lv)))
+                shadow += weight
+    return shadow
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def in_soft_shadow(nearest, lu, lv, depth, radius, rise):
+    """The same over a disc of `radius` cells: six points of a spiral that fills it evenly. rise: of the depth of the
+    surface itself from cell to cell, at most, so that a slanted one does not shade itself."""
+    if radius < 0.5:
+        return _in_shadow(nearest, lu, lv, depth)
+    shadow = 0.0
+    for k in range(6):
+        reach, angle = radius * np.sqrt((k + 0.5) / 6), 2.3999632 * k  # the golden angle
+        shadow += _in_shadow(nearest, max(0.0, lu + reach * np.cos(angle)), max(0.0, lv + reach * np.sin(angle)),
+                             depth + reach * rise)
+    return shadow / 6
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
+    size = buffer.shape[0]
+    for f in range(faces.shape[0]):
+        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
+        x0, y0 = (light_px[a, 0] - origin[0]) / cell, (light_px[a, 1] - origin[1]) / cell
+        x1, y1 = (light_px[b, 0] - origin[0]) / cell, (light_px[b, 1] - origin[1]) / cell
+        x2, y2 = (light_px[c, 0] - origin[0]) / cell, (light_px[c, 1] - origin[1]) / cell
+        area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+        if abs(area) < 1e-9:
+            continue
+        inverse = 1.0 / area
+        u0, u1 = max(0, int(np.ceil(min(x0, x1, x2)))), min(size - 1, int(max(x0, x1, x2)))
+        v0, v1 = max(0, int(np.ceil(min(y0, y1, y2)))), min(size - 1, int(max(y0, y1, y2)))
+        for v in range(v0, v1 + 1):
+            for u in range(u0, u1 + 1):
+                w0 = ((x1 - u) * (y2 - v) - (x2 - u) * (y1 - v)) * inverse
+                w1 = ((x2 - u) * (y0 - v) - (x0 - u) * (y2 - v)) * inverse
+                w2 = 1.0 - w0 - w1
+                if w0 < 0 or w1 < 0 or w2 < 0:
+                    continue
+                towards = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
+                if towards > buffer[v, u]:
+                    buffer[v, u] = towards
+
+
+def cast_shadows(vertices: np.ndarray, faces: np.ndarray, direction: np.ndarray, size: int) -> Shadows:
+    """What a distant light in `direction` meets first."""
+    forward = direction.astype(np.float64)
+    side = np.cross(forward, [0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])
+    side /= np.linalg.norm(side)
+    basis = np.stack([side, np.cross(forward, side), forward], axis=1).astype(np.float32)
+    in_light = vertices @ basis
+    light_px = np.ascontiguousarray(in_light[:, :2])
+    light_depth = np.ascontiguousarray(in_light[:, 2])
+    origin = light_px.min(axis=0)
+    cell = np.float32((light_px.max(axis=0) - origin).max() / (size - 1) + 1e-9)
+    nearest = np.full((size, size), -1e9, np.float32)
+    _shadow_map(light_px, light_depth, faces, origin, cell, nearest)
+    return Shadows(light_px, light_depth, nearest, origin, cell)
+
+
+def irradiance(surface: tuple[np.ndarray, np.ndarray, np.ndarray], directions: np.ndarray, radiance: np.ndarray,
+               size: int = 64) -> np.ndarray:
+    """(N, 3) float32 irradiance of vertices over π, by distant lights all around, with the shadows of the surface.
+
+    surface: vertices (N, 3), normals (N, 3) and faces (F, 3) of a mesh, as its first fields.
+    directions: (D, 3) unit, spread evenly over the sphere.  radiance: (D, 3) linear RGB.  size: cells along a side of
+    the shadow maps.
+    """
+    vertices, normals, faces = surface
+    total = np.zeros((len(vertices), 3), np.float32)
+    for direction, colour in zip(directions, radiance):
+        _add_light(total, normals, direction.astype(np.float32),
+                   (4 / len(directions) * colour).astype(np.float32), cast_shadows(vertices, faces, direction, size))
+    return total
+
+
+@njit(cache=True, fastmath=True, nogil=True)
+def _add_light(total, normals, direction, colour, shadows):
+    light_px, light_depth, nearest, origin, cell = shadows
+    bias = 0.004 + 1.5 * cell
+    for n in range(total.shape[0]):
+        facing = normals[n, 0] * direction[0] + normals[n, 1] * direction[1] + normals[n, 2] * direction[2]
+        if facing > 0:
+            lit = 1 - _in_shadow(nearest, (light_px[n, 0] - origin[0]) / cell, (light_px[n, 1] - origin[1]) / cell,
+                                 light_depth[n] + bias)
+            for k in range(3):
+                total[n, k] += facing * lit * colour[k]
