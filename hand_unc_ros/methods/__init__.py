@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.networks.landmark_models import landmark_models
 
 if TYPE_CHECKING:
@@ -68,6 +70,11 @@ def automatic(options: MethodOptions) -> str:
     """What AUTOMATIC stands for on this machine. Weights that a user brings are those of a trained method."""
     own = options.weights or options.finder_weights
     return 'landmarks' if landmark_models() is not None and not own else DEFAULT
+
+
+def known_hand() -> str:
+    """Name of the synthetic hand that AUTOMATIC knows on this machine: lifelike ones are real hands to the landmarks."""
+    return ANNY if landmark_models() is not None else STANDIN
 
 
 def build_method(name: str, options: MethodOptions, cameras: tuple[str, ...]) -> Method:

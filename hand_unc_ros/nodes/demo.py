@@ -27,8 +27,7 @@ from hand_unc_ros.data.synthetic.ring import ring_of_cameras
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
-from hand_unc_ros.hand.standin import STANDIN
-from hand_unc_ros.methods import DEFAULT
+from hand_unc_ros.methods import AUTOMATIC, known_hand
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import stamp_from_message
 from hand_unc_ros.nodes.process import node_of_its_own
@@ -149,8 +148,10 @@ def _write_params(args: Namespace, folder: Path) -> Path:
     transport = {} if args.record is None else {'transport': 'compressed'}
     common = {'rig.file': str(rig_file), 'sync.period': 1.0 / args.rate, **transport}
     nodes = {
-        'synthetic_rig': {'cameras': args.cameras, 'rate': float(args.rate), 'seed': args.seed, **transport},
-        'multiview': common | {'method': DEFAULT, 'hand_model': STANDIN, 'publish.full_covariance': args.record is not None},
+        'synthetic_rig': {'cameras': args.cameras, 'rate': float(args.rate), 'seed': args.seed,
+                          'hand_model': known_hand(), **transport},
+        'multiview': common | {'method': AUTOMATIC, 'hand_model': known_hand(),
+                               'publish.full_covariance': args.record is not None},
     }
     if not args.headless:
         nodes['viewer'] = common | {'port': args.port}

@@ -22,7 +22,10 @@ from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings
 from hand_unc_ros.estimation.types import HandEstimate
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.geometry.quaternions import quaternions_xyzw
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.hand.standin import STANDIN
+from hand_unc_ros.methods import known_hand
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import hand_to_message, stamp_to_message
 from hand_unc_ros.nodes.parameters import declare
@@ -35,6 +38,10 @@ PARAMETERS = (
     Parameter('width', 640, 'Width of the images.', 'px', 64, 4096),
     Parameter('height', 480, 'Height of the images.', 'px', 64, 4096),
     Parameter('rate', 15.0, 'Images per second of each camera.', 'Hz', 0.1, 120.0),
+    Parameter('hand_model', '',
+              "The hand that is filmed: 'anny', lifelike, by webcams in rooms, or 'stand-in', on which jump_hand's shipped"
+              ' weights were trained. Empty: the one that the method auto knows on this machine.',
+              choices=('', ANNY, STANDIN)),
     Parameter('seed', 0, 'Of everything random: rig, hand, motion, light, objects.', low=0, high=2 ** 31 - 1),
     Parameter('objects', 1, 'Objects near the hand, which hide parts of it.', low=0, high=10),
     Parameter('transport', 'raw', 'sensor_msgs/Image, or sensor_msgs/CompressedImage (JPEG).',
@@ -72,7 +79,7 @@ class SyntheticRig(Node):
                               focal_px=0.875 * values['width'], seed=values['seed'])
         if values['write_rig']:
             save_rig(rig, values['write_rig'])
-        self.scene = Scene(load_hand_model(None), rig, values['seed'], SceneSettings(clutter=values['objects']))
+        self.scene = Scene(load_hand_model(values['hand_model'] or known_hand()), rig, values['seed'], SceneSettings(clutter=values['objects']))
         self.pace = RenderingPace(round(1e9 / values['rate']))
         self.compressed = values['transport'] == 'compressed'
         self.world_frame = values['world_frame']

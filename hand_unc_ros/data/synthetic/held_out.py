@@ -19,11 +19,12 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
+from hand_unc_ros.data.synthetic.filming import photograph
 from hand_unc_ros.data.synthetic.motion import HandMotion
 from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge
 from hand_unc_ros.data.synthetic.ring import ring_of_cameras
-from hand_unc_ros.data.synthetic.scene import PosedHand, photograph
+from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.vectors import unit

@@ -8,21 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
-import cv2
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
-from hand_unc_ros.data.synthetic.environment import Environment, draw_environment
+from hand_unc_ros.data.synthetic.environment import draw_environment
 from hand_unc_ros.data.synthetic.grasps import draw_grasp
+from hand_unc_ros.data.synthetic.lit import Lit, Surface
 from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
 from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.photographs import installed_photographs
-from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, render
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection
 from hand_unc_ros.data.synthetic.ring import look_at
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.data.synthetic.sensor import Sensor, draw_webcam, leave_frame
@@ -40,7 +39,6 @@ FIRST_BACKGROUNDS, FIRST_SKINS = 8, 4
 FOCAL_PX = 600.0
 # Points to a side of what crops are cut from, over its pixels at full resolution: coarser images get several to a pixel.
 FINENESS = 1.3
-SHADOW_SIZE = 96
 # An image spans this many times the side of the hand's box, room for the jitter of its crops.
 MARGIN = 1.45
 # Share of images that show a border of the frame, beyond which crops are black.
@@ -96,7 +94,7 @@ class MultiviewSamples:
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
         things += [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
                                                                        p=self.settings.objects))]
-        surface = _Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
+        surface = Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
                            None if look.skin is None else look.skin[None])
         shown, hidden = surface.lit(meshes + things), surface.lit(things)
         # Few samples need few backgrounds, which take longer than samples; many samples see all of them.
@@ -142,7 +140,7 @@ class MultiviewSamples:
         rotation = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix()
         return shapes.placed(shapes.draw_object(rng), rotation, place)
 
-    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, shown: _Lit | None,
+    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, shown: Lit | None,
               stores: int) -> SampleView:
         """The part around the hand of what an ideal camera sees. stores: backgrounds to choose from."""
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
@@ -155,8 +153,8 @@ class MultiviewSamples:
         if shown is not None:
             local = shown.mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
             at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
-            linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), size,
-                                             max(size, int(FINENESS * MARGIN * self.settings.image_size)))
+            linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), (size, size),
+                                             max(1.0, FINENESS * MARGIN * self.settings.image_size / size))
             image = imaging.blend(linear, alpha, image)
         pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
         if self.settings.webcam:
@@ -166,41 +164,6 @@ class MultiviewSamples:
         else:
             image = imaging.quantise(imaging.to_srgb(image))
         return SampleView(camera, image, pixels, np.ones(JOINT_COUNT, bool))
-
-
-class _Surface(NamedTuple):
-    """What all views of a sample share. skins: as for `render`."""
-
-    environment: Environment
-    mottling: Mottling
-    skins: np.ndarray | None
-
-    def lit(self, meshes: list[Mesh]) -> _Lit | None:
-        """The surfaces together in their light; None without any."""
-        if not meshes:
-            return None
-        mesh = merge(meshes)
-        return _Lit(mesh, self, None if self.skins is None else self.environment.ambient(mesh))
-
-
-class _Lit(NamedTuple):
-    """A mesh, and the light that comes to its vertices from all around, as for `render`."""
-
-    mesh: Mesh
-    surface: _Surface
-    ambient: np.ndarray | None
-
-    def photograph(self, projection: Projection, size: int, fine: int) -> tuple[np.ndarray, np.ndarray]:
-        """Linear RGB (size, size, 3) and coverage (size, size), by `fine` points to a side."""
-        # Pixel centres are at integers, so that the first of a finer grid lies before that of the coarser one.
-        px = (projection.px + 0.5) * (fine / size) - 0.5
-        linear, alpha, _ = render(self.mesh, projection._replace(px=px), (fine, fine),
-                                  self.surface.environment.light(), self.surface.mottling, SHADOW_SIZE,
-                                  self.surface.skins, self.ambient)
-        alpha = cv2.resize(alpha, (size, size), interpolation=cv2.INTER_AREA)
-        # The mean of what is covered, for it is not mixed with the background's black.
-        linear = cv2.resize(linear, (size, size), interpolation=cv2.INTER_AREA) / np.maximum(alpha, 1e-3)[..., None]
-        return linear, alpha
 
 
 def _upright(camera: Camera, joints: np.ndarray) -> Camera:

@@ -11,17 +11,11 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic import worn as things
+from hand_unc_ros.data.synthetic.filming import Exposure, PlainCameras, Webcams
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
 from hand_unc_ros.data.synthetic.noise import noise_lattice
-from hand_unc_ros.data.synthetic.rasteriser import (
-    Light,
-    Mesh,
-    Mottling,
-    Projection,
-    merge,
-    render,
-    vertex_normals,
-)
+from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, vertex_normals
+from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.worn import Worn
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.vectors import unit
@@ -136,7 +130,7 @@ def _thumb_palmar(joints: np.ndarray, palmar: np.ndarray) -> np.ndarray:
 @dataclass(frozen=True)
 class SceneSettings:
     """How hard the scene is. clutter: number of objects near the hand.  blur_s: exposure time in seconds.
-    noise: sensor sigma in display units of 255.  jpeg_quality: None for raw images."""
+    noise: sensor sigma in display units of 255, of the stand-in's plain cameras.  jpeg_quality: None for raw images."""
 
     clutter: int = 1
     blur_s: float = 0.004
@@ -145,7 +139,8 @@ class SceneSettings:
 
 
 class Scene:
-    """A seeded scene that can be asked for its truth and its images at any time."""
+    """A seeded scene that can be asked for its truth and its images at any time. A hand with texture coordinates is
+    lifelike and filmed by webcams in rooms."""
 
     def __init__(self, model: HandModel, rig: CameraRig, seed: int,
                  settings: SceneSettings = SceneSettings(), motion: HandMotion | None = None) -> None:
@@ -157,79 +152,50 @@ class Scene:
         self.motion = motion or HandMotion(seed, base=tuple(Rotation.random(random_state=int(
             rng.integers(2 ** 31))).as_rotvec()))
         self.betas = np.clip(rng.normal(0, 1, 10), -2, 2)
-        self.look = looks.draw_appearance(rng, self.hand.skin)
-        self.light = looks.draw_light(rng)
-        self.lattice = noise_lattice(rng)
-        self.grain = imaging.Grain(rng, max(camera.height for camera in rig), max(camera.width for camera in rig))
+        lifelike = model.uv is not None
+        self.look = Skins(model, seed, 1).draw(rng, 1) if lifelike else looks.draw_appearance(rng, self.hand.skin)
+        light = looks.draw_light(rng)
+        mottling = Mottling(noise_lattice(rng), gain=self.look.mottle)
+        grain = imaging.Grain(rng, max(camera.height for camera in rig), max(camera.width for camera in rig))
         self.bend = rng.normal(0, 0.25, 3)
-        self.arm_length = rng.uniform(0.16, 0.26)
+        self.arm_length = rng.uniform(0.3, 0.4) if lifelike else rng.uniform(0.16, 0.26)
         self.objects = [shapes.draw_object(rng, 0.008, 0.03) for _ in range(settings.clutter)]
         self.placings = [(Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix(),
                           unit(rng.normal(size=3)) * rng.uniform(0.05, 0.13)) for _ in self.objects]
-        self.backgrounds = {camera.name: looks.draw_background(
-            np.random.default_rng((seed, 7003, i)), camera.height, camera.width)
-            for i, camera in enumerate(rig.cameras)}
+        if lifelike:
+            self.cameras: PlainCameras | Webcams = Webcams(rig, seed, mottling, self.look.skin)
+        else:
+            backgrounds = [looks.draw_background(np.random.default_rng((seed, 7003, i)), camera.height, camera.width)
+                           for i, camera in enumerate(rig.cameras)]
+            self.cameras = PlainCameras(backgrounds, light, mottling, grain, settings.noise)
 
     def truth(self, t: float) -> tuple[np.ndarray, np.ndarray]:
         """Joints (21, 3) and vertices (N, 3) at time t, metres, world."""
         vertices, joints = self.hand.surfaces([self.motion.at(t)], self.betas[None])
         return joints[0], vertices[0]
 
-    def _mesh(self, joints: np.ndarray, vertices: np.ndarray) -> Mesh:
+    def _meshes(self, joints: np.ndarray, vertices: np.ndarray) -> list[Mesh]:
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
         meshes = self.hand.mesh(vertices, joints, self.look, self.bend, self.arm_length)
-        meshes += [shapes.placed(thing, rotation, centre + offset)
-                   for thing, (rotation, offset) in zip(self.objects, self.placings)]
-        return merge(meshes)
+        return meshes + [shapes.placed(thing, rotation, centre + offset)
+                         for thing, (rotation, offset) in zip(self.objects, self.placings)]
 
     def images(self, t: float, cameras: list[str] | None = None) -> dict[str, np.ndarray]:
         """RGB uint8 images (H, W, 3) of the named cameras (all by default) at time t."""
         joints, vertices = self.truth(t)
         later, _ = self.truth(t + self.settings.blur_s)
-        mesh = self._mesh(joints, vertices)
+        meshes = self._meshes(joints, vertices)
+        points = merge(meshes).vertices.astype(np.float64)
+        lit = self.cameras.lit(meshes)
         images = {}
-        for index, camera in enumerate(self.rig.cameras):
+        for place, camera in enumerate(self.rig.cameras):
             if cameras is not None and camera.name not in cameras:
                 continue
-            rng = np.random.default_rng((self.seed, 7004, index, int(round(t * 1e6))))
-            images[camera.name] = self._image(camera, mesh, joints, later, rng)
+            rng = np.random.default_rng((self.seed, 7004, place, int(round(t * 1e6))))
+            motion = np.nan_to_num((camera.project(later)[0] - camera.project(joints)[0]).mean(axis=0))
+            image = self.cameras.image(lit, Exposure(place, Projection(*camera.project(points), camera.centre),
+                                                     motion, rng))
+            if self.settings.jpeg_quality is not None:
+                image = imaging.jpeg(image, self.settings.jpeg_quality)
+            images[camera.name] = image
         return images
-
-    def _image(self, camera: Camera, mesh: Mesh, joints: np.ndarray, later: np.ndarray,
-               rng: np.random.Generator) -> np.ndarray:
-        now, then = camera.project(joints)[0], camera.project(later)[0]
-        motion = np.nan_to_num((then - now).mean(axis=0))
-        projection = Projection(*camera.project(mesh.vertices.astype(np.float64)), camera.centre)
-        image = photograph(mesh, projection, self.light, Mottling(self.lattice, gain=self.look.mottle), motion,
-                           self.backgrounds[camera.name])
-        image = self.grain.apply(image, self.settings.noise, rng)
-        if self.settings.jpeg_quality is not None:
-            image = imaging.jpeg(image, self.settings.jpeg_quality)
-        return image
-
-
-def photograph(mesh: Mesh, projection: Projection, light: Light, mottling: Mottling, motion: np.ndarray,
-               background: np.ndarray) -> np.ndarray:
-    """A mesh before `background` (H, W, 3) uint8, which stays as it is; an image of the same size, without noise.
-
-    projection: px is NaN where the lens cannot see.  motion: displacement (2,) in pixels while the shutter is open.
-    """
-    image = background.copy()
-    window = _window(projection.px[projection.depth > 0], np.abs(motion).max() + 1, image.shape[:2])
-    if window is not None:
-        left, top, right, bottom = window
-        linear, alpha, _ = render(mesh, projection._replace(px=projection.px - [left, top]),
-                                  (bottom - top, right - left), light, mottling)
-        part = image[top:bottom, left:right]
-        part[:] = imaging.quantise(imaging.motion_blur(imaging.composite(linear, alpha, part), motion))
-    return image
-
-
-def _window(px: np.ndarray, margin: float, size: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """Left, top, right, bottom of what the points (N, 2) cover of an image of (height, width), or None."""
-    px = px[np.isfinite(px).all(axis=1)]
-    if len(px) == 0:
-        return None
-    low = np.maximum(np.floor(px.min(axis=0) - margin), 0).astype(int)
-    high = np.minimum(np.ceil(px.max(axis=0) + margin) + 1, size[::-1]).astype(int)
-    return (*low, *high) if (high > low).all() else None

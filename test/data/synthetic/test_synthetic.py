@@ -15,10 +15,12 @@ from repository import ROOT, TESTS
 pytest.importorskip('numba')
 
 from hand_unc_ros.data.synthetic import appearance, frames, imaging
+from hand_unc_ros.data.synthetic.filming import covered
 from hand_unc_ros.data.synthetic.motion import HandMotion
-from hand_unc_ros.data.synthetic.rasteriser import Mottling, Projection, merge, render
+from hand_unc_ros.data.synthetic.rasteriser import Projection, merge, render
 from hand_unc_ros.data.synthetic.ring import look_at, ring_of_cameras
 from hand_unc_ros.data.synthetic.scene import PosedHand, Scene, SceneSettings
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.networks.hand_finder import FRAME_HEIGHT, FRAME_WIDTH
 
@@ -86,8 +88,8 @@ def silhouette(scene, camera, t):
     joints, vertices = scene.truth(t)
     hand = scene.hand.mesh(vertices, joints, scene.look, scene.bend, scene.arm_length)[0]
     px, depth = camera.project(vertices)
-    alpha = render(merge([hand]), Projection(px, depth, camera.centre), (camera.height, camera.width), scene.light,
-                   Mottling(scene.lattice))[1]
+    alpha = render(merge([hand]), Projection(px, depth, camera.centre), (camera.height, camera.width), scene.cameras.light,
+                   scene.cameras.mottling)[1]
     return alpha > 0, camera.project(joints)[0]
 
 
@@ -97,9 +99,9 @@ def test_true_joints_lie_on_the_hand_in_the_image(model, seed):
     scene = Scene(model, ring_of_cameras(2, **SMALL, seed=seed), seed, CLEAN)
     on_hand, changed_share, total = 0, [], 0
     for t in (0.0, 0.37, 0.8):
-        for name, image in scene.images(t).items():
+        for (name, image), background in zip(scene.images(t).items(), scene.cameras.backgrounds):
             mask, joints = silhouette(scene, scene.rig[name], t)
-            changed = (image != scene.backgrounds[name]).any(-1)
+            changed = (image != background).any(-1)
             changed_share.append(changed[mask].mean())
             grown = cv2.dilate((mask & changed).astype(np.uint8), np.ones((3, 3)))
             u, v = np.rint(joints).astype(int).T
@@ -245,3 +247,29 @@ def test_developing_keeps_the_picture(model, quick):
         correlation = np.corrcoef(cv2.GaussianBlur(out, (0, 0), 3).ravel(), image.ravel())[0, 1]
         assert correlation > 0.8
     assert imaging.jpeg(image, 90).shape == image.shape
+
+
+def test_webcams_film_a_lifelike_hand_in_a_room():
+    """What moves is put into images of the empty room: outside of it they are the room's, and there is no seam."""
+    lifelike = load_hand_model(ANNY)
+    scene = Scene(lifelike, ring_of_cameras(2, **SMALL, seed=3), 3, CLEAN)
+    again = Scene(lifelike, scene.rig, 3, CLEAN)
+    for t in (0.0, 0.6):
+        joints, vertices = scene.truth(t)
+        points = np.concatenate([mesh.vertices for mesh in scene._meshes(joints, vertices)])
+        for place, (name, image) in enumerate(scene.images(t).items()):
+            assert np.array_equal(image, again.images(t, [name])[name])
+            empty = np.stack(scene.cameras.empty[place]).astype(float)
+            left, top, right, bottom = covered(scene.rig[name].project(points)[0], 0, image.shape[:2])
+            outside = np.ones(image.shape[:2], bool)
+            outside[max(0, top - 24):bottom + 24, max(0, left - 24):right + 24] = False
+            assert any(np.array_equal(image[outside], room[outside]) for room in empty)
+            # In a frame about the hand that the sensor made anew, the room has the brightness that it has elsewhere.
+            ring = ~outside
+            ring[max(0, top - 4):bottom + 4, max(0, left - 4):right + 4] = False
+            assert ring.sum() > 1000
+            assert abs(image[ring].mean() - empty.mean(axis=0)[ring].mean()) < 2.0
+            u, v = np.rint(scene.rig[name].project(joints)[0]).astype(int).T
+            inside = (u >= 0) & (u < image.shape[1]) & (v >= 0) & (v < image.shape[0])
+            moved = np.abs(image - empty.mean(axis=0)).max(-1)[v[inside], u[inside]]
+            assert inside.sum() > 15 and np.mean(moved > 8) > 0.7
