@@ -48,7 +48,7 @@ def train(args: argparse.Namespace) -> None:
 def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `hand-unc evaluate`."""
     sets = parser.add_argument_group('a network on a set of samples')
-    sets.add_argument('--model', type=Path, metavar='FILE', help='weights (.safetensors)')
+    sets.add_argument('--model', type=Path, metavar='FILE', help='weights (.safetensors; default: those of the package)')
     sets.add_argument('--data', metavar='D',
                       help='a folder made by `hand-unc synth`, or dataset:root[:split], e.g. dexycb:/data/dex-ycb')
     sets.add_argument('--option', type=option, action='append', default=[], metavar='NAME=VALUE', dest='options',
@@ -121,9 +121,9 @@ def evaluate(args: argparse.Namespace) -> None:
 
 def _check_what_to_evaluate(args: argparse.Namespace) -> None:
     """Raise ConfigError unless it is either a recording or a network on a set."""
-    if args.bag is None and (args.model is None or args.data is None):
-        raise ConfigError('what is to be evaluated? Give --bag DIR for a recording, or --model FILE and --data D for a '
-                          'network on a set of samples')
+    if args.bag is None and args.data is None:
+        raise ConfigError('what is to be evaluated? Give --bag DIR for a recording, or --data D for a network on a set of '
+                          'samples')
     of_sets = {'--model': args.model, '--data': args.data, '--option': args.options, '--gate': args.gate,
                '--triangulation': args.triangulation, '--reference': args.reference,
                '--covariance-head': args.covariance_head, '--covariance-map': args.covariance_map}
@@ -132,7 +132,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
                '--part': args.part}
     wrong = [name for name, value in (of_bags if args.bag is None else of_sets).items() if value]
     if wrong:
-        raise ConfigError(f'{wrong[0]} does not go with {"--model and --data" if args.bag is None else "--bag"}; '
+        raise ConfigError(f'{wrong[0]} does not go with {"--data" if args.bag is None else "--bag"}; '
                           'leave one of them out')
 
 
@@ -182,13 +182,16 @@ def add_synth_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seed', type=int, default=0, help='default 0')
     parser.add_argument('--scene', choices=SYNTHETIC_SCENES, default='training',
                         help='what training draws from, or one of the kinds held out from it (default training)')
+    parser.add_argument('--hand-model', default='stand-in', metavar='NAME',
+                        help='stand-in, on which the shipped weights were trained, or anny, lifelike (default stand-in)')
     parser.add_argument('--workers', type=int, default=2, metavar='N', help='processes that render (default 2)')
 
 
 def synth(args: argparse.Namespace) -> None:
     """`hand-unc synth`."""
     from hand_unc_ros.data.synthetic.sets import describe_set, make_set
-    content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames)
+    content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames,
+                           hand_model=args.hand_model)
     print(make_set(args.out, content, args.workers).description)
 
 

@@ -123,7 +123,7 @@ def evaluate(
 def predict(predictor: Predictor, source: SampleSource, indices: Sequence[int], count: int) -> Results:
     """Run a method on the first `count` views of the samples with these indices, crops around the true hand."""
     parts: list[Results] = []
-    for batch in tqdm(_batches(predictor.image_size, source, indices, count), desc=f'{count} views', leave=False,
+    for batch in tqdm(_batches(predictor, source, indices, count), desc=f'{count} views', leave=False,
                       disable=None, total=-(-len(indices) // BATCH)):
         found = predictor.predict(batch)
         batch = {name: value.to(found.joints.device) for name, value in batch.items()}
@@ -211,12 +211,12 @@ def protocol(predictor: Predictor, data: str, auc_range: metrics.AucRange, refer
 class Request:
     """The request of `hand-unc evaluate --model --data`.
 
-    views: numbers of views.  reference: the weights whose 2D error decides which samples are hard; the model's by
+    model: weights; those of the package by default.  views: numbers of views.  reference: the weights whose 2D error decides which samples are hard; the model's by
     default.  gate, triangulation: in place of the model's own.  covariance_head, covariance_map: as in
     EstimatorSettings.  auc_mm: range of the AUC.  options: of the dataset's reader.  output: JSON file to write.
     """
 
-    model: Path
+    model: Path | None
     data: str
     views: Sequence[int]
     method: str = DEFAULT
@@ -241,10 +241,12 @@ class Request:
 
 def run(request: Request) -> list[dict]:
     """Evaluate stored weights and print the table; `output` gets the rows as JSON."""
-    settings = EstimatorSettings(method=request.method, weights=str(request.model),
+    settings = EstimatorSettings(method=request.method, weights=str(request.model or ''),
                                  covariance_head=request.covariance_head, covariance_map=request.covariance_map)
-    options = PredictorOptions(Path(request.model), files_of(settings).get('covariance_head'), request.gate,
-                               request.triangulation, request.device, request.precision)
+    files = files_of(settings)
+    model = files['weights']
+    options = PredictorOptions(model, files.get('covariance_head'), request.gate, request.triangulation,
+                               request.device, request.precision)
     predictor = build_predictor(request.method, options)
     covariance_map = covariance_map_of(settings)
     source, words = open_source(request.data, request.options)
@@ -259,8 +261,8 @@ def run(request: Request) -> list[dict]:
     head = options.covariance_head
     origin = ('propagated from the variances of the views' if head is None else f'head {head.name}') + (
         ', no map' if covariance_map is None else f', {covariance_map.kind} map')
-    about = protocol(predictor, words, auc_range, Path(request.reference or request.model).name, used, origin)
-    rows = [row | {'model': Path(request.model).name, 'protocol': about} for row in rows]
+    about = protocol(predictor, words, auc_range, Path(request.reference or model).name, used, origin)
+    rows = [row | {'model': model.name, 'protocol': about} for row in rows]
     print(table(rows))
     more = [count for count in request.views if count not in {row['views'] for row in rows}]
     if more:
@@ -315,10 +317,11 @@ def _shows_hand(sample: Sample) -> list[bool]:
             for view in sample.views]
 
 
-def _batches(size: int, source: SampleSource, indices: Sequence[int], count: int) -> Iterator[dict[str, Tensor]]:
+def _batches(predictor: Predictor, source: SampleSource, indices: Sequence[int], count: int) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(indices), BATCH):
         part = indices[start:start + BATCH]
-        yield collate([crop_sample(source[index], size, NO_AUGMENTATION, views=range(count)) for index in part], part)
+        yield collate([crop_sample(source[index], predictor.image_size, NO_AUGMENTATION, views=range(count),
+                                   rule=predictor.crop_box) for index in part], part)
 
 
 def _mean_over(errors: np.ndarray) -> np.ndarray:

@@ -25,10 +25,12 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameSet
 from hand_unc_ros.evaluation import uncertainty
 from hand_unc_ros.evaluation.benchmark import errors_of
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.methods import DEFAULT, build_predictor
+from hand_unc_ros.hand.standin import STANDIN
+from hand_unc_ros.methods import DEFAULT, build_predictor, live_methods
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.predictions import PredictorOptions
 from hand_unc_ros.networks.weights import fingerprint
@@ -46,7 +48,7 @@ NOT_THE_HAND = 0.1
 class SceneSet:
     """Scenes of many seeds, each with its own rig, hand, motion, light and objects. cameras: of each rig.
     clutter: numbers of objects that the scenes have in turn.  size: (width, height) of the images.
-    radius: of the ring of cameras, metres.  focal_px: focal length."""
+    radius: of the ring of cameras, metres.  focal_px: focal length.  hand_model: as `load_hand_model` names it."""
 
     seeds: range
     cameras: int = 4
@@ -54,10 +56,11 @@ class SceneSet:
     size: tuple[int, int] = (640, 480)
     radius: float = 0.6
     focal_px: float = 560.0
+    hand_model: str = STANDIN
 
     def scenes(self, description: str) -> Iterator[Scene]:
         """One scene for each seed. description: for the progress bar."""
-        model = load_hand_model(None)
+        model = load_hand_model(self.hand_model)
         for place, seed in enumerate(tqdm(self.seeds, desc=description, leave=False)):
             rig = ring_of_cameras(self.cameras, size=self.size, radius=self.radius, focal_px=self.focal_px, seed=seed)
             yield Scene(model, rig, seed, SceneSettings(clutter=self.clutter[place % len(self.clutter)]))
@@ -133,6 +136,9 @@ def run_scenes(estimator: HandEstimator, scenes: SceneSet, frames: int, views: i
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--method', default=DEFAULT, choices=live_methods(), help=f'default {DEFAULT}')
+    parser.add_argument('--hand-model', default=STANDIN, metavar='NAME',
+                        help=f'{STANDIN}, or {ANNY}, lifelike (default {STANDIN})')
     parser.add_argument('--weights', default='', help='2D network (default: the shipped one)')
     parser.add_argument('--finder', default='', help='finder network (default: the shipped one)')
     parser.add_argument('--frames', type=int, default=20, help='sets per scene')
@@ -153,7 +159,7 @@ def main() -> None:
     parser.add_argument('--covariance-map', default='', help="map to apply when testing, or 'none'")
     arguments = parser.parse_args()
     settings = EstimatorSettings(
-        method=DEFAULT, weights=arguments.weights, finder_weights=arguments.finder,
+        method=arguments.method, weights=arguments.weights, finder_weights=arguments.finder,
         covariance_head=arguments.covariance_head,
         covariance_map='none' if arguments.fit else arguments.covariance_map, triangulation=arguments.triangulation,
         filter=arguments.filter)
@@ -166,8 +172,8 @@ def main() -> None:
     if arguments.fit:
         fitted = fit(settings, arguments.kind, list(collected.values()), seeds, arguments)
         lost = sum(len(part.errors) - len(part.of_hands()[0]) for part in collected.values())
-        scenes = (f'{len(seeds)} synthetic scenes (seeds from {FIT_SEEDS[0]}) with {arguments.clutter} objects in '
-                  f'turn, {arguments.frames} sets each, views {arguments.views}; left out are {lost} sets in which '
+        scenes = (f'{len(seeds)} synthetic scenes of the hand {arguments.hand_model} (seeds from {FIT_SEEDS[0]}) with '
+                  f'{arguments.clutter} objects in turn, {arguments.frames} sets each, views {arguments.views}; left out are {lost} sets in which '
                   'something else was taken for the hand')
         fitted.save(arguments.fit, data=[scenes, *(open_shards(folder).description for folder in arguments.sets)],
                     probability=PROBABILITY)
@@ -201,7 +207,7 @@ def fit(settings: EstimatorSettings, kind: str, collected: list[Errors], seeds: 
 
 def _scenes(arguments: argparse.Namespace, seeds: range, views: int) -> SceneSet:
     return SceneSet(seeds, max(arguments.cameras, views), arguments.clutter, tuple(arguments.size), arguments.radius,
-                    arguments.focal)
+                    arguments.focal, arguments.hand_model)
 
 
 def _rounded(value: object) -> object:

@@ -48,7 +48,8 @@ METHODS: dict[str, Entry] = {
         export='hand_unc_ros.methods.jump_hand.export'),
     'correlated_uncertainty': Entry(
         tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
-    'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
+    'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live',
+                       evaluation='hand_unc_ros.methods.landmarks.evaluation'),
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.
 DEFAULT = 'jump_hand'

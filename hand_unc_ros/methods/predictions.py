@@ -9,6 +9,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch import Tensor
 
+from hand_unc_ros.methods.contract import CropBox
+
 
 class Predictions(NamedTuple):
     """Of a batch of B samples with V views, in its world; NaN for what a method does not know.
@@ -28,9 +30,11 @@ class Predictions(NamedTuple):
 
 
 class Predictor(Protocol):
-    """image_size: side of the crops in pixels.  description: the choices that decide the numbers, in words."""
+    """image_size: side of the crops in pixels.  crop_box: how they are drawn, as live.  description: the choices that
+    decide the numbers, in words."""
 
     image_size: int
+    crop_box: CropBox
     description: str
 
     def predict(self, batch: dict[str, Tensor]) -> Predictions:

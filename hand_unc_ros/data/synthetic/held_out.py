@@ -4,12 +4,14 @@ Nothing is shared with training (data/synthetic/multiview.py, frames.py): every 
 in a number of its kind's own, so no seed of one gives the draws of the other. Cameras stand in a ring, have lens
 distortion and a sensor of 640×480; hands move, and images show that motion and sensor noise; backgrounds are drawn for
 each camera and not taken from a store; objects go with the hand, their sizes and places are drawn in other ways.
+A hand with texture coordinates is lifelike, and webcams film it before surroundings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,12 +21,18 @@ from scipy.spatial.transform import Rotation
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView
 from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
-from hand_unc_ros.data.synthetic.filming import photograph
+from hand_unc_ros.data.synthetic.environment import draw_environment
+from hand_unc_ros.data.synthetic.filming import FINENESS, moving, photograph
+from hand_unc_ros.data.synthetic.lit import Lit, Surface
 from hand_unc_ros.data.synthetic.motion import HandMotion
 from hand_unc_ros.data.synthetic.noise import noise_lattice
+from hand_unc_ros.data.synthetic.photographs import installed_photographs
 from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge
 from hand_unc_ros.data.synthetic.ring import ring_of_cameras
 from hand_unc_ros.data.synthetic.scene import PosedHand
+from hand_unc_ros.data.synthetic.sensor import Sensor, Webcam, draw_webcam
+from hand_unc_ros.data.synthetic.skin import Skins
+from hand_unc_ros.data.synthetic.surroundings import Surroundings
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.vectors import unit
@@ -67,13 +75,14 @@ HELD_OUT = {
 
 @dataclass(frozen=True)
 class _Scene:
-    """What one sequence shows. objects: mesh, and where its origin is from the middle of the palm (3,)."""
+    """What one sequence shows. objects: mesh, and where its origin is from the middle of the palm (3,).  light: of the
+    stand-in, or the surface of a lifelike hand."""
 
     motion: HandMotion
     start_s: float
     betas: np.ndarray
     look: looks.Appearance
-    light: Light
+    light: Light | Surface
     bend: np.ndarray
     arm_length: float
     rig: CameraRig
@@ -84,11 +93,12 @@ class _Scene:
 @dataclass(frozen=True)
 class _Moment:
     """One frame of a sequence with V cameras. joints: (21, 3) metres.  joints_px: (V, 21, 2) in whole images.
-    px (V, N, 2), depth (V, N): of the vertices of the mesh.  distance: (V,) of the middle knuckle along the axis.
+    lit: the same mesh, where it is lifelike.  px (V, N, 2), depth (V, N): of the vertices of the mesh.  distance: (V,) of the middle knuckle along the axis.
     motion: (V, 2) pixels while the shutter is open."""
 
     joints: np.ndarray
     mesh: Mesh
+    lit: Lit | None
     joints_px: np.ndarray
     px: np.ndarray
     depth: np.ndarray
@@ -111,6 +121,10 @@ class HeldOutSequences:
         self.hand = PosedHand(model)
         self.lattice = noise_lattice(rng)
         self.grain = imaging.Grain(rng, SENSOR[1], SENSOR[0])
+        self.lifelike = None
+        if model.uv is not None:
+            stream = int(rng.integers(2 ** 31))
+            self.lifelike = _Lifelike(Skins(model, stream), Surroundings(stream, installed_photographs()), Sensor(rng))
 
     def sequence(self, number: int) -> list[Sample]:
         """The samples of sequence `number`, which depends on the seed and this number alone."""
@@ -135,7 +149,11 @@ class HeldOutSequences:
         motion = HandMotion(integer(), kind.period_s, tuple(base), reach=(0.09, 0.09, 0.06))
         start = kind.period_s * rng.uniform(*kind.start)
         betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5)
-        look, light = looks.draw_appearance(rng, self.hand.skin), looks.draw_light(rng)
+        if self.lifelike is None:
+            look, light = looks.draw_appearance(rng, self.hand.skin), looks.draw_light(rng)
+        else:
+            look = self.lifelike.skins.draw(rng, self.lifelike.skins.count)
+            light = Surface(draw_environment(rng), Mottling(self.lattice, gain=look.mottle), look.skin[None])
         bend, arm_length = rng.normal(0, 0.25, 3), rng.uniform(0.16, 0.26)
         rig = ring_of_cameras(self.views, size=SENSOR, radius=rng.uniform(0.5, 0.85), seed=integer())
         order = surrounding_order(self.views)
@@ -162,8 +180,9 @@ class HeldOutSequences:
 
     def _moment(self, scene: _Scene, t: float, vertices: np.ndarray, joints: np.ndarray) -> _Moment:
         middle = joints[PALM_JOINTS].mean(axis=0)
-        mesh = merge(self.hand.mesh(vertices, joints, scene.look, scene.bend, scene.arm_length)
-                     + [shapes.placed(thing, np.eye(3), middle + offset) for thing, offset in scene.objects])
+        meshes = (self.hand.mesh(vertices, joints, scene.look, scene.bend, scene.arm_length)
+                  + [shapes.placed(thing, np.eye(3), middle + offset) for thing, offset in scene.objects])
+        mesh = merge(meshes)
         half = self.kind.exposure_s / 2
         ends = self.hand.surfaces([scene.motion.at(t - half), scene.motion.at(t + half)],
                                   np.tile(scene.betas, (2, 1)))[1]
@@ -171,8 +190,15 @@ class HeldOutSequences:
         now, opened, closed, surface = np.split(px.numpy(), np.cumsum([JOINT_COUNT] * 3), axis=1)
         # The image moves alike everywhere, as far as the joints do on average while the shutter is open about time t.
         motion = np.nan_to_num((closed - opened).mean(axis=1))
-        return _Moment(joints, mesh, now, surface, depth.numpy()[:, 3 * JOINT_COUNT:],
+        lit = scene.light.lit(meshes) if isinstance(scene.light, Surface) else None
+        return _Moment(joints, mesh, lit, now, surface, depth.numpy()[:, 3 * JOINT_COUNT:],
                        depth.numpy()[:, MIDDLE_MCP], motion)
+
+    def _behind(self, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+        """A background (height, width, 3): display values uint8, or linear light behind a lifelike hand."""
+        if self.lifelike is None:
+            return looks.draw_background(rng, height, width)
+        return self.lifelike.surroundings.patch(rng, max(height, width))[:height, :width]
 
     def _record(self, rng: np.random.Generator, scene: _Scene, place: int, moments: list[_Moment]) -> list[SampleView]:
         """What one camera gives of a sequence."""
@@ -185,21 +211,40 @@ class HeldOutSequences:
         # One background behind all windows: it stands still while they follow the hand.
         left, top = np.min(windows, axis=0)[:2]
         right, bottom = np.max(windows, axis=0)[2:]
-        background = looks.draw_background(rng, bottom - top, right - left)
+        behind = self._behind(rng, bottom - top, right - left)
+        webcam = None if self.lifelike is None else draw_webcam(rng, behind)
         views = []
         for window, moment in zip(windows, moments):
             part, reduction = _window_camera(camera, window)
-            behind = background[window[1] - top:window[3] - top, window[0] - left:window[2] - left]
+            background = behind[window[1] - top:window[3] - top, window[0] - left:window[2] - left]
             projection = Projection(moment.px[place] - window[:2], moment.depth[place], camera.centre)
-            image = photograph(moment.mesh, projection, scene.light, Mottling(self.lattice, gain=scene.look.mottle),
-                               moment.motion[place], behind)
-            image = self.grain.apply(image, self.kind.noise, rng)
+            if webcam is None:
+                image = photograph(moment.mesh, projection, scene.light,
+                                   Mottling(self.lattice, gain=scene.look.mottle), moment.motion[place], background)
+                image = self.grain.apply(image, self.kind.noise, rng)
+            else:
+                image = self.lifelike.image(moment.lit, projection, background, moving(webcam, moment.motion[place]),
+                                            rng)
             if part.width < image.shape[1]:
                 image = cv2.resize(image, (part.width, part.height), interpolation=cv2.INTER_AREA)
             px = crops.transform(reduction, moment.joints_px[place])
             inside = ((px > -0.5) & (px < [part.width - 0.5, part.height - 0.5])).all(axis=1)
             views.append(SampleView(part, image, px, inside))
         return views
+
+
+class _Lifelike(NamedTuple):
+    """What lifelike hands are filmed with."""
+
+    skins: Skins
+    surroundings: Surroundings
+    sensor: Sensor
+
+    def image(self, lit: Lit, projection: Projection, background: np.ndarray, webcam: Webcam,
+              rng: np.random.Generator) -> np.ndarray:
+        """RGB uint8 of the size of the background (H, W, 3), which is linear."""
+        linear, alpha = lit.photograph(projection, background.shape[:2], FINENESS)
+        return self.sensor.image(imaging.blend(linear, alpha, background), webcam, rng)
 
 
 def surrounding_order(count: int) -> list[int]:

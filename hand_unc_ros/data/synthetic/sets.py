@@ -22,21 +22,25 @@ from hand_unc_ros.data.synthetic.held_out import HELD_OUT, RATE_HZ, WINDOW, WIND
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.data.synthetic.photographs import installed
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.hand.standin import STANDIN
 
 TRAINING = 'training'
 KINDS = (TRAINING, *HELD_OUT)
 # Images of a shard: enough to make few files, few enough to lose little when a run is killed.
 SHARD_IMAGES = 512
-HAND_MODEL = 'stand-in'
+HANDS = (STANDIN, ANNY)
 
 
 def describe_set(kind: str, seed: int, samples: int, views: int, frames: int,
-                 shard_images: int = SHARD_IMAGES) -> ShardedSet:
-    """The set of these numbers. Raises ConfigError for numbers of which there is no such set."""
+                 shard_images: int = SHARD_IMAGES, hand_model: str = STANDIN) -> ShardedSet:
+    """The set of these numbers, of one of HANDS. Raises ConfigError for numbers of which there is no such set."""
     for name, value, least in (('samples', samples, 1), ('views', views, 1), ('frames', frames, 1), ('seed', seed, 0)):
         if value < least:
             raise ConfigError(f'{name} is {value}; give at least {least}')
+    if hand_model not in HANDS:
+        raise ConfigError(f'hand model {hand_model!r} is not drawn; choose one of {", ".join(HANDS)}')
     if kind == TRAINING:
         if frames != 1:
             raise ConfigError(f'training samples are single moments; give 1 frame per sequence, not {frames}')
@@ -48,13 +52,15 @@ def describe_set(kind: str, seed: int, samples: int, views: int, frames: int,
             raise ConfigError(f"scenes '{kind}' lose one camera of each pair; give an even number of views, "
                               f'not {views}')
         generator = asdict(HELD_OUT[kind]) | {'rate_hz': RATE_HZ, 'window': WINDOW, 'window_px': WINDOW_PX}
+        if hand_model == ANNY:
+            generator['photographs'] = [path.name for path in installed()]
         distortion_model = 'plumb_bob'
     else:
         raise ConfigError(f"unknown kind of scene '{kind}'; known: {', '.join(KINDS)}")
     per_shard = max(1, shard_images // (views * frames)) * frames
     generator = {'version': __version__} | {name: list(value) if isinstance(value, tuple) else value
                                             for name, value in generator.items()}
-    return ShardedSet(kind, seed, samples, views, frames, per_shard, distortion_model, HAND_MODEL, generator)
+    return ShardedSet(kind, seed, samples, views, frames, per_shard, distortion_model, hand_model, generator)
 
 
 def make_set(folder: Path, content: ShardedSet, workers: int = 1) -> ShardSource:
@@ -83,7 +89,7 @@ def make_set(folder: Path, content: ShardedSet, workers: int = 1) -> ShardSource
 
 def sequence_maker(content: ShardedSet) -> Callable[[int], list[Sample]]:
     """What gives the sequences of a set by number, each of them whatever was asked for before."""
-    model = load_hand_model(None)
+    model = load_hand_model(content.hand_model)
     if content.kind == TRAINING:
         training = MultiviewSamples(model, content.seed)
         return lambda number: [training.sample(number, content.views)]

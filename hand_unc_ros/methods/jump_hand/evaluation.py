@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
+from hand_unc_ros.hand.crops import reach_box
+from hand_unc_ros.methods.contract import CropBox
 from hand_unc_ros.methods.jump_hand.frozen import attach_frozen
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, load_jump_hand
 from hand_unc_ros.methods.predictions import Predictions, PredictorOptions
@@ -18,6 +20,7 @@ from hand_unc_ros.networks.joint_covariance import (
     load_joint_covariance,
     propagated_covariance,
 )
+from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
 
@@ -40,6 +43,11 @@ class JumpHandPredictor:
         self.device = choose_device(device)
         self.dtype = choose_precision(precision, self.device)
         self.network, self.head = network.to(self.device).eval(), head
+
+    @property
+    def crop_box(self) -> CropBox:
+        """How crops are drawn around hands, as in training."""
+        return reach_box if self.network.config.landmarks is None else box_of_hand
 
     @property
     def image_size(self) -> int:

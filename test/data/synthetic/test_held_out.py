@@ -16,6 +16,8 @@ from hand_unc_ros.data.synthetic.multiview import MultiviewSamples
 from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.rasteriser import Light, Mottling, Projection, render
 from hand_unc_ros.data.synthetic.sets import KINDS, describe_set, sequence_maker
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
 
 torch.set_num_threads(1)
@@ -159,3 +161,18 @@ def test_no_seed_gives_the_draws_of_training(model):
             assert np.abs(one.mano.shape - other.mano.shape).min() > 0
             assert np.abs(one.mano.pose - other.mano.pose).max() > 0.1
             assert np.abs(one.views[0].camera.centre - other.views[0].camera.centre).min() > 0
+
+
+def test_a_lifelike_hand_is_held_out_as_well():
+    """Webcams film it: its skin is in the image where its joints are, and kinds differ as those of the stand-in do."""
+    still, blurred = (sequence_maker(describe_set(kind, 3, 1, 2, 1, hand_model=ANNY))(0)[0]
+                      for kind in ('clean', 'blurred'))
+    for sample in (still, blurred):
+        assert sample.vertices.shape == (1609, 3)
+        for view in sample.views:
+            np.testing.assert_allclose(view.joints_px, view.camera.project(sample.joints)[0], atol=1e-6)
+            assert view.image.shape == (view.camera.height, view.camera.width, 3)
+            # A camera's image has noise and no flat parts.
+            assert view.image.std() > 5
+    with pytest.raises(ConfigError, match='nobody'):
+        describe_set('clean', 3, 1, 2, 1, hand_model='nobody')
