@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hand_unc_ros.estimation.covariance_map import FLOOR, CovarianceMap
+from hand_unc_ros.estimation.filter import Motion
 from hand_unc_ros.estimation.tracks import Track
 from hand_unc_ros.geometry.calibration_uncertainty import calibration_covariance
 from hand_unc_ros.geometry.cameras import CameraRig
@@ -18,12 +19,14 @@ from hand_unc_ros.methods.contract import Fused
 @dataclass(frozen=True)
 class Published:
     """joints: (21, 3) metres and velocity: (21, 3) m/s, None without the filter; covariance: (63, 63) m². NaN where
-    unknown.  calibrated: whether a covariance map that was fitted to such joints was applied."""
+    unknown.  calibrated: whether a covariance map that was fitted to such joints was applied.  motion: the filter's.
+    """
 
     joints: np.ndarray
     velocity: np.ndarray | None
     covariance: np.ndarray
     calibrated: bool
+    motion: Motion | None = None
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,14 @@ class CovarianceStages:
         triangulation = fused.triangulation
         contributes = np.isfinite(triangulation.reprojection_px)
         views = contributes.sum(axis=0)
-        joints, velocity, covariance = fused.joints, None, fused.covariance
+        joints, velocity, covariance, motion = fused.joints, None, fused.covariance, None
         track.follower.update(stamp_ns, joints, block_diagonal(triangulation.covariance) + FLOOR ** 2 * np.eye(63))
         if fitted is not None:
             covariance = fitted.apply(covariance, views)
         joints, covariance = estimated(joints, covariance)
         if self.filtered:
             smooth = track.smoother.update(stamp_ns, joints, covariance)
-            joints, velocity, covariance = smooth.joints, smooth.velocity, smooth.covariance
+            joints, velocity, covariance, motion = smooth.joints, smooth.velocity, smooth.covariance, smooth.motion
             if fitted is not None:
                 covariance = fitted.apply_filtered(covariance, views)
         # These errors stay as they are from frame to frame, so that no filter lessens them.
@@ -63,7 +66,7 @@ class CovarianceStages:
         if velocity is not None:
             velocity = np.where(np.isfinite(joints), velocity, np.nan)
         calibrated = fitted is not None and (not self.filtered or bool(fitted.filtered))
-        return Published(joints, velocity, covariance, calibrated)
+        return Published(joints, velocity, covariance, calibrated, motion)
 
 
 def estimated(joints: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -303,7 +303,7 @@ class HandEstimator:
             score=float(np.mean(views.score[triangulation.used])), joints=published.joints,
             covariance=published.covariance, valid=valid, cameras=frames.expected, view_used=used, view_weights=weights,
             reprojection_px=residuals, covariance_calibrated=published.calibrated, velocity=published.velocity,
-            vertices=vertices, vertex_variance=spread, fit=track.fit, track_id=track.track_id)
+            motion=published.motion, vertices=vertices, vertex_variance=spread, fit=track.fit, track_id=track.track_id)
 
 
 def _without_doubles(outcomes: Mapping[str, _Outcome]) -> dict[str, _Outcome]:

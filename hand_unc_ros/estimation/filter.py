@@ -21,13 +21,23 @@ _RIDGE = 1e-12
 
 
 @dataclass(frozen=True)
+class Motion:
+    """What the filter knows of velocities. cross: (63, 63) their covariance with the joints, m²/s.  spread: (63, 63) with
+    each other, m²/s². Joint-major; zero for unknown joints."""
+
+    cross: np.ndarray
+    spread: np.ndarray
+
+
+@dataclass(frozen=True)
 class Filtered:
     """joints: (21, 3) metres.  covariance: (63, 63) m², joint-major.  velocity: (21, 3) m/s.  NaN where unknown, rows
-    and columns of the covariance too."""
+    and columns of the covariance too.  motion: of the velocities."""
 
     joints: np.ndarray
     covariance: np.ndarray
     velocity: np.ndarray
+    motion: Motion
 
 
 class ConstantVelocityFilter:
@@ -95,7 +105,8 @@ class ConstantVelocityFilter:
         unknown = np.isnan(self.joints).any(axis=1).repeat(3)
         published[unknown] = np.nan
         published[:, unknown] = np.nan
-        return Filtered(self.joints.copy(), published, self.velocity.copy())
+        motion = Motion(self.covariance[:_SIZE, _SIZE:].copy(), self.covariance[_SIZE:, _SIZE:].copy())
+        return Filtered(self.joints.copy(), published, self.velocity.copy(), motion)
 
     def _advance(self, dt: float, rows: np.ndarray) -> None:
         self.joints += dt * self.velocity

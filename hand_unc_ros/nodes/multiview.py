@@ -22,6 +22,7 @@ from hand_unc_ros.data.camera_calibrations import CameraCalibrations
 from hand_unc_ros.data.image_messages import decode_compressed, decode_image
 from hand_unc_ros.data.rigs import load_info_topics, load_rig, load_topics
 from hand_unc_ros.errors import CalibrationError, ConfigError, HandUncError
+from hand_unc_ros.estimation.ahead import ahead
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.health import CameraHealth, StandingClock
 from hand_unc_ros.estimation.stream import Estimator, Stream
@@ -280,7 +281,8 @@ class MultiviewNode(LifecycleNode):
     def _publish_hand(self, estimate: HandEstimate) -> None:
         values = self._values
         frame_id = values['world_frame']
-        self._joints.publish(hand_to_message(estimate, frame_id, values['publish.full_covariance']))
+        timely = ahead(estimate, self.get_clock().now().nanoseconds) if values['publish.predict_to_now'] else estimate
+        self._joints.publish(hand_to_message(timely, frame_id, values['publish.full_covariance']))
         triangles = None
         if estimate.vertices is not None:
             surface = self._estimator.surfaces[estimate.handedness]

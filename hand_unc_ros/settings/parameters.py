@@ -200,6 +200,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         'Fill in the 63×63 covariance between joints.',
         live=True),
     Parameter(
+        'publish.predict_to_now', False,
+        'Give joints for the time of publication, moved on with their velocities, with the covariance grown accordingly;'
+        ' the stamp is that time, at most 0.25 s after the images. Needs filter.enabled, and stamps of the node\'s own'
+        ' clock. Mesh and markers stay those of the images.'),
+    Parameter(
         'publish.markers', True,
         'Publish markers for RViz and Foxglove (while somebody listens).',
         live=True),
@@ -245,6 +250,9 @@ def check_together(values: Mapping[str, Any]) -> None:
     if values.get('view_health.down_weight') and not values['view_health.enabled']:
         raise ConfigError('parameter view_health.down_weight is true, but view_health.enabled is false; without it '
                           'nobody knows which camera has moved: enable both')
+    if values.get('publish.predict_to_now') and not values['filter.enabled']:
+        raise ConfigError('parameter publish.predict_to_now is true, but filter.enabled is false; without it no velocity is'
+                          ' known: enable both')
     if '{camera}' not in values['image_topic'] and len(cameras) > 1:
         raise ConfigError(f"parameter image_topic is {values['image_topic']!r}; with several cameras it must "
                           'have {camera} in it')
