@@ -182,8 +182,8 @@ class _Watch:
         self.begin_ns: int | None = None
         self.end_ns: int | None = None
         self.failed = self.waited = False
-        print('starting the synthetic rig, the estimator' + ('' if args.headless else ' and the viewer') + ' …',
-              flush=True)
+        print('starting the synthetic rig, the estimator' + ('' if args.headless else ' and the viewer')
+              + '; the first start on a machine compiles the renderer, which takes a minute …', flush=True)
 
     def over(self) -> bool:
         now_ns = time.time_ns()
