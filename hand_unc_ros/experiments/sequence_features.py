@@ -21,7 +21,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.experiments.landmark_features import FEATURE_AUGMENTATION, READ_BATCH, make_features, with_features
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.methods.jump_hand.frozen import frozen_landmarks
+from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.landmark_gaussians import LEVEL_TAPS, FrozenLandmarks
