@@ -46,6 +46,9 @@ METHODS: dict[str, Entry] = {
         export='hand_unc_ros.methods.jump_hand.export'),
     'correlated_uncertainty': Entry(
         tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
+    'ust_hand': Entry(
+        live='hand_unc_ros.methods.ust_hand.live',
+        tasks={'ust_hand': 'hand_unc_ros.methods.ust_hand.task'}),
     'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.

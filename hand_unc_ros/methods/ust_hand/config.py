@@ -24,8 +24,7 @@ class UstHandConfig:
     start: how the mode is triangulated: 'confidence' is the paper's DLT; 'refined' weights by 1/σ² and is robust.
     offset_sigmas: how far the learned offset can move a 2D joint, and step_sigmas: how far the refinement can move a 3D
     joint in all, in standard deviations of what it starts from.
-    surface: hand model whose vertices follow the joints, '' for none.
-    dropout: of the per-view features in training.
+    surface: hand model whose vertices follow the joints, '' for none; surface_size: how many they are.
 
     Switches of the paper's Tables 1 and 4: heatmap_confidence (False sets every confidence to 1), projection (False
     takes the points' features from the graph alone), stpt (False leaves the query cloud as it is), gcn, casa, spatial,
@@ -48,7 +47,7 @@ class UstHandConfig:
     offset_sigmas: float = 1.0
     step_sigmas: float = 2.0
     surface: str = ''
-    dropout: float = 0.1
+    surface_size: int = 0
     heatmap_confidence: bool = True
     projection: bool = True
     stpt: bool = True
@@ -69,9 +68,9 @@ class UstHandConfig:
             raise ConfigError(f'blocks is {self.blocks} and graph_layers {self.graph_layers}; neither may be negative')
         if self.width % self.heads or self.width % 4:
             raise ConfigError(f'width {self.width} is not a multiple of heads {self.heads} and of 4')
-        if self.offset_sigmas < 0 or self.step_sigmas <= 0 or not 0 <= self.dropout < 1:
-            raise ConfigError(f'offset_sigmas is {self.offset_sigmas}, step_sigmas {self.step_sigmas} and dropout'
-                              f' {self.dropout}; they lie in [0, ∞), (0, ∞) and [0, 1)')
+        if self.offset_sigmas < 0 or self.step_sigmas <= 0:
+            raise ConfigError(f'offset_sigmas is {self.offset_sigmas} and step_sigmas {self.step_sigmas}; the first must'
+                              ' not be negative, the other must be above 0')
 
     @property
     def image_size(self) -> int:
