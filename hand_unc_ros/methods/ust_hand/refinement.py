@@ -103,7 +103,8 @@ class Block(nn.Module):
         self.spatial = VectorAttention(width) if config.spatial else None
         self.temporal = TimeAttention(width, config.heads) if config.temporal else None
         self.cross = VectorAttention(width) if config.cross else None
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(5))
+        parts = [name for name in ('spatial', 'temporal', 'cross') if getattr(config, name)]
+        self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in (*parts, 'ffn', 'step')})
         self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
         self.update = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
         nn.init.zeros_(self.update[-1].weight)
@@ -115,18 +116,18 @@ class Block(nn.Module):
         flat, known = points.flatten(0, 1), clouds.known.flatten(0, 1)
         if self.spatial is not None:
             index = nearest(flat, flat, known, self.neighbours)
-            normed = self.norms[0](x).flatten(0, 1)
+            normed = self.norms['spatial'](x).flatten(0, 1)
             x = x + self.spatial(normed, flat, normed, flat, known, index).unflatten(0, shape)
         if self.temporal is not None:
             moved = points - points[:, clouds.target, None]
-            x = x + self.temporal(self.norms[1](x), moved, clouds.seconds, clouds.known)
+            x = x + self.temporal(self.norms['temporal'](x), moved, clouds.seconds, clouds.known)
         if self.cross is not None:
             anchors, there = clouds.anchors.flatten(0, 1), clouds.there.flatten(0, 1)
             index = nearest(flat, anchors, there, self.neighbours)
-            x = x + self.cross(self.norms[2](x).flatten(0, 1), flat, clouds.anchor_features.flatten(0, 1), anchors,
+            x = x + self.cross(self.norms['cross'](x).flatten(0, 1), flat, clouds.anchor_features.flatten(0, 1), anchors,
                                there, index).unflatten(0, shape)
-        x = x + self.ffn(self.norms[3](x))
-        return x, self.update(self.norms[4](x))
+        x = x + self.ffn(self.norms['ffn'](x))
+        return x, self.update(self.norms['step'](x))
 
 
 class PointTransformer(nn.Module):
