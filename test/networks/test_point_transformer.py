@@ -8,7 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hand_unc_ros.networks.point_transformer import TimeAttention, VectorAttention, nearest, time_waves
+from hand_unc_ros.networks.point_transformer import (
+    TimeAttention,
+    VectorAttention,
+    nearest,
+    predicted_by_others,
+    time_waves,
+)
 
 torch.set_num_threads(1)
 
@@ -88,3 +94,23 @@ def test_gradients_in_double() -> None:
     x, points = (part[:1, :5].clone().requires_grad_() for part in (x, points))
     index = nearest(points.detach(), points.detach(), present, 3)
     assert torch.autograd.gradcheck(lambda a, b: layer(a, b, a, b, present, index), (x, points), fast_mode=True)
+
+
+def test_frames_expect_a_joint_where_the_others_line_up() -> None:
+    seconds = torch.tensor([[-0.2, -0.13, -0.05, 0.0]]).double()
+    velocity, place = torch.randn(6, 3).double(), torch.randn(6, 3).double()
+    points = place + seconds[..., None, None] * velocity
+    present = torch.ones(1, 4, 6, dtype=torch.bool)
+    expected = predicted_by_others(points, seconds, present)
+    # But for the ridge, which holds back a slope over 0.2 s by a few per cent.
+    torch.testing.assert_close(expected, points, atol=0.03 * velocity.abs().max().item(), rtol=0)
+    spoilt, there = points.clone(), present.clone()
+    spoilt[:, 1, 2] += 5
+    there[:, 1, 2] = False
+    torch.testing.assert_close(predicted_by_others(spoilt, seconds, there)[:, [0, 2, 3]],
+                               predicted_by_others(points, seconds, there)[:, [0, 2, 3]])
+    one = torch.zeros_like(present)
+    one[:, 2] = True
+    alone = predicted_by_others(points, seconds, one)
+    torch.testing.assert_close(alone[:, 3], points[:, 2])
+    assert torch.equal(alone[:, 2], points[:, 2]), 'a frame says nothing of itself'

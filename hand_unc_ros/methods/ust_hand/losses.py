@@ -24,6 +24,8 @@ LABEL_SIGMA_CELLS = 2.0
 # flow beyond its own limit.
 HUBER, LATENT_HUBER = 2.0, 3.0
 NEAREST = 0.05
+# Entries of a batch that have no axis of views.
+OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s')
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,22 @@ def seen_by_live(batch: dict[str, Tensor]) -> Tensor:
     return batch['view_mask'] & (batch['presence'] > PRESENCE_THRESHOLD)
 
 
+def shown_views(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The batch with the views that are shown alone, of which every sample has as many."""
+    count = int(batch['shown'].sum(1).amax())
+    chosen = batch['shown'].int().argsort(dim=1, descending=True)[:, :count]
+    rows = torch.arange(len(chosen), device=chosen.device)[:, None]
+    return {name: value if name in OF_SAMPLES else value[rows, chosen] for name, value in batch.items()}
+
+
 def ust_hand_losses(network: UstHand, batch: dict[str, Tensor], weights: LossWeights) -> dict[str, Tensor]:
     """The weighted loss terms of a batch of training.window_stream; their sum is what is minimised."""
-    maps = network.view.of_batch(batch)
-    seen = seen_by_live(batch)
-    mask = seen & batch['shown'][..., None]
-    out = network.fuse(maps, Cameras(batch['K'], batch['camera_from_world'], mask, batch['stamps_s']))
+    part = shown_views(batch)
+    maps, mask = network.view.of_batch(part), seen_by_live(part)
+    out = network.fuse(maps, Cameras(part['K'], part['camera_from_world'], mask, part['stamps_s']))
+    hidden = seen_by_live(batch) & ~batch['shown'][..., None]
     with torch.autocast(mask.device.type, enabled=False):
-        terms = view_terms(network, maps, out, batch, mask) | point_terms(out, batch, seen & ~mask)
+        terms = view_terms(network, maps, out, part, mask) | point_terms(out, batch, hidden)
     return {name: weight * terms[name] for name, weight in weights.to_dict().items() if weight}
 
 

@@ -15,11 +15,14 @@ from hand_unc_ros.methods.ust_hand.views import sampled
 from hand_unc_ros.networks.deformable import CAMERA_SIZE
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, pixels_to_cells
 from hand_unc_ros.networks.palm_views import SPREAD_SIZE, ViewGeometry, described_spread
-from hand_unc_ros.networks.point_transformer import TimeAttention, VectorAttention, nearest
+from hand_unc_ros.networks.point_transformer import TimeAttention, VectorAttention, nearest, predicted_by_others
 
-# Of a point in a view: residual of the joint's 2D mean in cells and lifted to the palm's frame, log variance, confidence.
+# Of a point in a view: residual of the joint's 2D mean in standard deviations and lifted to the palm's frame, in cm, log
+# variance, confidence.
 EVIDENCE_SIZE = 8
-RESIDUAL_LIMIT_CELLS = 8.0
+RESIDUAL_LIMIT = 6.0
+# Anchors are about a tenth of a hand unit apart, and displacements count up to this many standard deviations.
+ANCHOR_UNIT, MOST_SIGMAS = 0.1, 6.0
 # A view without any confidence still counts a little, so that shares of views stay finite.
 LEAST_CONFIDENCE = 1e-3
 
@@ -63,9 +66,10 @@ class PointFeatures(nn.Module):
         px, depth = geometry.project(points.flatten(1, 2))
         places = pixels_to_cells(px, geometry.image_size)
         looked = sampled(views.maps.flatten(0, 1), places.flatten(0, 1)).unflatten(0, px.shape[:2])
-        residual = views.mean.repeat(1, 1, sets, 1) - places
-        residual = residual.clamp(-RESIDUAL_LIMIT_CELLS, RESIDUAL_LIMIT_CELLS)
-        lifted = residual @ geometry.lift * (depth[..., None] * geometry.image_size / HEATMAP_SIZE)
+        sigma = views.variance.sqrt().repeat(1, 1, sets, 1)
+        residual = ((views.mean.repeat(1, 1, sets, 1) - places) / sigma).clamp(-RESIDUAL_LIMIT, RESIDUAL_LIMIT)
+        cell_cm = 10 * geometry.image_size / HEATMAP_SIZE
+        lifted = (residual * sigma) @ geometry.lift * (depth[..., None] * cell_cm)
         known = torch.cat([views.variance.log(), views.confidence[..., None]], -1).repeat(1, 1, sets, 1)
         cameras = geometry.cameras[:, :, None].expand(-1, -1, px.shape[2], -1)
         seen = F.gelu(looked + self.evidence(torch.cat([residual, lifted, known, cameras], -1)))
@@ -92,9 +96,20 @@ class Clouds(NamedTuple):
     seconds: Tensor
     target: int
 
+    def in_sigmas(self, steps: Tensor) -> Tensor:
+        """Displacements (B, T, 21, 3) in standard deviations of the query cloud, as moves are, shortened to MOST_SIGMAS.
+        """
+        whitened = torch.linalg.solve(self.spread, steps[..., None])[..., 0]
+        length = (whitened.square().sum(-1, keepdim=True) + 1e-12).sqrt()
+        return whitened * (MOST_SIGMAS / length).clamp_max(1.0)
+
 
 class Block(nn.Module):
-    """Attention in space, in time and to the anchors, feed-forward and a step, each with pre-norm."""
+    """Attention in space, in time and to the anchors, feed-forward and a step, each with pre-norm.
+
+    The step is in standard deviations of the query cloud, and so are the displacements over time that the block looks
+    at. A part of it is a learned share of the way to where the other frames expect the joint, as a filter's gain.
+    """
 
     def __init__(self, config: UstHandConfig) -> None:
         super().__init__()
@@ -102,11 +117,12 @@ class Block(nn.Module):
         self.neighbours = config.neighbours
         self.spatial = VectorAttention(width) if config.spatial else None
         self.temporal = TimeAttention(width, config.heads) if config.temporal else None
-        self.cross = VectorAttention(width) if config.cross else None
+        self.cross = VectorAttention(width, ANCHOR_UNIT) if config.cross else None
+        self.expected = nn.Linear(3, width) if config.temporal else None
         parts = [name for name in ('spatial', 'temporal', 'cross') if getattr(config, name)]
         self.norms = nn.ModuleDict({name: nn.LayerNorm(width) for name in (*parts, 'ffn', 'step')})
         self.ffn = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.update = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3))
+        self.update = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, 4))
         nn.init.zeros_(self.update[-1].weight)
         nn.init.zeros_(self.update[-1].bias)
 
@@ -119,7 +135,9 @@ class Block(nn.Module):
             normed = self.norms['spatial'](x).flatten(0, 1)
             x = x + self.spatial(normed, flat, normed, flat, known, index).unflatten(0, shape)
         if self.temporal is not None:
-            moved = points - points[:, clouds.target, None]
+            moved, expected = clouds.in_sigmas(points - points[:, clouds.target, None]), clouds.in_sigmas(
+                predicted_by_others(points, clouds.seconds, clouds.known) - points)
+            x = x + self.expected(expected)
             x = x + self.temporal(self.norms['temporal'](x), moved, clouds.seconds, clouds.known)
         if self.cross is not None:
             anchors, there = clouds.anchors.flatten(0, 1), clouds.there.flatten(0, 1)
@@ -127,7 +145,8 @@ class Block(nn.Module):
             x = x + self.cross(self.norms['cross'](x).flatten(0, 1), flat, clouds.anchor_features.flatten(0, 1), anchors,
                                there, index).unflatten(0, shape)
         x = x + self.ffn(self.norms['ffn'](x))
-        return x, self.update(self.norms['step'](x))
+        step, gain = self.update(self.norms['step'](x)).split([3, 1], -1)
+        return x, step if self.temporal is None else step + gain * expected
 
 
 class PointTransformer(nn.Module):
