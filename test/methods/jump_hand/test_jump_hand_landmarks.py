@@ -23,7 +23,7 @@ from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.methods.jump_hand import live
 from hand_unc_ros.methods.jump_hand.export import export_onnx
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
-from hand_unc_ros.methods.jump_hand.label_adaptation import adapted, bone_frames, label_bias
+from hand_unc_ros.networks.label_adaptation import adapted, bone_frames, label_bias
 from hand_unc_ros.methods.jump_hand.landmarks_live import JumpHandOnLandmarks
 from hand_unc_ros.methods.jump_hand.losses import LossWeights, believable, jump_hand_losses, seen_by_live
 from hand_unc_ros.methods.jump_hand.network import JumpHandConfig, load_jump_hand, reads_landmarks, save_jump_hand
