@@ -38,8 +38,8 @@ def gathered(values: Tensor, index: Tensor) -> Tensor:
 
 
 class VectorAttention(nn.Module):
-    """y_i = Σ_j softmax_j(γ(q_i − k_j + δ_ij)) ⊙ (v_j + δ_ij) over the neighbours j of i, δ_ij = θ((x_i − x_j) / unit): a
-    weight for every channel. γ and θ pass through a quarter of the width. unit: about how far neighbours are apart."""
+    """y_i = Σ_j softmax_j(γ(q_i − k_j + δ_ij)) ⊙ (v_j + δ_ij) over the neighbours j of i, δ_ij = θ((x_i − x_j) / unit):
+    a weight for every channel. γ and θ pass through a quarter of the width. unit: about how far neighbours are apart."""
 
     def __init__(self, width: int, unit: float = 1.0) -> None:
         super().__init__()
@@ -77,8 +77,8 @@ class TimeAttention(nn.Module):
         self.merge = nn.Linear(width, width)
 
     def forward(self, x: Tensor, moved: Tensor, seconds: Tensor, present: Tensor) -> Tensor:
-        """x: (B, T, J, C).  moved: (B, T, J, 3), where each joint is, beside its place in the frame that is asked for, in
-        numbers of about 1.
+        """x: (B, T, J, C).  moved: (B, T, J, 3), where each joint is, beside its place in the frame that is asked for,
+        in numbers of about 1.
         seconds: (B, T), since that frame.  present: (B, T, J) bool.  Returns (B, T, J, C)."""
         x = x + self.time(time_waves(seconds))[:, :, None] + self.place(moved)
         parts = self.qkv(x).transpose(1, 2).flatten(0, 1).unflatten(-1, (3, self.heads, -1))

@@ -18,8 +18,8 @@ NEAREST = 0.05
 
 
 class Labels(NamedTuple):
-    """px: (B, V, N, 2) in the crops of all views, and sigma_px: (B, V, N, 2) of them, finite.  own_sigma_px: (B, V, N, 2)
-    of each view's own joints, widened where the view contradicts the others."""
+    """px: (B, V, N, 2) in the crops of all views, and sigma_px: (B, V, N, 2) of them, finite.
+    own_sigma_px: (B, V, N, 2) of each view's own joints, widened where the view contradicts the others."""
 
     px: Tensor
     sigma_px: Tensor

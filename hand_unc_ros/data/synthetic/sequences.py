@@ -150,7 +150,7 @@ class HandSequences:
 
 
 def draw_stamps(rng: np.random.Generator, settings: SequenceSettings) -> np.ndarray:
-    """(F,) seconds from the first frame on, increasing: a rate, often uneven, sometimes with frames that are missing."""
+    """(F,) seconds from the first frame on, increasing: a rate, often uneven, sometimes with missing frames."""
     count, least, most = settings.frames, *np.log(settings.rates_hz)
     steps = np.full(count - 1, 1 / np.exp(rng.uniform(least, most)))
     if rng.random() < UNEVEN:
@@ -202,7 +202,7 @@ class _Background(NamedTuple):
 
 
 class _Border(NamedTuple):
-    """The straight border of the camera's frame: outward (2,) and where along it, px of the camera that stands still."""
+    """A straight border of the camera's frame: outward (2,) and where along it, px of the camera that stands still."""
 
     outward: np.ndarray
     at: float

@@ -69,8 +69,8 @@ class UstHandConfig:
         if self.width % self.heads or self.width % 4:
             raise ConfigError(f'width {self.width} is not a multiple of heads {self.heads} and of 4')
         if self.offset_sigmas < 0 or self.step_sigmas <= 0:
-            raise ConfigError(f'offset_sigmas is {self.offset_sigmas} and step_sigmas {self.step_sigmas}; the first must'
-                              ' not be negative, the other must be above 0')
+            raise ConfigError(f'offset_sigmas is {self.offset_sigmas} and step_sigmas {self.step_sigmas}; the first'
+                              ' must not be negative, the other must be above 0')
 
     @property
     def image_size(self) -> int:

@@ -36,7 +36,8 @@ class AdaptiveGraph(nn.Module):
 
 
 class ConfidenceAttention(nn.Module):
-    """CASA: self-attention among all joints of all views, whose queries, keys and values know the confidence (Eqs. 4, 5)."""
+    """CASA: self-attention among all joints of all views, whose queries, keys and values know the confidence (Eqs. 4,
+    5)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

@@ -80,8 +80,8 @@ class UstHandLive:
         self.network = load_ust_hand(files['weights']).to(self.device)
         config = self.network.config
         if config.landmarks is None or config.centre != 'last':
-            raise ConfigError(f"{files['weights']} cannot run live: it reads images by a ResNet or refines the middle of"
-                              " a window; take weights that were trained with network.landmarks and centre: last")
+            raise ConfigError(f"{files['weights']} cannot run live: it reads images by a ResNet or refines the middle"
+                              " of a window; take weights that were trained with network.landmarks and centre: last")
         self.networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
                                          choose_precision(options.precision, self.device), files['variance_head'])
         check_fingerprints(config.landmarks, fingerprints_of(self.networks.hand, self.networks.variance),

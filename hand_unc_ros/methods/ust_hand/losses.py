@@ -30,8 +30,8 @@ OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s')
 
 @dataclass(frozen=True)
 class LossWeights:
-    """hmap, hm2d, nll and proj2d are the paper's λ0 … λ3 (0.001, 10, 0.1 and 10 there, with 2D in units that it does not
-    give; here residuals are in standard deviations of the labels).  move: mean square of the moves from the query cloud
+    """hmap, hm2d, nll and proj2d are the paper's λ0 … λ3 (0.001, 10, 0.1 and 10 there, with 2D in units that it does
+    not give; here residuals are in standard deviations of the labels).  move: mean square of the moves from the query cloud
     in its standard deviations, so that a joint stays where nothing speaks against it."""
 
     hmap: float = 0.001
@@ -46,8 +46,8 @@ class LossWeights:
 
 
 def with_labels(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The batch (B, V, T, …) with `labels_px` and `labels_sigma_px` (B, V, T, 21, 2), and `own_px` and `own_sigma_px` of
-    each view by itself: the labels of the batch for both where it has them, else the consensus of its views' landmarks
+    """The batch (B, V, T, …) with `labels_px` and `labels_sigma_px` (B, V, T, 21, 2), and `own_px` and `own_sigma_px`
+    of each view by itself: the labels of the batch for both where it has them, else the consensus of its views' landmarks
     and these landmarks, see `consensus_labels`."""
     if 'labels_px' in batch:
         return batch | {'own_px': batch['labels_px'], 'own_sigma_px': batch['labels_sigma_px']}

@@ -23,7 +23,7 @@ from hand_unc_ros.networks.coupling_flow import CouplingFlow
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.palm_views import view_geometry
 from hand_unc_ros.networks.stored import build_stored
-from hand_unc_ros.networks.view_fusion import ITERATIONS, coarse_spread, normalised
+from hand_unc_ros.networks.view_fusion import ITERATIONS, coarse_spread, inverse_symmetric_3x3, normalised
 from hand_unc_ros.networks.weights import read_weights, save_network
 
 # Of the hypotheses where none are given: outside of training the same noise every time.
@@ -62,8 +62,8 @@ class UstHandOutput(NamedTuple):
 
 
 class UstHand(nn.Module):
-    """The whole network. Views may come in any order and number, frames at any time; a masked view is as if it had never
-    been there, and what it gives turns and moves with the world."""
+    """The whole network. Views may come in any order and number, frames at any time; a masked view is as if it had
+    never been there, and what it gives turns and moves with the world."""
 
     def __init__(self, config: UstHandConfig) -> None:
         super().__init__()
@@ -149,11 +149,12 @@ class UstHand(nn.Module):
         own = each.from_world(clouds.flatten(1, 2)).unflatten(1, clouds.shape[1:3])
         described = self.points(own, views)
         window = (-1, frames)
+        local = turn.mT @ spread @ turn / HAND_UNIT
         moves = self.transformer(Clouds(
             own[:, 0].unflatten(0, window), valid, own[:, 1:].flatten(1, 2).unflatten(0, window),
             there.flatten(1).unflatten(0, window), described[:, 0].unflatten(0, window),
-            described[:, 1:].flatten(1, 2).unflatten(0, window), turn.mT @ spread @ turn / HAND_UNIT,
-            seconds - seconds[:, config.target(frames), None], config.target(frames)))
+            described[:, 1:].flatten(1, 2).unflatten(0, window), local,
+            inverse_symmetric_3x3(local), seconds - seconds[:, config.target(frames), None], config.target(frames)))
         return spread @ turn, moves
 
 

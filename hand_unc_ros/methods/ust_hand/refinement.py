@@ -17,8 +17,8 @@ from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, pixels_to_cells
 from hand_unc_ros.networks.palm_views import SPREAD_SIZE, ViewGeometry, described_spread
 from hand_unc_ros.networks.point_transformer import TimeAttention, VectorAttention, nearest, predicted_by_others
 
-# Of a point in a view: residual of the joint's 2D mean in standard deviations and lifted to the palm's frame, in cm, log
-# variance, confidence.
+# Of a point in a view: residual of the joint's 2D mean in standard deviations and lifted to the palm's frame, in cm,
+# log variance, confidence.
 EVIDENCE_SIZE = 8
 RESIDUAL_LIMIT = 6.0
 # Anchors are about a tenth of a hand unit apart, and displacements count up to this many standard deviations.
@@ -83,7 +83,8 @@ class Clouds(NamedTuple):
 
     query: (B, T, 21, 3), of which there are known (B, T, 21).  anchors: (B, T, M·21, 3) and there: (B, T, M·21) bool.
     query_features: (B, T, 21, W).  anchor_features: (B, T, M·21, W).  spread: (B, T, 21, 3, 3) symmetric square roots
-    of the covariances of the query cloud.  seconds: (B, T) since the frame that is asked for, whose number is target.
+    of the covariances of the query cloud, and whitening their inverses.  seconds: (B, T) since the frame that is asked
+    for, whose number is target.
     """
 
     query: Tensor
@@ -93,13 +94,13 @@ class Clouds(NamedTuple):
     query_features: Tensor
     anchor_features: Tensor
     spread: Tensor
+    whitening: Tensor
     seconds: Tensor
     target: int
 
     def in_sigmas(self, steps: Tensor) -> Tensor:
-        """Displacements (B, T, 21, 3) in standard deviations of the query cloud, as moves are, shortened to MOST_SIGMAS.
-        """
-        whitened = torch.linalg.solve(self.spread, steps[..., None])[..., 0]
+        """Displacements (B, T, 21, 3) in standard deviations of the query cloud, as moves are, of MOST_SIGMAS at most."""
+        whitened = (self.whitening @ steps[..., None])[..., 0]
         length = (whitened.square().sum(-1, keepdim=True) + 1e-12).sqrt()
         return whitened * (MOST_SIGMAS / length).clamp_max(1.0)
 
@@ -142,8 +143,9 @@ class Block(nn.Module):
         if self.cross is not None:
             anchors, there = clouds.anchors.flatten(0, 1), clouds.there.flatten(0, 1)
             index = nearest(flat, anchors, there, self.neighbours)
-            x = x + self.cross(self.norms['cross'](x).flatten(0, 1), flat, clouds.anchor_features.flatten(0, 1), anchors,
-                               there, index).unflatten(0, shape)
+            features = clouds.anchor_features.flatten(0, 1)
+            x = x + self.cross(self.norms['cross'](x).flatten(0, 1), flat, features, anchors, there,
+                               index).unflatten(0, shape)
         x = x + self.ffn(self.norms['ffn'](x))
         step, gain = self.update(self.norms['step'](x)).split([3, 1], -1)
         return x, step if self.temporal is None else step + gain * expected

@@ -18,7 +18,7 @@ RIDGE = 1e-3
 
 
 class LinearSurface(nn.Module):
-    """Vertices (B, N, 3) of joints (B, 21, 3), metres, world; see `fit`. It needs no 3D label: a hand model is enough."""
+    """Vertices (B, N, 3) of joints (B, 21, 3), metres, world; see `fit`. It needs no 3D label but a hand model."""
 
     def __init__(self, vertices: int) -> None:
         super().__init__()

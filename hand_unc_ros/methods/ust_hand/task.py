@@ -41,8 +41,8 @@ class UstHandTraining(TrainingConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if {self.data.source, self.validation.source} != {'features'} or self.network.landmarks is None:
-            raise ConfigError('ust_hand trains on kept features of sequences, which are of a frozen landmark network: set'
-                              ' data.source and validation.source to features, and network.landmarks')
+            raise ConfigError('ust_hand trains on kept features of sequences, which are of a frozen landmark network:'
+                              ' set data.source and validation.source to features, and network.landmarks')
         weights = self.losses.to_dict().values()
         if min(weights) < 0 or not any(weights):
             raise ConfigError('losses must not be negative, and one at least must be above 0')
@@ -67,8 +67,8 @@ def set_up(config: UstHandTraining) -> TrainingSetup:
     """Raises ConfigError and DatasetError for what a run cannot begin with."""
     shards, held = _sequences(config.data.path), _sequences(config.validation.path)
     if shards.content.networks != held.content.networks:
-        raise ConfigError(f'the features in {held.folder} are of other networks than those in {shards.folder}; make them'
-                          ' again')
+        raise ConfigError(f'the features in {held.folder} are of other networks than those in {shards.folder}; make'
+                          ' them again')
     network = build_network(config, shards.content.networks)
     stream = WindowStream(shards, config.seed, config.data.crops, config.network.frames,
                           Subsets(config.data.fewest_views), with_labels)

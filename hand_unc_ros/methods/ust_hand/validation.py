@@ -19,8 +19,8 @@ FEWEST_VIEWS = 2
 
 class Slid(NamedTuple):
     """Of windows that slide over B sequences, W each: refined and start (B, W, 21, 3), the joints that they give and
-    those that they start from; valid (B, W, 21); moves (B, W, 21), lengths in standard deviations.  truth: (B, W, 21, 3)
-    and stamps: (B, W) of the frames that are asked for."""
+    those that they start from; valid (B, W, 21); moves (B, W, 21), lengths in standard deviations.
+    truth: (B, W, 21, 3) and stamps: (B, W) of the frames that are asked for."""
 
     refined: Tensor
     start: Tensor
@@ -35,8 +35,8 @@ def validate(network: UstHand, batches: Iterable[dict[str, Tensor]]) -> dict[str
     triangulated joints, `start_`.
 
     mpjpe: mean error in mm, unaligned, median and that of fingertips; the same of the first two views alone.  adapted:
-    against labels with the bias of the landmarks put onto them (networks.label_adaptation, measured on these very
-    sequences), of which a method without 3D labels cannot know.  acceleration: mean error, m/s².  nearer, farther: shares
+    against labels with the bias of the landmarks put onto them (networks.label_adaptation, measured on these
+    very sequences), of which a method without 3D labels cannot know.  acceleration: mean error, m/s².  nearer, farther: shares
     of the joints that come nearer or farther off by 1 mm or more.  moves: mean length in standard deviations.
     """
     many, two = [], []

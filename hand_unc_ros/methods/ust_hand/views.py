@@ -1,7 +1,7 @@
 """UST-Hand's per-view stage: 2D joints with confidence, and the features of joints and of places (Sections 3.1, 3.2).
 
-The paper's is a ResNet with heatmaps. A frozen landmark network may stand in its place: its landmarks are the joints, moved
-by a learned, bounded offset, and the confidence of a heatmap is then the peak of its Gaussian on the heatmap's grid.
+The paper's is a ResNet with heatmaps. A frozen landmark network may stand in its place: its landmarks are the joints,
+moved by a learned, bounded offset, and the confidence of a heatmap is then the peak of its Gaussian on that grid.
 """
 
 from __future__ import annotations
