@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.data.feature_shards import OF_SAMPLES, FeatureShards
+from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.training.streams import Subsets
 
 # Share of the batches whose windows are shorter, as those of a hand that has just been found, and of those that take
@@ -20,13 +21,17 @@ class WindowStream:
     """Endless batches of about `crops` crops: windows of consecutive frames (B, V, T, …) with all views of theirs, and
     `shown` (B, V) bool, the random subset of the views that a network is to see; at least one other only teaches.
 
-    labelled: adds what is made of a batch, as pseudo-labels.
+    labelled: adds what is made of a batch, as pseudo-labels.  Raises DatasetError for sequences with too few views to
+    hide one.
     """
 
     chunk_batches = 1
 
     def __init__(self, shards: FeatureShards, seed: int, crops: int, frames: int, subsets: Subsets,
                  labelled: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+        if min(shards.rows) <= subsets.fewest:
+            raise DatasetError(f'{shards.folder} holds sequences of {min(shards.rows)} views; {subsets.fewest} are shown at'
+                               ' least and one is hidden to teach, so make a set with more')
         self.shards, self.seed, self.crops, self.frames = shards, seed, crops, frames
         self.subsets, self.labelled = subsets, labelled
 

@@ -7,6 +7,7 @@ import torch
 from sequence_cases import sequence_batch
 
 from hand_unc_ros.data.feature_shards import FeatureSet, FeatureShards, begin_features, write_features
+from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.training.streams import Subsets
 from hand_unc_ros.training.window_stream import WindowStream, of_frames
 
@@ -46,3 +47,8 @@ def test_frames_are_cut_from_every_entry(shards) -> None:
     assert torch.equal(part['joints'], whole['joints'][:, [1, 3]])
     assert torch.equal(part['landmarks'], whole['landmarks'][:, :, [1, 3]]) and torch.equal(part['index'],
                                                                                               whole['index'])
+
+
+def test_a_view_must_be_left_to_hide(shards) -> None:
+    with pytest.raises(DatasetError, match='sequences of 4 views; 4 are shown'):
+        WindowStream(shards, 3, 40, 3, Subsets(4), lambda batch: batch)
