@@ -14,6 +14,7 @@ import multiprocessing
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSet
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.methods.jump_hand.frozen import frozen_landmarks
+from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
@@ -66,6 +67,10 @@ class SyntheticFeatures:
         return FeatureSet(f'synthetic images, seed {self.seed}: {self.samples} samples',
                           -(-self.samples // SHARD_SAMPLES), frozen_landmarks().fingerprints, made_of)
 
+    def maker(self) -> ShardMaker:
+        """What makes its shards."""
+        return ShardMaker(self)
+
 
 class ShardMaker:
     """Makes single shards. State: scenes and networks, loaded when the first one is made, in the process that does."""
@@ -93,9 +98,9 @@ class ShardMaker:
 
 
 def with_features(batch: dict[str, Tensor], networks: FrozenLandmarks, levels: int) -> dict[str, Tensor]:
-    """The batch with LandmarkMaps, as `maps_in` finds them, in place of its images."""
+    """The batch with LandmarkMaps, as `maps_in` finds them, in place of its images (…, S, S, 3)."""
     images = batch.pop('images')
-    flat, views = images.flatten(0, 1), images.shape[:2]
+    flat, views = images.flatten(0, -4), images.shape[:-3]
     dtype = choose_precision('auto', torch.device('cpu'))
     parts = []
     for part in flat.split(READ_BATCH):
@@ -108,34 +113,57 @@ def with_features(batch: dict[str, Tensor], networks: FrozenLandmarks, levels: i
                     for name, value in kept.items()}
 
 
-_maker: ShardMaker | None = None
+class Maker(Protocol):
+    """Makes single shards."""
+
+    def make(self, number: int) -> tuple[int, int]:
+        """Write shard `number`; its number of samples and crops."""
+        ...
 
 
-def _start(wanted: SyntheticFeatures) -> None:
+class Features(Protocol):
+    """A set that can be made."""
+
+    folder: Path
+
+    @property
+    def content(self) -> FeatureSet:
+        """What describes the set."""
+        ...
+
+    def maker(self) -> Maker:
+        """What makes its shards, built in the process that does."""
+        ...
+
+
+_maker: Maker | None = None
+
+
+def _start(wanted: Features) -> None:
     global _maker
     torch.set_num_threads(1)
-    _maker = ShardMaker(wanted)
+    _maker = wanted.maker()
 
 
 def _make(number: int) -> tuple[int, int]:
     return _maker.make(number)
 
 
-def make_features(wanted: SyntheticFeatures, processes: int) -> tuple[int, float]:
+def make_features(wanted: Features, processes: int) -> tuple[int, float]:
     """Make what the set still lacks; how many crops that were, and in how many seconds. Raises ConfigError without the
     landmark network and DatasetError for a folder that holds something else."""
     missing = begin_features(wanted.folder, wanted.content)
     started, crops = time.monotonic(), 0
-    with tqdm(total=len(missing) * SHARD_SAMPLES, desc='samples', disable=None) as bar:
+    with tqdm(total=len(missing), desc='shards', disable=None) as bar:
         if processes == 1:
             _start(wanted)
             made = map(_make, missing)
         else:
             pool = multiprocessing.get_context('spawn').Pool(processes, _start, (wanted,))
             made = pool.imap_unordered(_make, missing)
-        for samples, views in made:
+        for _, views in made:
             crops += views
-            bar.update(samples)
+            bar.update(1)
             bar.set_postfix(crops_per_s=f'{crops / (time.monotonic() - started):.1f}')
         if processes > 1:
             pool.close()

@@ -9,6 +9,10 @@ import torch
 from torch import Tensor
 
 
+# Numbers of the poses beyond which their terms are not kept.
+MOST_KEPT = 1024
+
+
 class PoseTerms(NamedTuple):
     """What depends on the poses of V cameras alone.
 
@@ -26,11 +30,12 @@ class PoseTerms(NamedTuple):
 
 
 def pose_terms(camera_from_world: Tensor) -> PoseTerms:
-    """The terms of camera_from_world (..., V, 3, 4). Those of one rig are kept, since its poses come again with every set
-    of images."""
-    if camera_from_world.dim() > 3 or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu':
+    """The terms of camera_from_world (..., V, 3, 4). Those of few cameras are kept, since the poses of a rig come again
+    with every set of images, and those of a window of sets with every triangulation of it."""
+    few = camera_from_world.dim() == 3 or camera_from_world.numel() <= MOST_KEPT
+    if not few or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu':
         return _new_pose_terms(camera_from_world.double())
-    return _kept_pose_terms(camera_from_world.detach().double().numpy().tobytes())
+    return _kept_pose_terms(camera_from_world.detach().double().numpy().tobytes(), tuple(camera_from_world.shape))
 
 
 def _new_pose_terms(cameras: Tensor) -> PoseTerms:
@@ -40,10 +45,10 @@ def _new_pose_terms(cameras: Tensor) -> PoseTerms:
 
 
 @lru_cache(maxsize=64)
-def _kept_pose_terms(cameras: bytes) -> PoseTerms:
+def _kept_pose_terms(cameras: bytes, shape: tuple[int, ...]) -> PoseTerms:
     # Outside of inference mode, so that autograd can use them too.
     with torch.inference_mode(False), torch.no_grad():
-        return _new_pose_terms(torch.frombuffer(bytearray(cameras), dtype=torch.float64).reshape(-1, 3, 4))
+        return _new_pose_terms(torch.frombuffer(bytearray(cameras), dtype=torch.float64).reshape(shape))
 
 
 def _view_last(terms: Tensor) -> Tensor:

@@ -50,6 +50,9 @@ METHODS: dict[str, Entry] = {
         tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
     'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live',
                        evaluation='hand_unc_ros.methods.landmarks.evaluation'),
+    'ust_hand': Entry(
+        live='hand_unc_ros.methods.ust_hand.live',
+        tasks={'ust_hand': 'hand_unc_ros.methods.ust_hand.task'}),
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.
 DEFAULT = 'jump_hand'

@@ -101,3 +101,11 @@ def inverse_2x2(matrix: Tensor) -> Tensor:
     a, b, c, d = matrix.flatten(-2).unbind(-1)
     adjugate = torch.stack([d, -b, -c, a], -1).unflatten(-1, (2, 2))
     return adjugate / (a * d - b * c)[..., None, None]
+
+
+def inverse_symmetric_3x3(matrix: Tensor) -> Tensor:
+    """Inverse of symmetric (..., 3, 3) that are well conditioned, in closed form."""
+    rows = matrix.unbind(-2)
+    cofactors = torch.stack([torch.linalg.cross(rows[1], rows[2]), torch.linalg.cross(rows[2], rows[0]),
+                             torch.linalg.cross(rows[0], rows[1])], -2)
+    return cofactors / (rows[0] * cofactors[..., 0, :]).sum(-1)[..., None, None]

@@ -98,8 +98,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'method', AUTOMATIC,
         'How images become hands: landmarks is for real hands (MediaPipe networks, fused by geometry), jump_hand a network'
-        ' trained on several synthetic views. auto: landmarks, but jump_hand where weights are given or the networks of'
-        ' landmarks are missing.',
+        ' trained on several synthetic views, ust_hand refines landmarks over the last sets and needs weights. auto:'
+        ' landmarks, but jump_hand where weights are given or the networks of landmarks are missing.',
         choices=live_choices()),
     Parameter(
         'weights', '',

@@ -8,7 +8,14 @@ from fusion_cases import fused
 
 from hand_unc_ros.geometry.triangulation import gate_weights, triangulate_dlt
 from hand_unc_ros.geometry.weighted_triangulation import TRIANGULATIONS, Observations
-from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, gate, inverse_2x2, normalised
+from hand_unc_ros.networks.view_fusion import (
+    GATES,
+    coarse_joints,
+    gate,
+    inverse_2x2,
+    inverse_symmetric_3x3,
+    normalised,
+)
 
 torch.set_num_threads(1)
 
@@ -252,3 +259,9 @@ def test_gradients_of_triangulations(method):
     # hundredth, and that of the last of three Gauss-Newton steps by less.
     tolerance = {'inverse_variance': 1e-2, 'refined': 1e-3}.get(method, 1e-5)
     assert torch.autograd.gradcheck(points, (leaves[0], leaves[2], leaves[3]), atol=tolerance, rtol=1e-3)
+
+
+def test_small_symmetric_inverses_are_those_of_lapack() -> None:
+    factor = torch.randn((40, 3, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    matrix = factor @ factor.mT + 0.1 * torch.eye(3)
+    torch.testing.assert_close(inverse_symmetric_3x3(matrix), torch.linalg.inv(matrix))

@@ -92,9 +92,9 @@ class _Scene:
 
 @dataclass(frozen=True)
 class _Moment:
-    """One frame of a sequence with V cameras. joints: (21, 3) metres.  joints_px: (V, 21, 2) in whole images.
-    lit: the same mesh, where it is lifelike.  px (V, N, 2), depth (V, N): of the vertices of the mesh.  distance: (V,) of the middle knuckle along the axis.
-    motion: (V, 2) pixels while the shutter is open."""
+    """One frame of a sequence with V cameras. joints: (21, 3) metres.  lit: the mesh again, where it is lifelike.
+    joints_px: (V, 21, 2) in whole images.  px (V, N, 2), depth (V, N): of the vertices of the mesh.  distance: (V,) of
+    the middle knuckle along the axis.  motion: (V, 2) pixels while the shutter is open."""
 
     joints: np.ndarray
     mesh: Mesh

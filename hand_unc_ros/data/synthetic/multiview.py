@@ -85,17 +85,14 @@ class MultiviewSamples:
         """Sample number `index`. Its hand does not depend on the number of views."""
         rng = np.random.default_rng((self.seed, index, 7021))
         betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5)
-        if self.skins is None:
-            look = looks.draw_appearance(rng, self.hand.skin)
-        else:
-            look = self.skins.draw(rng, FIRST_SKINS + index // 4)
+        look = self.look(rng, FIRST_SKINS + index // 4)
         state, vertices, joints, things = self._composed(rng, betas, look)
-        meshes = self.hand.mesh(vertices, joints, look, *self._arm(rng))
+        meshes = self.hand.mesh(vertices, joints, look, *self.arm(rng))
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
-        things += [self._object(rng, centre) for _ in range(rng.choice(len(self.settings.objects),
-                                                                       p=self.settings.objects))]
+        things += [self.object_near(rng, centre)
+                   for _ in range(rng.choice(len(self.settings.objects), p=self.settings.objects))]
         surface = Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
-                           None if look.skin is None else look.skin[None])
+                          None if look.skin is None else look.skin[None])
         shown, hidden = surface.lit(meshes + things), surface.lit(things)
         # Few samples need few backgrounds, which take longer than samples; many samples see all of them.
         stores = FIRST_BACKGROUNDS + index // 2
@@ -103,11 +100,15 @@ class MultiviewSamples:
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
             ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
             present = rng.random() >= self.settings.absent
-            view = self._view(rng, _upright(ideal, joints), joints, shown if present else hidden, stores)
+            view = self._view(rng, upright(ideal, joints), joints, shown if present else hidden, stores)
             seen.append(view if present else replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan),
                                                      visible=np.zeros(JOINT_COUNT, bool)))
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
                       ManoParameters(self.hand.pose(state), betas, state.translation))
+
+    def look(self, rng: np.random.Generator, skins: int) -> looks.Appearance:
+        """How a person looks. skins: how many to choose from."""
+        return looks.draw_appearance(rng, self.hand.skin) if self.skins is None else self.skins.draw(rng, skins)
 
     def _composed(self, rng: np.random.Generator, betas: np.ndarray,
                   look: looks.Appearance) -> tuple[HandState, np.ndarray, np.ndarray, list[Mesh]]:
@@ -124,17 +125,18 @@ class MultiviewSamples:
                 name = ANNY if self.hand.model.uv is not None else None
                 self._left = PosedHand(load_hand_model(name, side='left'))
             pair = draw_two_hands(rng, self.hand, self._left, betas, centre=place)
-            other = self._left.mesh(pair.left.vertices, pair.left.joints, look, *self._arm(rng))
+            other = self._left.mesh(pair.left.vertices, pair.left.joints, look, *self.arm(rng))
             return pair.right.state, pair.right.vertices, pair.right.joints, other
         state = HandState(draw_angles(rng), turn, place)
         vertices, joints = (array[0] for array in self.hand.surfaces([state], betas[None]))
         return state, vertices, joints, []
 
-    def _arm(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
+    def arm(self, rng: np.random.Generator) -> tuple[np.ndarray, float]:
         """Bend and length of a forearm, which leaves the image where hands look real."""
         return rng.normal(0, 0.3, 3), float(rng.uniform(0.12, 0.28) if self.skins is None else rng.uniform(0.2, 0.36))
 
-    def _object(self, rng: np.random.Generator, centre: np.ndarray) -> Mesh:
+    def object_near(self, rng: np.random.Generator, centre: np.ndarray) -> Mesh:
+        """A thing about the hand's centre (3,)."""
         direction = rng.normal(size=3)
         place = centre + direction / np.linalg.norm(direction) * rng.uniform(0.03, 0.13)
         rotation = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix()
@@ -145,18 +147,8 @@ class MultiviewSamples:
         """The part around the hand of what an ideal camera sees. stores: backgrounds to choose from."""
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
         size = int(MARGIN * self.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
-        px, depth = ideal.project(joints)
-        box = crops.reach_box(joints, px, FOCAL_PX / depth[MIDDLE_MCP]) * [1, 1, MARGIN, 0]
-        K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
-        camera = Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera)
-        image = self.surroundings.patch(rng, size, stores)
-        if shown is not None:
-            local = shown.mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
-            at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * K[[0, 1], [0, 1]] + K[:2, 2]
-            linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), (size, size),
-                                             max(1.0, FINENESS * MARGIN * self.settings.image_size / size))
-            image = imaging.blend(linear, alpha, image)
-        pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
+        camera, pixels = window_of(ideal, joints, size)
+        image = self.before(self.surroundings.patch(rng, size, stores), camera, shown)
         if self.settings.webcam:
             image = self.sensor.image(image, draw_webcam(rng, image), rng)
             if rng.random() < FRAME_BORDERS:
@@ -165,8 +157,29 @@ class MultiviewSamples:
             image = imaging.quantise(imaging.to_srgb(image))
         return SampleView(camera, image, pixels, np.ones(JOINT_COUNT, bool))
 
+    def before(self, background: np.ndarray, camera: Camera, shown: Lit | None) -> np.ndarray:
+        """Linear light (size, size, 3) that comes to a camera without distortion from a mesh before a background of
+        its size."""
+        if shown is None:
+            return background
+        local = shown.mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
+        at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * camera.K[[0, 1], [0, 1]] + camera.K[:2, 2]
+        linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), (camera.width, camera.width),
+                                         max(1.0, FINENESS * MARGIN * self.settings.image_size / camera.width))
+        return imaging.blend(linear, alpha, background)
 
-def _upright(camera: Camera, joints: np.ndarray) -> Camera:
+
+def window_of(ideal: Camera, joints: np.ndarray, size: int) -> tuple[Camera, np.ndarray]:
+    """The camera that has the part around the hand of what an ideal one sees as its whole image, of `size` px, and the
+    joints (21, 2) in it."""
+    px, depth = ideal.project(joints)
+    box = crops.reach_box(joints, px, FOCAL_PX / depth[MIDDLE_MCP]) * [1, 1, MARGIN, 0]
+    K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
+    pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
+    return Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera), pixels
+
+
+def upright(camera: Camera, joints: np.ndarray) -> Camera:
     """The camera turned about its axis until the hand stands upright: crops are, and image corners are wasted."""
     roll = crops.upright_roll(camera.project(joints)[0])
     turn = np.eye(4)

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
-from hand_unc_ros.methods.jump_hand.label_adaptation import BELIEVABLE, adapted
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandOutput, ViewStage
 from hand_unc_ros.networks.gaussian_2d import pixels_to_cells
 from hand_unc_ros.networks.gaussian_2d_losses import gaussian_nll, heatmap_cross_entropy, mean_l1
+from hand_unc_ros.networks.label_adaptation import BELIEVABLE, adapted
 from hand_unc_ros.networks.landmark_networks import PRESENCE_THRESHOLD
 
 # A coarse joint farther off than this, in hand units, no longer pulls: with two views along one line it may be

@@ -11,7 +11,7 @@ from view_cases import rotation
 
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.palm_frame import HAND_UNIT, palm_frame
-from hand_unc_ros.methods.jump_hand.decoder import NEAREST, view_geometry
+from hand_unc_ros.networks.palm_views import NEAREST, view_geometry
 
 torch.set_num_threads(1)
 
