@@ -61,7 +61,8 @@ def test_a_triangle_covers_the_pixels_inside_of_its_edges() -> None:
     np.testing.assert_array_equal(raster.mask[0].numpy(), inside)
     # Corners lie on pixel centres: there one weight is 1, and the depth that of the corner.
     for corner, (x, y) in enumerate(((10, 10), (50, 10), (10, 40))):
-        torch.testing.assert_close(raster.weights[0, y, x], torch.eye(3, dtype=torch.float64)[corner], atol=1e-9, rtol=0)
+        expected = torch.eye(3, dtype=torch.float64)[corner]
+        torch.testing.assert_close(raster.weights[0, y, x], expected, atol=1e-9, rtol=0)
         torch.testing.assert_close(raster.depth[0, y, x], vertices[0, corner, 2])
     # In space, not on the screen: the interpolated corners lie on the pixel's ray.
     points = interpolate(raster, torch.tensor([[0, 1, 2]]), vertices)[0]

@@ -29,7 +29,6 @@ from hand_unc_ros.methods.jump_hand.decoder import (
     ViewGeometry,
     view_geometry,
 )
-from hand_unc_ros.methods.jump_hand.vertex_queries import nearest_mean, spread_out
 from hand_unc_ros.networks import gaussian_2d
 from hand_unc_ros.networks.gaussian_2d import (
     HEATMAP_SIZE,
@@ -41,6 +40,7 @@ from hand_unc_ros.networks.gaussian_2d import (
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_gaussians import LandmarkGaussianConfig, LandmarkGaussianNet, LandmarkMaps
 from hand_unc_ros.networks.stored import build_stored
+from hand_unc_ros.networks.vertex_queries import nearest_mean, spread_out
 from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, coarse_spread, gate, normalised
 from hand_unc_ros.networks.weights import read_weights, save_network
 
