@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.data.batches import collate
-from hand_unc_ros.methods.jump_hand import frozen
+from hand_unc_ros.methods import frozen_landmarks
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandConfig
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandLandmarkNet, PalmNet
 from hand_unc_ros.networks.landmark_gaussians import LandmarkGaussianConfig, random_maps
@@ -47,8 +47,8 @@ def landmark_paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 
 def take(monkeypatch: pytest.MonkeyPatch, paths: tuple[Path, Path, Path]) -> None:
     """Let these be the networks that the user has fetched."""
-    monkeypatch.setattr(frozen, 'landmark_models', lambda: paths[:2])
-    monkeypatch.setattr(frozen, 'shipped_head', lambda: paths[2])
+    monkeypatch.setattr(frozen_landmarks, 'landmark_models', lambda: paths[:2])
+    monkeypatch.setattr(frozen_landmarks, 'shipped_head', lambda: paths[2])
 
 
 def network_on(fingerprints: dict[str, str], seed: int = 0, config: JumpHandConfig = CONFIG) -> JumpHand:

@@ -26,7 +26,7 @@ from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSet
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.methods.jump_hand.frozen import frozen_landmarks
+from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand

@@ -7,7 +7,7 @@ of a decoder. As everything before them is frozen, it can be computed once and k
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -161,6 +161,12 @@ class LandmarkGaussianNet(nn.Module):
         level = level - level.mean(1, keepdim=True)
         level = level * (level.square().mean(1, keepdim=True) + NORM_EPS).rsqrt()
         return F.dropout2d(level, self.config.dropout, self.training)
+
+
+def maps_in(batch: Mapping[str, Tensor]) -> LandmarkMaps:
+    """The LandmarkMaps in a batch: entries by their names, and the levels as level_0, level_1, …."""
+    levels = sorted(name for name in batch if name.startswith('level_'))
+    return LandmarkMaps(*(batch[name] for name in LandmarkMaps._fields[:5]), [batch[name] for name in levels])
 
 
 def random_maps(count: int, generator: torch.Generator) -> LandmarkMaps:

@@ -106,11 +106,8 @@ class MeshAttention(nn.Module):
             joints, vertices = block(joints, vertices)
         last = self.blocks[-1]
         _, vertices = last.attend(joints, vertices)
-        device = vertices.device.type
-        with torch.autocast(device, enabled=False):
-            vertices = vertices.to(self.log_variance.weight.dtype)
-            return MeshGaussian(last.vertices_out(vertices), self.log_variance(vertices).clamp(
-                LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE))
+        return MeshGaussian(last.vertices_out(vertices),
+                            self.log_variance(vertices).clamp(LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE))
 
 
 class VertexUpsampling(nn.Module):

@@ -11,7 +11,7 @@ from hand_unc_ros.data.batches import crop_sample
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples
 from hand_unc_ros.experiments import landmark_features as command
 from hand_unc_ros.hand.model import load_hand_model
-from hand_unc_ros.methods.jump_hand.frozen import frozen_landmarks
+from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.methods.jump_hand.network import maps_in
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.images import image_tensor

@@ -1,55 +1,11 @@
-"""The frozen landmark network that a JUMP-Hand may read images by: loaded from the user's models, and the right one."""
+"""Lets a JUMP-Hand read images by the frozen landmark network that it was trained on."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
-from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, frozen_landmarks
 from hand_unc_ros.methods.jump_hand.network import JumpHand
-from hand_unc_ros.networks.blaze_hand import HandLandmarkNet, load_hand_landmark_net
-from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks, LandmarkGaussianConfig
-from hand_unc_ros.networks.landmark_models import landmark_models, shipped_head
-from hand_unc_ros.networks.landmark_variance import LandmarkVariance, load_landmark_variance
-from hand_unc_ros.networks.weights import state_fingerprint
-
-
-class LoadedLandmarks(NamedTuple):
-    """The networks, and what tells them from others, by the names of LandmarkGaussianConfig's fields."""
-
-    networks: FrozenLandmarks
-    fingerprints: dict[str, str]
-
-
-def landmark_files() -> tuple[Path, Path, Path]:
-    """The landmark network, the palm detector and the variance head. Raises ConfigError where they are missing."""
-    stored, head = landmark_models(), shipped_head()
-    if stored is None:
-        raise ConfigError('these weights of jump_hand go with the networks for landmarks of real hands, which are'
-                          ' missing; fetch them with `hand-unc models get landmarks`')
-    if head is None:
-        raise ConfigError('the variance head of landmarks is missing in this installation; install the package anew')
-    return *stored, head
-
-
-def frozen_landmarks() -> LoadedLandmarks:
-    """Those of the user's models. Raises ConfigError where they are missing."""
-    hand, _, head = landmark_files()
-    trunk, variance = load_hand_landmark_net(hand), load_landmark_variance(head)
-    return LoadedLandmarks(FrozenLandmarks(trunk, variance), fingerprints_of(trunk, variance))
-
-
-def fingerprints_of(trunk: HandLandmarkNet, variance: LandmarkVariance) -> dict[str, str]:
-    """See LoadedLandmarks. Of the numbers, not of the files: a trunk is converted anew on every machine."""
-    return {'trunk': state_fingerprint(trunk), 'variance_head': state_fingerprint(variance)}
-
-
-def check_fingerprints(config: LandmarkGaussianConfig, found: dict[str, str], weights: Path | str) -> None:
-    """Raises ConfigError where weights were trained with other frozen networks than those that were found."""
-    for name, what in (('trunk', 'landmark network'), ('variance_head', 'variance head')):
-        if getattr(config, name) != found[name]:
-            raise ConfigError(f'{weights} was trained with another {what} than the one that is installed; train it anew'
-                              ' (config/train/jump_hand_landmarks.yaml), or take the one that it was made with')
 
 
 def attach_frozen(network: JumpHand, weights: Path | str) -> JumpHand:

@@ -12,7 +12,7 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
-from hand_unc_ros.methods.jump_hand.frozen import check_fingerprints, fingerprints_of
+from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of
 from hand_unc_ros.methods.jump_hand.network import load_jump_hand
 from hand_unc_ros.methods.jump_hand.refining import Refiner, ViewFeatures, split
 from hand_unc_ros.methods.landmark_views import LandmarkViews

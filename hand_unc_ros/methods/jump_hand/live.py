@@ -28,7 +28,7 @@ from hand_unc_ros.methods.contract import (
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
-from hand_unc_ros.methods.jump_hand.frozen import landmark_files
+from hand_unc_ros.methods.frozen_landmarks import landmark_files
 from hand_unc_ros.methods.jump_hand.landmarks_live import JumpHandOnLandmarks
 from hand_unc_ros.methods.jump_hand.network import load_jump_hand, reads_landmarks
 from hand_unc_ros.methods.jump_hand.refining import Refiner, split

@@ -38,7 +38,12 @@ from hand_unc_ros.networks.gaussian_2d import (
     cells_to_pixels,
 )
 from hand_unc_ros.networks.images import image_tensor
-from hand_unc_ros.networks.landmark_gaussians import LandmarkGaussianConfig, LandmarkGaussianNet, LandmarkMaps
+from hand_unc_ros.networks.landmark_gaussians import (
+    LandmarkGaussianConfig,
+    LandmarkGaussianNet,
+    LandmarkMaps,
+    maps_in,
+)
 from hand_unc_ros.networks.stored import build_stored
 from hand_unc_ros.networks.vertex_queries import nearest_mean, spread_out
 from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, coarse_spread, gate, normalised
@@ -351,12 +356,6 @@ def _of_samples(out: Gaussian2D, views: Sequence[int]) -> ViewStage:
     """The stage of (B, V) = `views` crops, of which each part has B·V."""
     return ViewStage(*(None if part is None else part.unflatten(0, views) for part in out[:5]),
                      [level.unflatten(0, views) for level in out.levels])
-
-
-def maps_in(batch: Mapping[str, Tensor]) -> LandmarkMaps:
-    """The LandmarkMaps in a batch: entries by their names, and the levels as level_0, level_1, …."""
-    levels = sorted(name for name in batch if name.startswith('level_'))
-    return LandmarkMaps(*(batch[name] for name in LandmarkMaps._fields[:5]), [batch[name] for name in levels])
 
 
 def save_jump_hand(path: Path, network: JumpHand) -> None:

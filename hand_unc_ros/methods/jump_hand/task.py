@@ -18,7 +18,8 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import hand_arrays
 from hand_unc_ros.hand.standin import STANDIN
-from hand_unc_ros.methods.jump_hand.frozen import attach_frozen, frozen_landmarks
+from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
+from hand_unc_ros.methods.jump_hand.frozen import attach_frozen
 from hand_unc_ros.methods.jump_hand.label_adaptation import label_bias
 from hand_unc_ros.methods.jump_hand.losses import LossWeights, jump_hand_losses, seen_by_live, view_losses
 from hand_unc_ros.methods.jump_hand.network import CONFIGS, JumpHand, JumpHandConfig

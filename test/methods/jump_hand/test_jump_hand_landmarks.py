@@ -22,7 +22,7 @@ from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.methods.jump_hand import live
 from hand_unc_ros.methods.jump_hand.export import export_onnx
-from hand_unc_ros.methods.jump_hand.frozen import frozen_landmarks
+from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.methods.jump_hand.label_adaptation import adapted, bone_frames, label_bias
 from hand_unc_ros.methods.jump_hand.landmarks_live import JumpHandOnLandmarks
 from hand_unc_ros.methods.jump_hand.losses import LossWeights, believable, jump_hand_losses, seen_by_live
@@ -232,6 +232,6 @@ def test_other_networks_and_accelerations_are_refused(weights, monkeypatch, tmp_
     with pytest.raises(ConfigError, match='another landmark network'):
         live.build(replace(options, weights=str(tmp_path / 'foreign.safetensors')), RIG.names)
     take(monkeypatch, landmark_paths)
-    monkeypatch.setattr('hand_unc_ros.methods.jump_hand.frozen.landmark_models', lambda: None)
+    monkeypatch.setattr('hand_unc_ros.methods.frozen_landmarks.landmark_models', lambda: None)
     with pytest.raises(ConfigError, match='hand-unc models get landmarks'):
         live.files(options)
