@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Standard deviation of the translation before the update, metres: none to speak of.
-FREE = 3.0
+# Standard deviation of the translation before the update, of its depth: ten times what a view leaves open.
+FREE = 1.0
 # Nearer to the camera than this, metres, a joint is treated as if it were this far.
 NEAREST = 0.05
 ITERATIONS = 3
@@ -60,16 +60,20 @@ def ray_frame(K: Tensor, size: int) -> RayFrame:
     return RayFrame(torch.stack([x, torch.linalg.cross(z, x), z], -2), step * size / 2, step)
 
 
-def translation(shape: Tensor, tangents: Tensor, sigma: Tensor) -> Tensor:
+def translation(shape: Tensor, tangents: Tensor, sigma: Tensor, least: Tensor | float = NEAREST) -> Tensor:
     """(N, 3) metres, the t for which shape + t is nearest to the rays of its joints, by weighted linear least squares.
 
-    shape: (N, J, 3) metres, ray frame.  tangents, sigma: (N, J, 2) and their standard deviations.
+    shape: (N, J, 3) metres, ray frame.  tangents, sigma: (N, J, 2) and their standard deviations.  least: (N,) metres,
+    the smallest depth of t; a shape that is turned the wrong way would come to lie behind the camera.
     """
-    H = _constraints(tangents)
-    weights = (1 / sigma.square())[..., None]
-    normal = (H.mT @ (weights * H)).sum(1)
-    target = (H.mT @ (weights * (H @ shape[..., None]))).sum(1)
-    return -torch.linalg.solve(normal, target)[..., 0]
+    weights = 1 / sigma.square()
+    weights = weights / weights.sum(1, keepdim=True)
+    across = tangents * shape[..., 2:] - shape[..., :2]
+    middle, slope = (weights * across).sum(1, keepdim=True), (weights * tangents).sum(1, keepdim=True)
+    share = (1 / sigma.square()) * (tangents - slope)
+    depth = -(share * (across - middle)).sum((1, 2)) / (share * (tangents - slope)).sum((1, 2))
+    depth = depth.clamp_min(least)[:, None]
+    return torch.cat([middle[:, 0] + depth * slope[:, 0], depth], -1)
 
 
 class PlacedJoints(NamedTuple):
@@ -79,16 +83,20 @@ class PlacedJoints(NamedTuple):
     covariance: Tensor
 
 
-def place(shape: Tensor, covariance: Tensor, tangents: Tensor, sigma: Tensor) -> PlacedJoints:
+def place(shape: Tensor, covariance: Tensor, tangents: Tensor, sigma: Tensor,
+          least: Tensor | float = NEAREST) -> PlacedJoints:
     """The joints of a shape N(shape, covariance) that is seen at tangents N(·, sigma²).
 
     shape: (N, J, 3) metres, ray frame, up to a translation.  covariance: (N, 3J, 3J) m².  tangents, sigma: (N, J, 2).
+    least: as of `translation`.
     """
     shape, covariance, tangents, sigma = (part.double() for part in (shape, covariance, tangents, sigma))
+    least = least.double() if isinstance(least, Tensor) else least
     count = shape.shape[1]
-    start = shape + translation(shape, tangents, sigma)[:, None]
+    root = translation(shape, tangents, sigma, least)
+    start = shape + root[:, None]
     free = torch.eye(3, dtype=shape.dtype, device=shape.device).repeat(count, count)
-    before = covariance + FREE ** 2 * free
+    before = covariance + (FREE * root[:, 2, None, None]) ** 2 * free
     noise, joint = sigma.square().flatten(1), torch.arange(count, device=shape.device)
     joints = start
     for _ in range(ITERATIONS):

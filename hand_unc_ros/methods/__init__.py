@@ -46,6 +46,7 @@ METHODS: dict[str, Entry] = {
         export='hand_unc_ros.methods.jump_hand.export'),
     'correlated_uncertainty': Entry(
         tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
+    'amvur': Entry(tasks={'amvur': 'hand_unc_ros.methods.amvur.task'}),
     'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.

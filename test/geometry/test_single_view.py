@@ -52,6 +52,8 @@ def test_a_known_shape_is_placed_where_it_is() -> None:
     torch.testing.assert_close(translation(hand, tangents, sigma), t)
     # A hand twice as large at the same tangents is twice as far.
     torch.testing.assert_close(translation(2 * hand, tangents, sigma), 2 * t)
+    # Upside down it would be behind the camera.
+    assert (translation(-hand, tangents, sigma, 0.3)[:, 2] >= 0.3).all()
     assert torch.autograd.gradcheck(lambda hand, tangents: translation(hand, tangents, sigma[:2]),
                                     (hand[:2].requires_grad_(), tangents[:2].requires_grad_()))
 

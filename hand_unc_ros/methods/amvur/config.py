@@ -57,8 +57,8 @@ class AmvurConfig:
             if getattr(self, name) not in known:
                 raise ConfigError(f'{name} {getattr(self, name)!r} is unknown; choose one of {", ".join(known)}')
         if self.surface == 'mano' and self.positions == 'prior':
-            raise ConfigError("positions is 'prior' and surface 'mano'; MANO's data are not stored with weights, so that"
-                              " such a network could not be loaded: take positions 'template'")
+            raise ConfigError("positions is 'prior' and surface 'mano'; MANO's data are not stored with weights, so"
+                              " that such a network could not be loaded: take positions 'template'")
         if len(self.hidden) != len(self.outputs) + 1:
             raise ConfigError(f'outputs {list(self.outputs)} and hidden {list(self.hidden)} do not fit: every block has'
                               ' a hidden width, and every block but the last an output')

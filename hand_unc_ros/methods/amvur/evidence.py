@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hand_unc_ros.geometry.single_view import RayFrame, ray_frame
+from hand_unc_ros.hand.palm_frame import HAND_UNIT
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps
 
@@ -24,6 +25,11 @@ class Evidence(NamedTuple):
     tangents: Tensor | None
     sigma: Tensor | None
     frame: RayFrame
+
+    @property
+    def least_depth(self) -> Tensor:
+        """(N,) metres: nearer, a hand would be far larger than its crop."""
+        return HAND_UNIT / (2 * self.frame.reach)
 
     @property
     def places(self) -> Tensor:

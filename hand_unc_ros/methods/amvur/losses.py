@@ -1,9 +1,9 @@
 """AMVUR's losses: supervised (supplement, Eqs. 6, 11, 15, 19) and weakly supervised (the ELBO, Eqs. 24 and 25).
 
 The Kullback-Leibler divergence is that of Gaussians, with variances σ² and squared differences of means; the paper's
-notation has σ in the place of σ², and what it prints for diag(B σ) is left to AmvurConfig.vertex_errors. Divergence 'l2'
-puts the squared difference of the means in its place, the paper's ablation. Every term is a mean over coordinates, not a
-sum, so that its weight does not depend on the number of vertices.
+notation has σ in the place of σ², and what it prints for diag(B σ) is left to AmvurConfig.vertex_errors. Divergence
+'l2' puts the squared difference of the means in its place, the paper's ablation. Every term is a mean over coordinates,
+not a sum, so that its weight does not depend on the number of vertices.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hand_unc_ros.geometry.single_view import NEAREST
 from hand_unc_ros.hand.joints import WRIST
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
 from hand_unc_ros.methods.amvur.evidence import Evidence
@@ -21,8 +22,6 @@ from hand_unc_ros.methods.amvur.network import Amvur, AmvurOutput, CameraGaussia
 from hand_unc_ros.networks.mesh_attention import MeshGaussian
 
 DIVERGENCES = ('kl', 'l2')
-# Nearer to the camera than this, metres, a joint is projected as if it were this far.
-NEAREST = 0.05
 # Variance that is added to the covariance of placed joints, m²: half a millimetre.
 PLACED_FLOOR = 0.0005 ** 2
 # Of the camera among all crops, in CameraGaussian's numbers: the wrist is in the crop, hands are of about one size.
@@ -30,8 +29,9 @@ CAMERA_MEAN, CAMERA_SIGMA = (0.0, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 class Labels(NamedTuple):
-    """Of N crops. joints (N, 21, 3), vertices (N, V, 3) metres, ray frame of the crop, NaN where unknown; both are None
-    in training by 2D labels.  places: (N, 21, 2), from -1 to 1 over the crop.  seen: (N, 21), whose places are known."""
+    """Of N crops. joints (N, 21, 3), vertices (N, V, 3) metres, ray frame of the crop, NaN where unknown; both are
+    None in training by 2D labels.  places: (N, 21, 2), from -1 to 1 over the crop.  seen: (N, 21), whose places are
+    known."""
 
     joints: Tensor | None
     vertices: Tensor | None
@@ -89,9 +89,9 @@ def supervised_losses(network: Amvur, evidence: Evidence, labels: Labels, diverg
 
 
 def weak_losses(network: Amvur, evidence: Evidence, labels: Labels, divergence: str = 'kl') -> dict[str, Tensor]:
-    """Algorithm 2, by 2D labels alone: the negative ELBO. joints_2d: the likelihood of the labels given vertices, joints
-    and camera that are drawn (one draw); its divergences: vertices, joints and camera; prior: the likelihood of the
-    labels in the prior net's eyes; pose: the divergence of its pose and shape from those of all hands."""
+    """Algorithm 2, by 2D labels alone: the negative ELBO. joints_2d: the likelihood of the labels given vertices,
+    joints and camera that are drawn (one draw); its divergences: vertices, joints and camera; prior: the likelihood of
+    the labels in the prior net's eyes; pose: the divergence of its pose and shape from those of all hands."""
     out = network(evidence)
     reach = evidence.frame.reach
     drawn = network.joints_of(MeshGaussian(out.vertices.sample(torch.randn_like(out.vertices.mean)),
@@ -112,9 +112,9 @@ def weak_losses(network: Amvur, evidence: Evidence, labels: Labels, divergence: 
 def prior_losses(network: Amvur, evidence: Evidence, labels: Labels) -> dict[str, Tensor]:
     """Algorithm 5: the prior net alone, by squared errors of vertices, camera and 2D joints; by 2D labels the last
     alone, with the divergence of pose and shape from all hands beside it."""
-    prior, camera, root = network.prior_alone(evidence)
-    reach = evidence.frame.reach
-    places = projected(prior.joints, root, reach).mean
+    out = network.of_prior(evidence)
+    prior, reach = out.prior, evidence.frame.reach
+    places = projected(prior.joints, out.root, reach).mean
     terms = {'joints_2d': _seen_mean((places - labels.places).square(), labels)}
     if labels.joints is None:
         return terms | {'pose': known_mean(network.prior.divergence(prior.pose))}
@@ -124,7 +124,7 @@ def prior_losses(network: Amvur, evidence: Evidence, labels: Labels) -> dict[str
     return terms | {
         'vertices': square_mean(prior.vertices.mean, vertices),
         'joints': square_mean(prior.joints.mean, joints),
-        'camera': square_mean(camera.mean, camera_of(labels.joints[:, WRIST], reach))}
+        'camera': square_mean(out.camera.mean, camera_of(labels.joints[:, WRIST], reach))}
 
 
 def vertex_losses(network: Amvur, evidence: Evidence, labels: Labels) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.geometry.single_view import PlacedJoints, place, ray_frame, shape_covariance, translation
+from hand_unc_ros.geometry.single_view import NEAREST, PlacedJoints, place, ray_frame, shape_covariance, translation
 from hand_unc_ros.hand.anny import ANNY, build_anny
 from hand_unc_ros.hand.joint_regressor import fit_joint_regressor
 from hand_unc_ros.hand.joints import JOINT_COUNT, WRIST
@@ -107,9 +107,13 @@ class Amvur(nn.Module):
 
     def evidence(self, images: Tensor, K: Tensor) -> Evidence:
         """Of crops (N, 3, 224, 224), RGB in [0, 1], by the ResNet. K: (N, 3, 3)."""
-        mean, std = images.new_tensor(MEAN)[:, None, None], images.new_tensor(STD)[:, None, None]
-        whole = self.backbone((images - mean) / std)[-1].mean((2, 3))
+        whole = self.backbone.pyramid(self.shallow(images))[-1].mean((2, 3))
         return Evidence(whole.float(), None, None, None, ray_frame(K.float(), self.config.image_size))
+
+    def shallow(self, images: Tensor) -> Tensor:
+        """The map (N, 64, 112, 112) of the ResNet's first convolution."""
+        mean, std = images.new_tensor(MEAN)[:, None, None], images.new_tensor(STD)[:, None, None]
+        return self.backbone.shallow((images - mean) / std)
 
     def forward(self, evidence: Evidence, with_prior: bool = True) -> AmvurOutput:
         """with_prior: whether the prior net is run; where tokens are placed by it, it always is."""
@@ -129,11 +133,13 @@ class Amvur(nn.Module):
         camera, root, shared = self._camera(seen, joints.mean, evidence)
         return AmvurOutput(prior, coarse, vertices, joints, camera, root, shared)
 
-    def prior_alone(self, evidence: Evidence) -> tuple[PriorHand, CameraGaussian, Tensor]:
-        """The prior net's hand, and camera and root with it, without the attention blocks."""
+    def of_prior(self, evidence: Evidence) -> AmvurOutput:
+        """The prior net's hand by itself, in the place of what the attention blocks make of it; coarse and vertices are
+        both those of the tokens."""
         _, _, seen = self._features(evidence)
         prior = self.prior(seen)
-        return (prior, *self._camera(seen, prior.joints.mean, evidence)[:2])
+        return AmvurOutput(prior, prior.vertices, prior.vertices, prior.joints,
+                           *self._camera(seen, prior.joints.mean, evidence))
 
     def joints_of(self, vertices: MeshGaussian) -> MeshGaussian:
         """The joints B μ of vertices (N, V, 3), with their variances."""
@@ -143,8 +149,8 @@ class Amvur(nn.Module):
         return MeshGaussian(mean, (self.regressor.square() @ vertices.log_variance.exp()).log())
 
     def placed(self, out: AmvurOutput, evidence: Evidence, size_sigma: Tensor | None = None) -> PlacedJoints:
-        """The joints where they are, metres, ray frame, and the covariance of all of them: of their own errors, of those
-        that they share, and of the landmarks. The landmarks move them as well as the camera's mean.
+        """The joints where they are, metres, ray frame, and the covariance of all of them: of their own errors, of
+        those that they share, and of the landmarks, which move the joints as well as the camera's mean.
 
         size_sigma: (N,), what is known of the relative size of the hand, in place of what the network says.
         """
@@ -155,7 +161,7 @@ class Amvur(nn.Module):
         covariance = shape_covariance(shape.double(), HAND_UNIT ** 2 * out.joints.log_variance.double().exp(),
                                       shared.double())
         if evidence.tangents is not None:
-            return place(shape, covariance, evidence.tangents, evidence.sigma)
+            return place(shape, covariance, evidence.tangents, evidence.sigma, evidence.least_depth)
         slopes = _root_slopes(out.root, evidence.frame.reach).double()
         moved = slopes @ torch.diag_embed(out.camera.log_variance.double().exp()) @ slopes.mT
         return PlacedJoints((shape + out.root[:, None]).double(),
@@ -186,14 +192,15 @@ class Amvur(nn.Module):
             limits = regressed.new_tensor(LIMITS)
             mean = limits * torch.tanh(regressed / limits)
             return CameraGaussian(mean, log_variance), root_of(mean, evidence.frame.reach), shared
-        root = translation(HAND_UNIT * joints, evidence.tangents, evidence.sigma)
+        root = translation(HAND_UNIT * joints, evidence.tangents, evidence.sigma, evidence.least_depth)
         return CameraGaussian(camera_of(root, evidence.frame.reach), log_variance), root, shared
 
 
 def camera_of(root: Tensor, reach: Tensor) -> Tensor:
-    """(N, 3) as in CameraGaussian of the wrist (N, 3) metres, ray frame. reach: (N,) of the crops."""
-    depth = root[:, 2:].clamp_min(1e-3)
-    return torch.cat([root[:, :2] / depth / reach[:, None], (depth * reach[:, None] / HAND_UNIT).log()], -1)
+    """(N, 3) as in CameraGaussian, within its range, of the wrist (N, 3) metres, ray frame. reach: (N,) of crops."""
+    depth, limits = root[:, 2:].clamp_min(NEAREST), root.new_tensor(LIMITS)
+    camera = torch.cat([root[:, :2] / depth / reach[:, None], (depth * reach[:, None] / HAND_UNIT).log()], -1)
+    return camera.clamp(-limits, limits)
 
 
 def root_of(camera: Tensor, reach: Tensor) -> Tensor:

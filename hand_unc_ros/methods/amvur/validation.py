@@ -17,9 +17,11 @@ from hand_unc_ros.methods.amvur.network import Amvur
 
 
 @torch.no_grad()
-def scores(network: Amvur, crops: Iterable[tuple[Evidence, Labels]]) -> dict[str, float]:
-    """Of single views. mpjpe_mm: the joints' mean error relative to the wrist, pa_mpjpe_mm: after Procrustes,
-    absolute_mm: in the camera; mpvpe_mm: of vertices relative to the wrist.
+def scores(network: Amvur, crops: Iterable[tuple[Evidence, Labels]], prior_alone: bool = False) -> dict[str, float]:
+    """Of single views; prior_alone: of the hand of the prior net, whose mesh has the token vertices alone.
+
+    mpjpe_mm: the joints' mean error relative to the wrist, pa_mpjpe_mm: after Procrustes, absolute_mm: in the camera;
+    mpvpe_mm: of vertices relative to the wrist.
 
     coverage95: share of joints in the camera inside their 95 % ellipsoids; coverage95_root: of joints relative to the
     wrist.  nees_per_dof: the mean squared whitened error per degree of freedom of single joints, 1 where Σ is right,
@@ -29,17 +31,19 @@ def scores(network: Amvur, crops: Iterable[tuple[Evidence, Labels]]) -> dict[str
     """
     joints, covariances, truths, meshes = [], [], [], []
     for evidence, labels in crops:
-        out = network(evidence, with_prior=False)
+        out = network.of_prior(evidence) if prior_alone else network(evidence, with_prior=False)
         placed = network.placed(out, evidence)
         joints.append(placed.joints.cpu().numpy())
         covariances.append(placed.covariance.cpu().numpy())
         truths.append(labels.joints.double().cpu().numpy())
-        vertices = network.placed_vertices(out, placed).double().cpu() - placed.joints[:, WRIST, None].cpu()
-        target = (labels.vertices - labels.joints[:, WRIST, None]).double().cpu()
-        meshes.append((vertices - target).norm(dim=-1).flatten().numpy())
+        if not prior_alone:
+            vertices = network.placed_vertices(out, placed).double().cpu() - placed.joints[:, WRIST, None].cpu()
+            target = (labels.vertices - labels.joints[:, WRIST, None]).double().cpu()
+            meshes.append((vertices - target).norm(dim=-1).flatten().numpy())
     joint, covariance, truth = (np.concatenate(parts) for parts in (joints, covariances, truths))
     whole = np.isfinite(truth).all((1, 2))
-    joint, covariance, truth, mesh = joint[whole], covariance[whole], truth[whole], np.concatenate(meshes)
+    joint, covariance, truth = joint[whole], covariance[whole], truth[whole]
+    mesh = np.concatenate(meshes) if meshes else np.zeros(0)
     error, blocks = joint - truth, joint_blocks(covariance)
     length, distance2 = np.linalg.norm(error, axis=-1), mahalanobis_squared(error, blocks)
     hands = mahalanobis_squared(error.reshape(len(error), -1), covariance)
