@@ -23,6 +23,8 @@ from torch import Tensor
 FREE = 1.0
 # Nearer to the camera than this, metres, a joint is treated as if it were this far.
 NEAREST = 0.05
+# Of the depth: how far the update moves joints at most.
+FARTHEST = 0.5
 ITERATIONS = 3
 
 
@@ -109,7 +111,10 @@ def place(shape: Tensor, covariance: Tensor, tangents: Tensor, sigma: Tensor,
         reached = H @ before
         gain = torch.linalg.solve(reached @ H.mT + torch.diag_embed(noise), reached).mT
         off = (tangents - seen).flatten(1) - (H @ (start - joints).flatten(1)[..., None])[..., 0]
-        joints = start + (gain @ off[..., None])[..., 0].unflatten(1, (count, 3))
+        step = (gain @ off[..., None])[..., 0].unflatten(1, (count, 3))
+        # A shape that does not fit its tangents would go anywhere.
+        limit = FARTHEST * root[:, 2] / step.detach().norm(dim=-1).amax(1).clamp_min(1e-9)
+        joints = start + limit.clamp_max(1.0)[:, None, None] * step
     keep = torch.eye(3 * count, dtype=shape.dtype, device=shape.device) - gain @ H
     # Joseph's form stays positive semi-definite.
     after = keep @ before @ keep.mT + (gain * noise[:, None]) @ gain.mT

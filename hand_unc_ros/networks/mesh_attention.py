@@ -20,8 +20,8 @@ from hand_unc_ros.networks.vertex_queries import nearest_mean, spread_out
 
 # Log variances of vertices in units² of the mean: with HAND_UNIT these are standard deviations of 0.1 mm and 0.4 m.
 LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE = -13.8, 2.8
-# At the start of a training: a tenth of a unit.
-START_LOG_VARIANCE = -4.6
+# At the start of a training: a third of a unit, as large as errors are then.
+START_LOG_VARIANCE = -2.4
 
 
 class MeshGaussian(NamedTuple):

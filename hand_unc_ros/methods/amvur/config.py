@@ -44,7 +44,7 @@ class AmvurConfig:
     coarse: tuple[int, ...] = (98,)
     positions: str = 'prior'
     prior_hidden: int = 256
-    prior_samples: int = 4
+    prior_samples: int = 6
     vertex_errors: str = 'shared'
     dropout: float = 0.1
     size_sigma: float = 0.06

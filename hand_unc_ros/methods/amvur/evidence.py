@@ -37,6 +37,11 @@ class Evidence(NamedTuple):
         return self.tangents / self.frame.reach[:, None, None]
 
 
+def pooled_evidence(whole: Tensor, K: Tensor) -> Evidence:
+    """Features (N, C) of crops with intrinsics K (N, 3, 3), without landmarks."""
+    return Evidence(whole.float(), None, None, None, ray_frame(K.float(), HAND_SIZE))
+
+
 def landmark_evidence(maps: LandmarkMaps, K: Tensor) -> Evidence:
     """What the frozen landmark network says of N crops with intrinsics K (N, 3, 3)."""
     K = K.float()

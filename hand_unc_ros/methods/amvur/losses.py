@@ -67,7 +67,7 @@ def projected(joints: MeshGaussian, root: Tensor, reach: Tensor) -> MeshGaussian
 def supervised_losses(network: Amvur, evidence: Evidence, labels: Labels, divergence: str = 'kl') -> dict[str, Tensor]:
     """Algorithm 1. Means over crops and coordinates: vertices (Eq. 6), camera (Eq. 11), joints (Eq. 15) and joints_2d
     (Eq. 19); prior, the likelihood of the true vertices in the prior net's eyes; placed, of the true joints in those of
-    the joints that are placed, which is what the covariance learns from; offset, their mean distance in units."""
+    the joints that are placed, from which only their covariance learns; offset, the mean absolute error of these."""
     out = network(evidence)
     unit, wrist = HAND_UNIT, labels.joints[:, WRIST, None]
     vertices, joints = (labels.vertices - wrist) / unit, (labels.joints - wrist) / unit
@@ -83,7 +83,7 @@ def supervised_losses(network: Amvur, evidence: Evidence, labels: Labels, diverg
         'joints_2d': _likelihood_2d(out.joints, out.root, reach, labels)
         + _divergence_2d(out, reach, divergence),
         'prior': nll_mean(out.prior.vertices, tokens) + nll_mean(out.prior.joints, joints),
-        'placed': known_mean(placed_nll(placed.joints, placed.covariance, truth)).float(),
+        'placed': known_mean(placed_nll(placed.joints.detach(), placed.covariance, truth)).float(),
         'offset': known_mean((placed.joints - known(truth, placed.joints)).abs() / unit, truth).float(),
     }
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.geometry.single_view import NEAREST, PlacedJoints, place, ray_frame, shape_covariance, translation
+from hand_unc_ros.geometry.single_view import NEAREST, PlacedJoints, place, shape_covariance, translation
 from hand_unc_ros.hand.anny import ANNY, build_anny
 from hand_unc_ros.hand.joint_regressor import fit_joint_regressor
 from hand_unc_ros.hand.joints import JOINT_COUNT, WRIST
@@ -34,8 +34,12 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 # The camera network's log variances, and its numbers' range: the root within three crops, depths within a factor of 20.
 LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE = -12.0, 2.0
 LIMITS = (3.0, 3.0, 3.0)
-# Limits of the standard deviations of what all joints share: relative size and turns, rad.
+# Limits of the standard deviations of what all joints share, relative size and turns, rad, and of the scale of the
+# landmarks'; how they start.
 LEAST_SHARED, MOST_SHARED = 1e-3, 1.0
+START_TURNS = (0.3, 0.3, 0.3)
+LEAST_SCALE, MOST_SCALE = 0.5, 20.0
+START_SCALE = 1.5
 # Numbers of a joint's features that the prior net gets.
 LOCAL_IN_PRIOR = 8
 
@@ -55,6 +59,7 @@ class AmvurOutput(NamedTuple):
     (N, V, 3).  joints: mean and log variance (N, 21, 3), B μ and as in AmvurConfig.vertex_errors.
     camera: of the wrist's place.  root: (N, 3) metres, ray frame, the camera's mean.
     shared: (N, 4) standard deviations of errors that all joints share, see shape_covariance.
+    landmark_scale: (N,), by which the standard deviations of the landmarks are multiplied: some crops are misread.
     """
 
     prior: PriorHand | None
@@ -64,6 +69,7 @@ class AmvurOutput(NamedTuple):
     camera: CameraGaussian
     root: Tensor
     shared: Tensor
+    landmark_scale: Tensor
 
 
 class Amvur(nn.Module):
@@ -97,18 +103,17 @@ class Amvur(nn.Module):
         self.prior = PriorNet(seen, config.prior_hidden, config.prior_samples, arrays, self.upsampling.picked.numpy())
         self.blocks = MeshAttention(3 + token, config.outputs, config.hidden, config.layers, config.heads)
         self.camera = nn.Sequential(nn.Linear(seen, config.prior_hidden), nn.GELU(),
-                                    nn.Linear(config.prior_hidden, 6 + 4))
+                                    nn.Linear(config.prior_hidden, 6 + 4 + 1))
         last = self.camera[-1]
         nn.init.zeros_(last.weight)
         with torch.no_grad():
             last.bias.zero_()
             last.bias[3:6] = -4.0
-            last.bias[6:] = torch.tensor([config.size_sigma, 0.1, 0.1, 0.1]).log()
+            last.bias[6:] = torch.tensor([config.size_sigma, *START_TURNS, START_SCALE]).log()
 
-    def evidence(self, images: Tensor, K: Tensor) -> Evidence:
-        """Of crops (N, 3, 224, 224), RGB in [0, 1], by the ResNet. K: (N, 3, 3)."""
-        whole = self.backbone.pyramid(self.shallow(images))[-1].mean((2, 3))
-        return Evidence(whole.float(), None, None, None, ray_frame(K.float(), self.config.image_size))
+    def pooled(self, images: Tensor) -> Tensor:
+        """Features (N, 2048) of crops (N, 3, 224, 224), RGB in [0, 1], by the ResNet."""
+        return self.backbone.pyramid(self.shallow(images))[-1].mean((2, 3))
 
     def shallow(self, images: Tensor) -> Tensor:
         """The map (N, 64, 112, 112) of the ResNet's first convolution."""
@@ -130,8 +135,8 @@ class Amvur(nn.Module):
         coarse = MeshGaussian(start + coarse.mean, coarse.log_variance)
         vertices = self.upsampling(coarse)
         joints = self.joints_of(vertices)
-        camera, root, shared = self._camera(seen, joints.mean, evidence)
-        return AmvurOutput(prior, coarse, vertices, joints, camera, root, shared)
+        placed = self._camera(seen, joints.mean, evidence)
+        return AmvurOutput(prior, coarse, vertices, joints, *placed)
 
     def of_prior(self, evidence: Evidence) -> AmvurOutput:
         """The prior net's hand by itself, in the place of what the attention blocks make of it; coarse and vertices are
@@ -161,7 +166,8 @@ class Amvur(nn.Module):
         covariance = shape_covariance(shape.double(), HAND_UNIT ** 2 * out.joints.log_variance.double().exp(),
                                       shared.double())
         if evidence.tangents is not None:
-            return place(shape, covariance, evidence.tangents, evidence.sigma, evidence.least_depth)
+            sigma = evidence.sigma * out.landmark_scale[:, None, None]
+            return place(shape, covariance, evidence.tangents, sigma, evidence.least_depth)
         slopes = _root_slopes(out.root, evidence.frame.reach).double()
         moved = slopes @ torch.diag_embed(out.camera.log_variance.double().exp()) @ slopes.mT
         return PlacedJoints((shape + out.root[:, None]).double(),
@@ -184,16 +190,19 @@ class Amvur(nn.Module):
         seen = torch.cat([whole, place.flatten(1), self.local_in_prior(local).flatten(1)], -1)
         return whole, self.local(local) + self.place(place) + whole[:, None], seen
 
-    def _camera(self, seen: Tensor, joints: Tensor, evidence: Evidence) -> tuple[CameraGaussian, Tensor, Tensor]:
-        regressed, log_variance, shared = self.camera(seen).split([3, 3, 4], -1)
+    def _camera(self, seen: Tensor, joints: Tensor,
+                evidence: Evidence) -> tuple[CameraGaussian, Tensor, Tensor, Tensor]:
+        """camera, root, shared and landmark_scale of AmvurOutput, with a hand's joints (N, 21, 3) in units."""
+        regressed, log_variance, shared, scale = self.camera(seen).split([3, 3, 4, 1], -1)
         log_variance = log_variance.clamp(LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE)
         shared = shared.clamp(np.log(LEAST_SHARED), np.log(MOST_SHARED)).exp()
+        scale = scale[:, 0].clamp(np.log(LEAST_SCALE), np.log(MOST_SCALE)).exp()
         if evidence.tangents is None:
             limits = regressed.new_tensor(LIMITS)
             mean = limits * torch.tanh(regressed / limits)
-            return CameraGaussian(mean, log_variance), root_of(mean, evidence.frame.reach), shared
+            return CameraGaussian(mean, log_variance), root_of(mean, evidence.frame.reach), shared, scale
         root = translation(HAND_UNIT * joints, evidence.tangents, evidence.sigma, evidence.least_depth)
-        return CameraGaussian(camera_of(root, evidence.frame.reach), log_variance), root, shared
+        return CameraGaussian(camera_of(root, evidence.frame.reach), log_variance), root, shared, scale
 
 
 def camera_of(root: Tensor, reach: Tensor) -> Tensor:

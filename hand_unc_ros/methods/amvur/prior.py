@@ -19,11 +19,11 @@ POSE, SHAPE = 45, 10
 # Small turns of the whole hand, turns of the joints, rad, and shape coefficients.
 PARAMETERS = 3 + POSE + SHAPE
 LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE = -9.0, 1.0
-START_LOG_VARIANCE = -4.0
+START_LOG_VARIANCE = -2.0
 # The first two columns of a rotation that shows a right hand's palm to the camera with the fingers up.
 UPRIGHT = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
-# Added to the variance of samples, units²: what pose and shape cannot say, 1 mm.
-FLOOR = (1e-3 / HAND_UNIT) ** 2
+# Added to the variance of samples, units²: what pose and shape cannot say, 3 mm.
+FLOOR = (3e-3 / HAND_UNIT) ** 2
 # Standard deviations of the joints' turns, rad, and of the shape, among all hands.
 SPREAD_POSE, SPREAD_SHAPE = 0.5, 1.0
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.geometry.single_view import RayFrame
-from hand_unc_ros.methods.amvur.evidence import Evidence, landmark_evidence
+from hand_unc_ros.methods.amvur.evidence import Evidence, landmark_evidence, pooled_evidence
 from hand_unc_ros.methods.amvur.losses import Labels
 from hand_unc_ros.methods.amvur.network import Amvur
 from hand_unc_ros.networks.images import image_tensor
@@ -31,13 +31,16 @@ class CropReader:
         K = batch['K'].flatten(0, 1)
         if network.config.features != 'landmarks':
             rows = _at_least_one(rows)
-            return network.evidence(image_tensor(batch['images']).flatten(0, 1)[rows], K[rows]), rows
+            whole = network.pooled(image_tensor(batch['images']).flatten(0, 1)[rows])
+            with torch.autocast(K.device.type, enabled=False):
+                return pooled_evidence(whole, K[rows]), rows
         if 'images' in batch:
             maps = self.frozen(image_tensor(batch['images']).flatten(0, 1), 0)
         else:
             maps = LandmarkMaps(*(batch[name].flatten(0, 1) for name in LandmarkMaps._fields[:5]), [])
         rows = _at_least_one(rows & (maps.presence > LEAST_PRESENCE))
-        return landmark_evidence(LandmarkMaps(*(part[rows] for part in maps[:5]), []), K[rows]), rows
+        with torch.autocast(K.device.type, enabled=False):
+            return landmark_evidence(LandmarkMaps(*(part[rows] for part in maps[:5]), []), K[rows]), rows
 
 
 def labels_of(batch: Mapping[str, Tensor], frame: RayFrame, rows: Tensor, vertices: int) -> Labels:

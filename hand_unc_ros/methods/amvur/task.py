@@ -153,10 +153,10 @@ def _reader(config: AmvurTraining, network: Amvur, weights: str) -> CropReader:
 def losses_of(network: Amvur, batch: dict[str, Tensor], read: CropReader, config: AmvurTraining) -> dict[str, Tensor]:
     """The weighted terms of a batch."""
     evidence, rows = read(network, batch)
-    labels = labels_of(batch, evidence.frame, rows, len(network.template))
-    if config.labels == '2d':
-        labels = labels._replace(joints=None, vertices=None)
     with torch.autocast(evidence.whole.device.type, enabled=False):
+        labels = labels_of(batch, evidence.frame, rows, len(network.template))
+        if config.labels == '2d':
+            labels = labels._replace(joints=None, vertices=None)
         if config.stage == 'prior':
             terms = prior_losses(network, evidence, labels)
         elif config.stage == 'amvur':
@@ -177,7 +177,8 @@ def validate(network: Amvur, batches: Iterable[dict[str, Tensor]], read: CropRea
             evidence, rows = read(network, batch)
             yield evidence, labels_of(batch, evidence.frame, rows, len(network.template))
 
-    return scores(network, crops(), prior_alone)
+    with torch.autocast(network.template.device.type, enabled=False):
+        return scores(network, crops(), prior_alone)
 
 
 def set_up(config: AmvurTraining) -> TrainingSetup:
