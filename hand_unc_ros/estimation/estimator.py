@@ -276,7 +276,8 @@ class HandEstimator:
         track, views, triangulation = sighting.track, stack(counted.values()), fused.triangulation
         if track.track_id == 0:
             self._begin(track, fused.joints, frames.stamp_ns)
-        if self.settings.bone_memory:
+        # What one view says of lengths is what its network makes of any hand.
+        if self.settings.bone_memory and triangulation.used.sum() > 1:
             elapsed_ns = 0 if track.seen_ns is None else frames.stamp_ns - track.seen_ns
             track.bones = track.bones.learned(triangulation.joints, block_diagonal(triangulation.covariance),
                                               1e-9 * elapsed_ns)
