@@ -48,9 +48,9 @@ METHODS: dict[str, Entry] = {
         export='hand_unc_ros.methods.jump_hand.export'),
     'correlated_uncertainty': Entry(
         tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
+    'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
     'amvur': Entry(live='hand_unc_ros.methods.amvur.live', tasks={'amvur': 'hand_unc_ros.methods.amvur.task'},
                    min_views=1),
-    'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.
 DEFAULT = 'jump_hand'
