@@ -29,8 +29,8 @@ class AmvurConfig:
     vertices, 0 for the paper's variance of 1 (in units of 0.1 m).
     vertex_errors: how errors of neighbouring vertices go together where joints are means of them: 'shared', σ_J = B σ
     as in Eqs. 13 to 15, or 'independent', σ_J² = B² σ².
-    dropout: on features, in training.  size_sigma: standard deviation of a hand's relative size that the image leaves
-    open, at the start of a training.
+    dropout: on features, in training.  size_sigma: least standard deviation of a hand's relative size that one image
+    leaves open; how people differ is no less.
     trunk, variance_head: fingerprints of the frozen networks of the training, '' before it.
     """
 

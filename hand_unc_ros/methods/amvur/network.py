@@ -36,7 +36,7 @@ LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE = -12.0, 2.0
 LIMITS = (3.0, 3.0, 3.0)
 # Limits of the standard deviations of what all joints share, relative size and turns, rad, and of the scale of the
 # landmarks'; how they start.
-LEAST_SHARED, MOST_SHARED = 1e-3, 1.0
+LEAST_TURN, MOST_SHARED = 1e-2, 1.0
 START_TURNS = (0.3, 0.3, 0.3)
 LEAST_SCALE, MOST_SCALE = 0.5, 20.0
 START_SCALE = 1.5
@@ -109,7 +109,7 @@ class Amvur(nn.Module):
         with torch.no_grad():
             last.bias.zero_()
             last.bias[3:6] = -4.0
-            last.bias[6:] = torch.tensor([config.size_sigma, *START_TURNS, START_SCALE]).log()
+            last.bias[6:] = torch.tensor([1.5 * config.size_sigma, *START_TURNS, START_SCALE]).log()
 
     def pooled(self, images: Tensor) -> Tensor:
         """Features (N, 2048) of crops (N, 3, 224, 224), RGB in [0, 1], by the ResNet."""
@@ -195,7 +195,8 @@ class Amvur(nn.Module):
         """camera, root, shared and landmark_scale of AmvurOutput, with a hand's joints (N, 21, 3) in units."""
         regressed, log_variance, shared, scale = self.camera(seen).split([3, 3, 4, 1], -1)
         log_variance = log_variance.clamp(LEAST_LOG_VARIANCE, MOST_LOG_VARIANCE)
-        shared = shared.clamp(np.log(LEAST_SHARED), np.log(MOST_SHARED)).exp()
+        least = shared.new_tensor([self.config.size_sigma, LEAST_TURN, LEAST_TURN, LEAST_TURN])
+        shared = torch.maximum(shared.clamp_max(np.log(MOST_SHARED)).exp(), least)
         scale = scale[:, 0].clamp(np.log(LEAST_SCALE), np.log(MOST_SCALE)).exp()
         if evidence.tangents is None:
             limits = regressed.new_tensor(LIMITS)
