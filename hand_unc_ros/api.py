@@ -169,7 +169,7 @@ def triangulate(points_px: ArrayLike, sigma_px: ArrayLike, rig: CameraRig) -> tu
 class HandTracker:
     """The live pipeline as one object: images of calibrated cameras in, hands with covariance out.
 
-    rig: two cameras or more, as `load_rig` returns them.
+    rig: two cameras or more, as `load_rig` returns them; one is enough with method='amvur', min_views=1.
     settings: any field of `estimation.settings.EstimatorSettings`, such as handedness='both', filter=True or
     method='jump_hand'. The default method is 'landmarks' (MediaPipe's networks, for real hands). Where these networks
     were not fetched, it is 'jump_hand', which comes with the package, was trained on synthetic images only and fails on

@@ -95,8 +95,8 @@ class HandEstimator:
         self._lost = [track for track in self._lost if not track.ended(frames.stamp_ns)]
         if len(frames.views) < self.settings.min_views:
             return FrameResult(frames.stamp_ns, reasons=(
-                f'{len(frames.views)} of {len(frames.expected)} cameras came in time, {self.settings.min_views} are'
-                ' needed: depth is not observable',))
+                f'{len(frames.views)} of {len(frames.expected)} cameras came in time, '
+                + _needed(self.settings.min_views),))
         stage_ms: Counter[str] = Counter()
         rig = self._rigs.of([view.camera for view in frames.views.values()])
         outcomes = _without_doubles(self._outcomes(self._follow(frames, rig, stage_ms), rig, stage_ms))
@@ -231,8 +231,7 @@ class HandEstimator:
         least = max(self.settings.min_views, self.method.min_views)
         showing = sum(bool(reading.valid.any()) for reading in counted.values())
         if showing < least:
-            return NotFused(f'{showing} of {len(counted)} views show a hand, {least} are needed:'
-                            ' depth is not observable')
+            return NotFused(f'{showing} of {len(counted)} views show a hand, {_needed(least)}')
         track = sighting.track
         fused = self.method.fuse([*track.readings, counted], rig, sighting.prior)
         if isinstance(fused, NotFused):
@@ -276,7 +275,8 @@ class HandEstimator:
         track, views, triangulation = sighting.track, stack(counted.values()), fused.triangulation
         if track.track_id == 0:
             self._begin(track, fused.joints, frames.stamp_ns)
-        if self.settings.bone_memory:
+        # What one view says of lengths is what its network makes of any hand.
+        if self.settings.bone_memory and triangulation.used.sum() > 1:
             elapsed_ns = 0 if track.seen_ns is None else frames.stamp_ns - track.seen_ns
             track.bones = track.bones.learned(triangulation.joints, block_diagonal(triangulation.covariance),
                                               1e-9 * elapsed_ns)
@@ -332,6 +332,10 @@ def _median_distance(one: np.ndarray, other: np.ndarray) -> float:
     apart = np.linalg.norm(one - other, axis=1)
     known = np.isfinite(apart)
     return float(np.median(apart[known])) if known.any() else np.inf
+
+
+def _needed(least: int) -> str:
+    return f'{least} are needed: depth is not observable' if least > 1 else 'one is needed'
 
 
 def _unread(views: Mapping[str, View], side: str) -> dict[str, ViewReading]:

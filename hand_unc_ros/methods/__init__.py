@@ -27,12 +27,14 @@ class Entry:
 
     live: module with `build(options, cameras) -> Method` and `files(options) -> dict[str, Path]`, the files that decide
     its numbers; None for a method that is only trained and compared.
+    min_views: fewest views that the live method makes a hand of, as it says itself.
     tasks: module with `TASK: TrainingTask` for each name of a task of `hand-unc train`.
     evaluation: module with `build_predictor(options: PredictorOptions) -> Predictor` for `hand-unc evaluate --model`.
     export: module with `run(model, folder, views)` for `hand-unc export`.
     """
 
     live: str | None = None
+    min_views: int = 2
     tasks: Mapping[str, str] = field(default_factory=dict)
     evaluation: str | None = None
     export: str | None = None
@@ -53,6 +55,8 @@ METHODS: dict[str, Entry] = {
     'ust_hand': Entry(
         live='hand_unc_ros.methods.ust_hand.live',
         tasks={'ust_hand': 'hand_unc_ros.methods.ust_hand.task'}),
+    'amvur': Entry(live='hand_unc_ros.methods.amvur.live', tasks={'amvur': 'hand_unc_ros.methods.amvur.task'},
+                   min_views=1),
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.
 DEFAULT = 'jump_hand'
@@ -63,6 +67,11 @@ AUTOMATIC = 'auto'
 def live_methods() -> tuple[str, ...]:
     """Names of the methods that the estimator can run."""
     return tuple(name for name, entry in METHODS.items() if entry.live is not None)
+
+
+def fewest_views(choice: str) -> int:
+    """Fewest views of a method that a user can choose for the live pipeline; AUTOMATIC takes one that needs two."""
+    return METHODS[choice].min_views if choice in METHODS else 2
 
 
 def live_choices() -> tuple[str, ...]:

@@ -163,8 +163,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         ' the weights or the covariance head.'),
     Parameter(
         'min_views', 2,
-        'Fewest cameras that make an estimate.',
-        low=2, high=64),
+        'Fewest cameras that make an estimate; one is enough for the method amvur alone.',
+        low=1, high=64),
     Parameter(
         'filter.enabled', False,
         'Smooth the joints by a constant-velocity filter, which adds velocities.'),

@@ -37,7 +37,7 @@ def test_every_parameter_is_described_and_its_default_allowed():
 @pytest.mark.parametrize('name, value, word', [
     ('sync.period', -1.0, 'from 0.001 to 10 s'), ('sync.period', 1, 'write 1.0'),
     ('sync.period', float('nan'), 'nan'),
-    ('min_views', 1, 'from 2'), ('min_views', True, 'integer'), ('transport', 'theora', 'raw, compressed'),
+    ('min_views', 0, 'from 1'), ('min_views', True, 'integer'), ('transport', 'theora', 'raw, compressed'),
     ('cameras', 'cam0', 'string[]'), ('cameras', [1], 'string[]'), ('publish.markers', 1, 'bool')])
 def test_a_bad_value_is_refused_with_name_value_and_remedy(name, value, word):
     reason = refusal(name, value)

@@ -18,6 +18,7 @@ DATASETS: dict[str, tuple[str, str]] = {
     'arctic': ('arctic', 'Arctic'),
     'interhand': ('interhand', 'InterHand'),
     'hanco': ('hanco', 'HanCo'),
+    'freihand': ('freihand', 'FreiHand'),
 }
 
 

@@ -150,18 +150,19 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
 def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict[str, str]:
     """The image topic of each camera that has one in the bag, in the order of the cameras.
 
-    Raises RecordingError where fewer than two have one, or where it is not clear which one it is.
+    Raises RecordingError where fewer than two have one (none, with a min_views of 1), or where it is not clear which one it is.
     """
     found = {}
     for camera in settings.cameras or calibrated.rig.names:
         topic = _image_topic(bag, camera, calibrated.topics, settings)
         if topic is not None:
             found[camera] = topic
-    if len(found) < 2:
+    least = min(2, settings.estimator.min_views)
+    if len(found) < least:
         raise RecordingError(
             f'bag {bag.path} has images of {len(found)} of the cameras '
-            f'{", ".join(settings.cameras or calibrated.rig.names)}, two are needed; its image topics are '
-            f'{", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the topics do, or '
+            f'{", ".join(settings.cameras or calibrated.rig.names)}, {("one is", "two are")[least - 1]} needed; its'
+            f' image topics are {", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the topics do, or '
             'give each its `topic:` there')
     check_rectified(calibrated.rig, found)
     return found

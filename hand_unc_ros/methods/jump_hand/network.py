@@ -27,7 +27,6 @@ from hand_unc_ros.methods.jump_hand.decoder import (
     Gates,
     ViewEvidence,
 )
-from hand_unc_ros.methods.jump_hand.vertex_queries import nearest_mean, spread_out
 from hand_unc_ros.networks import gaussian_2d
 from hand_unc_ros.networks.gaussian_2d import (
     HEATMAP_SIZE,
@@ -45,6 +44,7 @@ from hand_unc_ros.networks.landmark_gaussians import (
 )
 from hand_unc_ros.networks.palm_views import ViewGeometry, view_geometry
 from hand_unc_ros.networks.stored import build_stored
+from hand_unc_ros.networks.vertex_queries import nearest_mean, spread_out
 from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, coarse_spread, gate, normalised
 from hand_unc_ros.networks.weights import read_weights, save_network
 

@@ -24,7 +24,7 @@ from hand_unc_ros.methods.jump_hand.network import (
     load_jump_hand,
     save_jump_hand,
 )
-from hand_unc_ros.methods.jump_hand.vertex_queries import nearest_mean, spread_out
+from hand_unc_ros.networks.vertex_queries import nearest_mean, spread_out
 from hand_unc_ros.networks.gaussian_2d import cells_to_pixels, pixels_to_cells
 from hand_unc_ros.networks.view_fusion import GATES
 

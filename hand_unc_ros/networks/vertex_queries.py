@@ -1,4 +1,4 @@
-"""Which vertices of a surface are queries of the decoder, and how the others follow them."""
+"""Which vertices of a surface a network asks for, and how the others follow them."""
 
 from __future__ import annotations
 

@@ -1,0 +1,160 @@
+"""AMVUR live: one view of a hand is enough, and several are triangulated.
+
+Views are read as by the method landmarks. Where one view alone shows the hand, the network gives its shape, and its
+landmarks say where it is; the covariance is long along the rays, for all joints together. The lengths of the bones that
+were learned while several views saw the hand shorten it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.methods.amvur.network import load_amvur
+from hand_unc_ros.methods.amvur.single_hand import SingleHand, seen_hand, triangulation_of, with_joints
+from hand_unc_ros.methods.contract import (
+    Crop,
+    Detection,
+    Fused,
+    HandPrior,
+    MethodOptions,
+    NotFused,
+    View,
+    ViewReading,
+)
+from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files
+from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, with_refinement
+from hand_unc_ros.methods.landmark_views import LandmarkViews
+from hand_unc_ros.methods.view_gaussians import stack
+from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandOutput
+from hand_unc_ros.networks.landmark_boxes import box_of_hand
+from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps
+from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
+from hand_unc_ros.networks.placement import choose_device, choose_precision
+from hand_unc_ros.resources import resource
+
+log = logging.getLogger(__name__)
+
+SHIPPED = 'models/amvur_lite.safetensors'
+ACCELERATIONS = ('auto', 'none', 'openvino')
+
+
+def files(options: MethodOptions) -> dict[str, Path]:
+    """The files that decide the numbers, by the names of their settings. Raises ConfigError where weights are neither
+    named nor shipped, and without the landmark networks."""
+    if options.weights:
+        weights = Path(options.weights)
+    else:
+        try:
+            weights = resource(SHIPPED)
+        except ConfigError as error:
+            raise ConfigError('the method amvur has no weights here; train it (hand-unc train'
+                              ' config/train/amvur_lite.yaml) and name them in the setting weights') from error
+    hand, palm, variance_head = landmark_files()
+    return {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),
+            'variance_head': variance_head}
+
+
+def build(options: MethodOptions, cameras: tuple[str, ...]) -> AmvurLive:
+    """Load the networks, on the runtime that is fastest for a crop of each camera. Raises ConfigError with the
+    remedy."""
+    return AmvurLive(files(options), options, len(cameras))
+
+
+class AmvurLive:
+    """Palms in whole images, landmarks and features in crops; the network where one view shows the hand, triangulation
+    where several do.
+
+    files: as `files` gives them.  cameras: of the rig, for how many crops the trunk's runtime is chosen.
+    Both hands can be followed.  Raises ConfigError for files and options that do not fit together.
+    """
+
+    name = 'amvur'
+    min_views = 1
+    window = 1
+    crop_size = HAND_SIZE
+    crop_box = staticmethod(box_of_hand)
+
+    def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions(), cameras: int = 1) -> None:
+        if options.acceleration not in ACCELERATIONS:
+            raise ConfigError(f'the method amvur has no acceleration {options.acceleration!r}; choose one of'
+                              f' {", ".join(ACCELERATIONS)}')
+        self.options, self.device = options, choose_device(options.device)
+        self.network = load_amvur(files['weights']).to(self.device)
+        if self.network.config.features != 'landmarks':
+            raise ConfigError(f'{files["weights"]} reads images by a ResNet, which the live pipeline does not run;'
+                              ' train with network.features: landmarks (config/train/amvur_lite.yaml)')
+        self.networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
+                                         choose_precision(options.precision, self.device), files['variance_head'])
+        check_fingerprints(self.network.config, fingerprints_of(self.networks.hand, self.networks.variance),
+                           files['weights'])
+        self.networks.describe = _maps
+        # A crop's features belong to that crop: it is read once.
+        self.views = LandmarkViews(self.networks)
+        self.networks.accelerate(options.acceleration, max(1, cameras))
+        log.info('Amvur %s on the landmark network, on %s', files['weights'].stem, self.device)
+
+    @property
+    def surface(self) -> str:
+        """Name of the hand model whose mesh the network gives."""
+        return self.network.config.surface
+
+    def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
+        """See LandmarkViews."""
+        return self.views.find(views)
+
+    def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
+        """See LandmarkViews."""
+        return self.views.read(crops)
+
+    def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused | NotFused:
+        """Triangulated, and held to the lengths of its bones, where two views or more show the hand, with the mesh of
+        the view that knows it best; else the network's hand."""
+        started = time.perf_counter()
+        readings = list(window[-1].values())
+        rows = [row for row, reading in enumerate(readings) if reading.features is not None and reading.valid.any()]
+        if sum(bool(reading.valid.any()) for reading in readings) > 1:
+            triangulation = fuse(stack(readings), rig, self.options.triangulation, self.options.min_views)
+            fused = time.perf_counter()
+            hand = with_refinement(triangulation, None, {'fusion': 1e3 * (fused - started)}, track.bones)
+            if not rows or not triangulation.valid.any():
+                return hand
+            best = min((readings[row] for row in rows),
+                       key=lambda one: float(np.nanmean(one.variance_px2) / one.box_px[2] ** 2))
+            vertices = with_joints(self._seen(best, track), hand.joints)
+            return Fused(hand.joints, hand.covariance, hand.gate, triangulation, vertices,
+                         {**hand.stage_ms, 'mesh': 1e3 * (time.perf_counter() - fused)})
+        if not rows:
+            return NotFused('the one view that shows the hand was not read in a crop')
+        row = rows[0]
+        hand = self._seen(readings[row], track)
+        if not np.isfinite(hand.covariance).all() or not np.isfinite(hand.vertices).all():
+            return NotFused('the network gives no finite hand')
+        triangulation = triangulation_of(hand, stack(readings), rig, row)
+        return Fused(hand.joints, hand.covariance, triangulation.gate, triangulation, hand.vertices,
+                     {'monocular': 1e3 * (time.perf_counter() - started)})
+
+    def reset(self) -> None:
+        """Forget the hands of the last search."""
+        self.views.reset()
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _seen(self, reading: ViewReading, track: HandPrior) -> SingleHand:
+        return seen_hand(self.network, reading, track.bones, self.device)
+
+
+def _maps(out: HandOutput, log_sigma: Tensor) -> list[LandmarkMaps]:
+    """What the networks say of each crop."""
+    with torch.inference_mode():
+        maps = landmark_maps(out, log_sigma, 0)
+        return [LandmarkMaps(*(part[row:row + 1] for part in maps[:5]), []) for row in range(len(maps.landmarks))]

@@ -1,0 +1,97 @@
+"""A hand before one camera, by a method that needs no second one: AMVUR's live side on readings of perfect landmarks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from estimator_cases import RIG, STILL, still
+from view_cases import OneHand, Refused, TruthMethod, frames
+
+from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.estimator import HandEstimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.geometry.gaussians import is_psd
+from hand_unc_ros.hand.bone_lengths import BoneLengths
+from hand_unc_ros.methods.amvur.single_hand import SingleHand, triangulation_of
+from hand_unc_ros.methods.contract import Fused
+from hand_unc_ros.methods.view_gaussians import stack
+
+# Standard deviations of the depth that one view leaves open, and across, metres.
+ALONG, ACROSS = 0.05, 0.003
+
+
+class OneViewMethod(TruthMethod):
+    """Places the hand by one view where it is alone, as AMVUR does: off along the rays, all joints together, by one
+    standard deviation, and says so. Keeps what it is told of bones."""
+
+    min_views = 1
+
+    def fuse(self, window, rig, track):
+        readings = list(window[-1].values())
+        views = stack(readings)
+        self.told = track.bones
+        seeing = np.flatnonzero(views.valid.any(1))
+        if len(seeing) > 1:
+            return super().fuse(window, rig, track)
+        row = int(seeing[0])
+        centre = rig.cameras[row].world_from_camera[:3, 3]
+        joints = self.motion((readings[row].stamp_ns - self.start_ns) * 1e-9)
+        rays = (joints - centre) / np.linalg.norm(joints - centre, axis=1, keepdims=True)
+        shared = (ALONG * rays).ravel()
+        covariance = np.outer(shared, shared) + ACROSS ** 2 * np.eye(63)
+        hand = SingleHand(joints + ALONG * rays, np.zeros((778, 3)), covariance, np.zeros((778, 21)))
+        triangulation = triangulation_of(hand, views, rig, row)
+        return Fused(hand.joints, hand.covariance, triangulation.gate, triangulation)
+
+
+def follow(rig: CameraRig, method: OneViewMethod, **options) -> OneHand:
+    settings = EstimatorSettings(method='amvur', min_views=1, **options)
+    method.options = settings.method_options
+    return OneHand(HandEstimator(method, settings))
+
+
+@pytest.mark.parametrize('filtered', [False, True])
+def test_a_hand_is_followed_by_one_camera(filtered: bool) -> None:
+    rig = CameraRig([RIG.cameras[0]])
+    front = OneViewMethod(still)
+    tracker = follow(rig, front, filter=filtered)
+    for index in range(5):
+        hand = tracker.process(frames(rig, index))
+        assert not isinstance(hand, Refused) and hand.valid.all() and hand.track_id == 1
+        assert is_psd(hand.covariance) and hand.view_used.tolist() == [True]
+    np.testing.assert_allclose(np.linalg.norm(hand.joints - STILL, axis=1), ALONG, rtol=0.05)
+    # Lengths that are the network's own opinion are not learned from.
+    assert np.array_equal(front.told.variance, BoneLengths().variance)
+    assert not any(report.suspects or report.disagrees for report in tracker.result.view_reports)
+
+
+def test_cameras_that_fall_out_leave_one_and_come_back() -> None:
+    front = OneViewMethod(still)
+    tracker = follow(RIG, front)
+    for index in range(4):
+        tracker.process(frames(RIG, index))
+    assert (front.told.variance < BoneLengths().variance).all()
+    spread = []
+    for index, cameras in ((4, RIG.names), (5, RIG.names[:1]), (6, RIG.names[:1]), (7, RIG.names)):
+        hand = tracker.process(frames(RIG, index, cameras))
+        assert hand.valid.all() and hand.track_id == 1
+        spread.append(np.sqrt(np.trace(hand.covariance) / 63))
+    assert min(spread[1:3]) > 5 * max(spread[0], spread[3])
+
+
+def test_a_set_without_a_view_is_reported() -> None:
+    rig = CameraRig([RIG.cameras[0]])
+    tracker = follow(rig, OneViewMethod(still))
+    assert tracker.process(frames(rig, 0, ())).reason == '0 of 1 cameras came in time, one is needed'
+    blind = follow(rig, OneViewMethod(still, lost=rig.names))
+    assert blind.process(frames(rig, 0)).reason == '0 of 1 views show a hand, one is needed'
+
+
+def test_one_view_is_for_methods_that_can() -> None:
+    assert EstimatorSettings(method='amvur', min_views=1).min_views == 1
+    for method in ('auto', 'landmarks', 'jump_hand'):
+        with pytest.raises(ConfigError, match='from 2 views on'):
+            EstimatorSettings(method=method, min_views=1)
+    with pytest.raises(ConfigError, match='at least 1'):
+        EstimatorSettings(method='amvur', min_views=0)
