@@ -9,8 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from landmark_cases import CONFIG, feature_batch
+from sequence_cases import sequence_batch
 
-from hand_unc_ros.data.feature_shards import FeatureSet, FeatureShards, begin_features, write_features
+from hand_unc_ros.data.feature_shards import (
+    OF_SAMPLES,
+    FeatureSet,
+    FeatureShards,
+    begin_features,
+    write_features,
+)
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.methods.jump_hand.network import load_jump_hand
 from hand_unc_ros.methods.tasks import parse_config, training_task
@@ -120,3 +127,21 @@ def test_configurations_that_make_no_sense_are_refused(folder: Path, tmp_path: P
     with pytest.raises(ConfigError, match='of other networks'):
         training_task(config.task).set_up(config)
     assert replace(CONFIG, levels=2).per_view.level_count == 3
+
+
+def test_a_set_of_sequences_gives_moments_of_them(tmp_path: Path) -> None:
+    begin_features(tmp_path, FeatureSet('made for a test', 1, PRINTS, {'sequences': {}}))
+    whole = {name: value for name, value in sequence_batch(4, 4, 5).items() if name != 'shown'}
+    write_features(tmp_path, 0, whole)
+    stream, moment = FeatureStream(FeatureShards(tmp_path), 1, 16), feature_batch(4, 4)
+    frames = set()
+    for batch in [stream.chunk(index)[0] for index in range(12)] + held_out_features(FeatureShards(tmp_path), 4, 3, 4):
+        assert set(batch) == set(moment)
+        # Number of samples, and of their views, are the batch's; the rest is as of a moment.
+        assert all(value.shape[1 if name in OF_SAMPLES else 2:] == moment[name].shape[1 if name in OF_SAMPLES else 2:]
+                   and value.ndim == moment[name].ndim for name, value in batch.items())
+        for row, number in enumerate(batch['index'].tolist()):
+            same = [frame for frame in range(5) if torch.equal(whole['joints'][number, frame], batch['joints'][row])]
+            frames.update(same)
+            assert len(same) == 1
+    assert len(frames) > 2
