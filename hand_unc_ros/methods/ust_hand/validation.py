@@ -8,18 +8,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 from hand_unc_ros.hand.joints import FINGERTIPS
 from hand_unc_ros.methods.ust_hand.losses import seen_by_live
 from hand_unc_ros.methods.ust_hand.network import Cameras, UstHand
 from hand_unc_ros.methods.ust_hand.views import ViewMaps
 from hand_unc_ros.networks.label_adaptation import adapted, label_bias
+from hand_unc_ros.networks.view_fusion import ITERATIONS, normalised
 
 FEWEST_VIEWS = 2
 
 
 class Slid(NamedTuple):
     """Of windows that slide over B sequences, W each: refined and start (B, W, 21, 3), the joints that they give and
-    those that they start from; valid (B, W, 21); moves (B, W, 21), lengths in standard deviations.
+    the triangulated landmarks; valid (B, W, 21); moves (B, W, 21), lengths in standard deviations.
     truth: (B, W, 21, 3) and stamps: (B, W) of the frames that are asked for."""
 
     refined: Tensor
@@ -32,7 +34,7 @@ class Slid(NamedTuple):
 
 def validate(network: UstHand, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
     """Of batches of whole sequences (B, V, F, …), by windows that slide over them; beside each number that of the
-    triangulated joints, `start_`.
+    triangulated landmarks, `start_`, in which nothing is learned.
 
     mpjpe: mean error in mm, unaligned, median and that of fingertips; the same of the first two views alone.  adapted:
     against labels with the bias of the landmarks put onto them (networks.label_adaptation, measured on these
@@ -83,6 +85,7 @@ def slid(network: UstHand, batch: dict[str, Tensor], views: int) -> Slid:
     length = min(network.config.frames, count)
     maps, target = network.view.of_batch(batch), network.config.target(length)
     mask = seen_by_live(batch) & (torch.arange(batch['view_mask'].shape[1]) < views)[:, None].to(maps.mean.device)
+    plain = triangulated(batch, mask)
     found = []
     for begin in range(count - length + 1):
         part = slice(begin, begin + length)
@@ -90,10 +93,23 @@ def slid(network: UstHand, batch: dict[str, Tensor], views: int) -> Slid:
         out = network.fuse(window, Cameras(batch['K'][:, :, part], batch['camera_from_world'][:, :, part],
                                            mask[:, :, part], batch['stamps_s'][:, part]))
         moves = out.moves[-1].norm(dim=-1) if len(out.moves) else torch.zeros_like(out.coarse[..., 0])
-        found.append([value[:, target] for value in (out.joints[-1], out.coarse, out.coarse_valid, moves)])
+        start = plain[:, begin + target]
+        valid = out.coarse_valid[:, target] & torch.isfinite(start).all(-1)
+        found.append([out.joints[-1][:, target], start, valid, moves[:, target]])
     asked = slice(target, target + count - length + 1)
     return Slid(*(torch.stack(parts, 1) for parts in zip(*found)), batch['joints'][:, asked],
                 batch['stamps_s'][:, asked])
+
+
+def triangulated(batch: dict[str, Tensor], mask: Tensor) -> Tensor:
+    """(B, F, 21, 3) metres, world, NaN where unknown: the landmarks of the views in mask (B, V, F), by robust least
+    squares and nothing that is learned."""
+    px, log_sigma, K, pose, seen = (part.transpose(1, 2).flatten(0, 1) for part in (
+        batch['landmarks'].float(), batch['log_sigma'].float(), batch['K'], batch['camera_from_world'], mask))
+    xy, covariance = normalised(px, (2 * log_sigma).exp(), K)
+    observed = Observations(xy, covariance, pose, seen[..., None].expand(xy.shape[:-1]))
+    found = triangulate('refined', observed, iterations=ITERATIONS, unweighted_spare=False)
+    return found.points.unflatten(0, (len(mask), -1))
 
 
 def acceleration(joints: Tensor, stamps: Tensor) -> Tensor:

@@ -94,7 +94,8 @@ def test_acceleration_is_exact_for_parabolas_at_any_times() -> None:
 def test_validation_compares_with_where_it_starts_from() -> None:
     scores = validate(ust_hand(), [sequence_batch(2, 3, 5)])
     for name in ('mpjpe_mm', 'mpjpe_2_views_mm', 'mpjpe_median_mm', 'fingertips_mm', 'acceleration_mps2'):
-        assert scores[name] == scores[f'start_{name}'] > 0
+        # Pixels go through cells and back; over 0.05 s a micrometre is some 1e-3 m/s².
+        assert scores[name] == pytest.approx(scores[f'start_{name}'], abs=5e-3) and scores[name] > 0.1
     assert scores['nearer'] == scores['farther'] == scores['moves'] == 0
     assert scores['mpjpe_mm'] < scores['mpjpe_2_views_mm'] < 20
     restless = validate(ust_hand(restless=5.0), [sequence_batch(2, 3, 5)])
