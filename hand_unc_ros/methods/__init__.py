@@ -49,8 +49,11 @@ METHODS: dict[str, Entry] = {
     'correlated_uncertainty': Entry(
         tasks={'correlated_uncertainty': 'hand_unc_ros.methods.correlated_uncertainty.task'}),
     'landmarks': Entry(live='hand_unc_ros.methods.landmarks.live'),
-    'amvur': Entry(live='hand_unc_ros.methods.amvur.live', tasks={'amvur': 'hand_unc_ros.methods.amvur.task'},
-                   min_views=1),
+    'amvur': Entry(
+        live='hand_unc_ros.methods.amvur.live',
+        min_views=1,
+        tasks={'amvur': 'hand_unc_ros.methods.amvur.task'},
+        evaluation='hand_unc_ros.methods.amvur.evaluation'),
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.
 DEFAULT = 'jump_hand'
