@@ -170,7 +170,8 @@ def test_weights_come_back_from_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(('choices', 'words'), [
     ({'features': 'vgg'}, 'features'), ({'hidden': (8,)}, 'outputs'), ({'heads': 3}, 'heads'),
-    ({'coarse': (2,)}, 'coarse'), ({'coarse': (90, 30)}, 'rise'), ({'surface': 'mano'}, 'template'), ({'dropout': 1.0}, 'dropout')])
+    ({'coarse': (2,)}, 'coarse'), ({'coarse': (90, 30)}, 'rise'), ({'surface': 'mano'}, 'template'),
+    ({'dropout': 1.0}, 'dropout')])
 def test_choices_that_make_no_sense_are_refused(choices: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         replace(TINY, **choices)
