@@ -55,8 +55,11 @@ METHODS: dict[str, Entry] = {
     'ust_hand': Entry(
         live='hand_unc_ros.methods.ust_hand.live',
         tasks={'ust_hand': 'hand_unc_ros.methods.ust_hand.task'}),
-    'amvur': Entry(live='hand_unc_ros.methods.amvur.live', tasks={'amvur': 'hand_unc_ros.methods.amvur.task'},
-                   min_views=1),
+    'amvur': Entry(
+        live='hand_unc_ros.methods.amvur.live',
+        min_views=1,
+        tasks={'amvur': 'hand_unc_ros.methods.amvur.task'},
+        evaluation='hand_unc_ros.methods.amvur.evaluation'),
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.
 DEFAULT = 'jump_hand'

@@ -10,7 +10,7 @@ import pytest
 import torch
 from amvur_cases import TINY, tiny_amvur
 from estimator_cases import RIG
-from landmark_cases import landmark_paths, take  # noqa: F401
+from landmark_cases import feature_batch, landmark_paths, take  # noqa: F401
 from view_cases import hand, readings_of, see
 
 from hand_unc_ros.errors import ConfigError
@@ -20,12 +20,14 @@ from hand_unc_ros.hand.bone_lengths import BONE_LENGTHS, BoneLengths, bone_lengt
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, hand_box, mirror_view
 from hand_unc_ros.methods import build_method
 from hand_unc_ros.methods.amvur import live
+from hand_unc_ros.methods.amvur.evaluation import AmvurPredictor
 from hand_unc_ros.methods.amvur.single_hand import seen_hand, size_by_bones, with_joints
 from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, NotFused, ViewReading
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
+from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.landmark_gaussians import random_maps
 from hand_unc_ros.networks.weights import save_network
@@ -135,6 +137,29 @@ def test_several_views_are_triangulated_and_bring_a_mesh_along(method: live.Amvu
     regressed = method.network.regressor.double().numpy() @ with_joints(own, joints)
     assert np.linalg.norm(regressed - joints, axis=1).mean() < 0.02
     assert np.median(np.abs(bone_lengths(regressed) / bone_lengths(joints) - 1)) < 0.4
+
+
+def test_samples_are_predicted_as_live(landmark_paths, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """From the first view that shows the hand, in the world, as `seen_hand` makes it."""
+    take(monkeypatch, landmark_paths)
+    loaded = frozen_landmarks()
+    network = tiny_amvur()
+    predictor = AmvurPredictor(network, loaded.networks, 'cpu')
+    batch = feature_batch(2, 3)
+    batch['images'] = torch.randint(0, 255, (2, 3, HAND_SIZE, HAND_SIZE, 3), dtype=torch.uint8)
+    batch['view_mask'][0, 0] = False
+    found = predictor.predict(batch)
+    assert found.gate[:, :, 0].tolist() == [[0, 1, 0], [1, 0, 0]] and torch.isnan(found.coarse).all()
+    maps = loaded.networks(image_tensor(batch['images'])[0, 1:2], 0)
+    pose, K = (batch[name][0, 1].double().numpy() for name in ('camera_from_world', 'K'))
+    reading = replace(readings(hand(), only=0)[RIG.names[0]], K=K, camera_from_world=pose, features=maps,
+                      valid=np.ones(21, bool))
+    expected = seen_hand(network, reading, None, torch.device('cpu'))
+    np.testing.assert_allclose(found.joints[0].numpy(), expected.joints, atol=1e-5)
+    np.testing.assert_allclose(found.vertices[0].numpy(), expected.vertices, atol=1e-5)
+    np.testing.assert_allclose(found.covariance[0], expected.covariance, rtol=1e-3, atol=1e-8)
+    batch['view_mask'][1] = False
+    assert torch.isnan(predictor.predict(batch).joints[1]).all()
 
 
 def test_what_cannot_be_used_is_said(method: live.AmvurLive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ def configured(folder: Path, out: Path, **changes) -> AmvurTraining:
 
 
 @pytest.mark.parametrize(('changes', 'term'), [
-    ({}, 'offset'), ({'labels': '2d'}, 'joints_2d'), ({'divergence': 'l2'}, 'joints'), ({'stage': 'prior'}, 'joints'),
+    ({}, 'offset'), ({'labels': '2d'}, 'loss'), ({'divergence': 'l2'}, 'joints'), ({'stage': 'prior'}, 'joints'),
     ({'stage': 'amvur', 'network': SIZES | {'positions': 'template'}}, 'joints_2d')],
     ids=['supervised', 'weak', 'l2', 'prior', 'amvur'])
 def test_a_short_run_learns(folder: Path, tmp_path: Path, changes: dict, term: str) -> None:
