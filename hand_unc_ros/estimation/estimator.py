@@ -93,10 +93,11 @@ class HandEstimator:
         """Estimate the hands in a frame set. Never gives a non-finite valid joint or an indefinite covariance."""
         self._end([track for track in self.tracks if track.ended(frames.stamp_ns)])
         self._lost = [track for track in self._lost if not track.ended(frames.stamp_ns)]
-        if len(frames.views) < self.settings.min_views:
+        least = self.settings.least_views if self.tracks else self.settings.min_views
+        if len(frames.views) < least:
             return FrameResult(frames.stamp_ns, reasons=(
                 f'{len(frames.views)} of {len(frames.expected)} cameras came in time, '
-                + _needed(self.settings.min_views),))
+                + _needed(least),))
         stage_ms: Counter[str] = Counter()
         rig = self._rigs.of([view.camera for view in frames.views.values()])
         outcomes = _without_doubles(self._outcomes(self._follow(frames, rig, stage_ms), rig, stage_ms))
@@ -228,7 +229,8 @@ class HandEstimator:
               stage_ms: Counter[str]) -> Fused | NotFused:
         """The hand, if it can be one."""
         started = time.perf_counter()
-        least = max(self.settings.min_views, self.method.min_views)
+        followed = sighting.track.track_id != 0
+        least = max(self.settings.least_views if followed else self.settings.min_views, self.method.min_views)
         showing = sum(bool(reading.valid.any()) for reading in counted.values())
         if showing < least:
             return NotFused(f'{showing} of {len(counted)} views show a hand, {_needed(least)}')

@@ -21,10 +21,11 @@ class EstimatorSettings:
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
     a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's
     own.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
-    triangulated joints.  min_views: fewest views for a hand, from 2 on, or 1 for the method amvur.  filter: smooth
-    joints over time.  acceleration, read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of the cores.
-    view_health: watch whether the cameras still are where the rig says.  down_weight: let a camera that is found to have moved
-    count less.
+    triangulated joints.  min_views: fewest views for a hand, from 2 on, or 1 for the method amvur.
+    one_view_fallback: let a method that can do so keep a followed hand by one view.  filter: smooth joints over time.
+    acceleration, read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of
+    the cores.  view_health: watch whether the cameras still are where the rig says.  down_weight: let a camera that is
+    found to have moved count less.
     """
 
     method: str = methods.AUTOMATIC
@@ -41,6 +42,7 @@ class EstimatorSettings:
     triangulation: str = 'refined'
     refinement: bool = True
     min_views: int = 2
+    one_view_fallback: bool = True
     filter: bool = False
     view_health: bool = True
     down_weight: bool = False
@@ -56,6 +58,11 @@ class EstimatorSettings:
         if self.min_views < (least := methods.fewest_views(self.method)):
             raise ConfigError(f'min_views is {self.min_views}; depth is observable from {least} views on' if least > 1
                               else f'min_views is {self.min_views}; it must be at least 1')
+
+    @property
+    def least_views(self) -> int:
+        """Fewest cameras of a set that is worth looking at: of a followed hand one view may be enough."""
+        return 1 if self.one_view_fallback and methods.fewest_views(self.method) == 1 else self.min_views
 
     @property
     def hands(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from hand_unc_ros.estimation.camera_timeline import Message
 from hand_unc_ros.estimation.stream import FrameSynchroniser
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Statistics, Synchroniser
 from hand_unc_ros.estimation.time_lines import FUTURE_S, JUMP_S, TimeLines
+from hand_unc_ros.methods import fewest_views
 
 _NS = 1_000_000_000
 # Messages of a camera that wait for the others. The approximate policy tries the combinations of all that are near.
@@ -34,6 +35,8 @@ _STALL_PERIODS = 5
 def build_synchroniser(values: Mapping[str, Any], cameras: Sequence[str]) -> FrameSynchroniser:
     """By the policy that the parameters ask for; raises ConfigError where it cannot be had."""
     period_s, policy, min_views = values['sync.period'], values['sync.policy'], values['min_views']
+    if values['one_view_fallback'] and fewest_views(values['method']) == 1:
+        min_views = 1
     tolerance_s = values['sync.tolerance'] or 0.5 * period_s
     if policy == 'deadline':
         return Synchroniser(cameras, period_s=period_s, tolerance_s=tolerance_s,

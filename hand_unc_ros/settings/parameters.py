@@ -166,6 +166,10 @@ PARAMETERS: tuple[Parameter, ...] = (
         'Fewest cameras that make an estimate; one is enough for the method amvur alone.',
         low=1, high=64),
     Parameter(
+        'one_view_fallback', True,
+        'Keep a followed hand by one camera where the others fall out or lose it, with a covariance that is long along its'
+        ' rays; by the method amvur, other methods need min_views.'),
+    Parameter(
         'filter.enabled', False,
         'Smooth the joints by a constant-velocity filter, which adds velocities.'),
     Parameter(

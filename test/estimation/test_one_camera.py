@@ -95,3 +95,18 @@ def test_one_view_is_for_methods_that_can() -> None:
             EstimatorSettings(method=method, min_views=1)
     with pytest.raises(ConfigError, match='at least 1'):
         EstimatorSettings(method='amvur', min_views=0)
+
+
+def test_a_followed_hand_is_kept_by_one_view_and_none_is_begun_by_it() -> None:
+    """With the fall-back, and with two views wanted of a new hand; a method that needs two never goes below min_views."""
+    for fallback, kept in ((True, True), (False, False)):
+        front = OneViewMethod(still)
+        tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur', one_view_fallback=fallback)))
+        assert isinstance(tracker.process(frames(RIG, 0, RIG.names[:1])), Refused)
+        for index in range(1, 4):
+            assert tracker.process(frames(RIG, index)).valid.all()
+        alone = tracker.process(frames(RIG, 4, RIG.names[:1]))
+        assert isinstance(alone, Refused) != kept
+        assert tracker.process(frames(RIG, 5)).valid.all()
+    assert EstimatorSettings(method='amvur', min_views=3).least_views == 1
+    assert EstimatorSettings(method='landmarks', min_views=3).least_views == 3

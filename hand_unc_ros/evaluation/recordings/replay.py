@@ -243,7 +243,7 @@ class Replay:
         self._tolerance_s = settings.tolerance_s or self.period_s / 2
         self.synchroniser = Synchroniser(
             tuple(topics), period_s=self.period_s, deadline_s=settings.deadline_s or self.period_s,
-            tolerance_s=self._tolerance_s, min_views=settings.estimator.min_views,
+            tolerance_s=self._tolerance_s, min_views=settings.estimator.least_views,
             future_s=_NO_FUTURE_S)
         self._stream = Stream(self.synchroniser, estimator, lambda camera: self.rig[camera], self._decode)
         self._store = get_typestore(Stores.ROS2_HUMBLE)
