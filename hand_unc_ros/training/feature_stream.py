@@ -29,7 +29,7 @@ class FeatureStream:
         rows = rows_of[available]
         chosen = rows[rng.choice(len(rows), min(len(rows), max(1, self.crops // views)), replace=False)]
         batch = self.shards.batch(chosen, [rng.permutation(available)[:views] for _ in chosen])
-        return [_moment(batch, rng)]
+        return [moment(batch, rng)]
 
     def name(self, index: int) -> str:
         """Number and set of a sample, for messages."""
@@ -58,22 +58,21 @@ class Mixture:
 
 def held_out_features(shards: FeatureShards, samples: int, views: int, size: int) -> list[dict[str, Tensor]]:
     """Batches of `size` of the first samples of a set, with the first `views` views of each that has as many."""
-    rng = np.random.default_rng(7043)
     batches: list[dict[str, Tensor]] = []
     left = samples
     for available, rows in shards.rows.items():
         chosen = rows[:left] if available >= views else rows[:0]
         left -= len(chosen)
-        batches += [_moment(shards.batch(part, [range(views)] * len(part)), rng)
+        batches += [shards.batch(part, [range(views)] * len(part))
                     for part in (chosen[start:start + size] for start in range(0, len(chosen), size))]
     return batches
 
 
-def _moment(batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
+def moment(batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tensor]:
     """One frame, the same of all, of a batch of sequences, as of a set of moments; any other batch as it is."""
     if 'stamps_s' not in batch:
         return batch
     frame = int(rng.integers(batch['stamps_s'].shape[1]))
-    moment = {name: value if name == 'index' else value[:, frame] if name in OF_SAMPLES else value[:, :, frame]
+    chosen = {name: value if name == 'index' else value[:, frame] if name in OF_SAMPLES else value[:, :, frame]
               for name, value in batch.items() if name != 'stamps_s'}
-    return moment | {'vertices': moment['vertices'].float()}
+    return chosen | {'vertices': chosen['vertices'].float()}

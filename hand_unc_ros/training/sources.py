@@ -21,7 +21,7 @@ from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSet
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.training.config import SamplesConfig, TrainingConfig, ValidationConfig
-from hand_unc_ros.training.feature_stream import FeatureStream, held_out_features
+from hand_unc_ros.training.feature_stream import FeatureStream, held_out_features, moment
 from hand_unc_ros.training.streams import BatchStream, SourceStream, Subsets, SyntheticStream
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,8 @@ def _held_out_features(chosen: ValidationConfig) -> list[dict[str, Tensor]]:
     batches = held_out_features(shards, chosen.samples, chosen.views, HELD_OUT_BATCH)
     if not batches:
         raise DatasetError(f'{chosen.path} has no samples of {chosen.views} views to validate on')
-    return batches
+    rng = np.random.default_rng((chosen.seed, 7043))
+    return [moment(batch, rng) for batch in batches]
 
 
 def _first(sample: Sample, views: int) -> range:
