@@ -58,7 +58,7 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
     mirrored = sample.side == 'left'
     for place, view in enumerate(chosen):
         rng = np.random.default_rng((*seed, place))
-        box = _jitter(hand_box(sample.joints, view.camera, rule=rule), augmentation, rng)
+        box = jitter(hand_box(sample.joints, view.camera, rule=rule), augmentation, rng)
         seen = view.image is not None and bool(np.isfinite(box).all())
         K = crop_intrinsics(view.camera, box, size) if seen else np.eye(3)
         image = develop(cut_pinhole(view.read(), view.camera, K, size), augmentation, rng) if seen else \
@@ -130,7 +130,8 @@ def develop(image: np.ndarray, augmentation: Augmentation, rng: np.random.Genera
     return image
 
 
-def _jitter(box: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
+def jitter(box: np.ndarray, augmentation: Augmentation, rng: np.random.Generator) -> np.ndarray:
+    """A box (4,) moved, scaled and rolled at random."""
     draw = rng.standard_normal(4)
     centre = box[:2] + augmentation.centre * box[2] * draw[:2]
     return np.array([*centre, box[2] * np.exp(augmentation.scale * draw[2]), box[3] + augmentation.roll * draw[3]])

@@ -2,7 +2,8 @@
 
 A folder holds `features.json` (see FeatureSet) and `shard-00000.safetensors`, …. A shard is a batch as
 `data.batches.collate` makes it, of N samples with V views, without images; in their place stand the networks' outputs,
-(N, V, …) each, in half precision where that suffices. V is the same within a shard. A shard is whole or absent, so
+(N, V, …) each, in half precision where that suffices. V is the same within a shard. Of sequences, every entry has an
+axis of frames behind that of samples or of views, and `stamps_s` (N, F) says when these were. A shard is whole or absent, so
 making a set can stop and go on anywhere, by any number of processes.
 """
 
@@ -30,7 +31,7 @@ DESCRIPTION = 'features.json'
 # Files of a set that are held open; reading is by memory map.
 OPEN_SHARDS = 256
 # Entries of a batch that are of a sample and not of each of its views.
-OF_SAMPLES = ('joints', 'vertices', 'index')
+OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s')
 REMEDY = 'delete it and run the command that made the set again: it makes what is missing'
 
 
@@ -95,7 +96,7 @@ class FeatureShards:
         parts: dict[int, list[np.ndarray]] = {}
         for number in range(self.content.shards):
             if _path(self.folder, number).is_file():
-                count, views = self._guarded(number, lambda file: file.get_slice('view_mask').get_shape())
+                count, views = self._guarded(number, lambda file: file.get_slice('view_mask').get_shape()[:2])
                 parts.setdefault(views, []).append(np.column_stack([np.full(count, number), np.arange(count)]))
         self.rows = {views: np.concatenate(arrays) for views, arrays in sorted(parts.items())}
         if not self.rows:
