@@ -15,14 +15,14 @@ from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.bone_lengths import bone_lengths
 from hand_unc_ros.hand.joints import BONES, JOINT_COUNT
 from hand_unc_ros.methods.contract import Triangulation
-from hand_unc_ros.methods.geometric_fusion import fuse
+from hand_unc_ros.methods.geometric_fusion import DISAGREEMENT_SIGMA, fuse
 from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 # Views that must confirm a joint, where there are as many cameras: of two views none can be called the wrong one.
 CONFIRMING = 3
-# A view confirms a joint whose residual is below this many of its σ (2D) and that is no gross outlier, more likely than
-# not.
-CONFIRMS_SIGMA, OUTLYING = 4.0, 0.5
+# A view confirms a joint whose residual is below this many of its σ (2D), as far as a whole view may be off to be fused,
+# and that is no gross outlier, more likely than not. It is wide, since the σ of a rig that is to be adapted may be small.
+CONFIRMS_SIGMA, OUTLYING = DISAGREEMENT_SIGMA, 0.5
 # A landmark means its joint no closer than this, px of an image in which the palm is 100 px long.
 LEAST_SHARE = 0.01
 # Above this share of the length of the hand's box a label teaches nothing.
@@ -31,8 +31,6 @@ MOST_SHARE = 0.12
 BONE_TOLERANCE = 0.35
 # Hands by which the length of a bone is known.
 FEWEST_BONES = 20
-
-_PARENTS, _CHILDREN = np.array(BONES).T
 
 
 def consensus(views: ViewGaussians, rig: CameraRig, triangulation: str = 'refined'
@@ -73,11 +71,9 @@ def rigid(labels: PseudoLabels) -> PseudoLabels:
         enough = np.isfinite(own).sum(0) >= FEWEST_BONES
         usual = np.where(enough, np.nanmedian(np.where(enough, own, 1.0), axis=0), np.nan)
         off = np.abs(own / usual - 1)
-        for bone, (first, second) in enumerate(zip(_PARENTS, _CHILDREN)):
-            # The end nearer to the fingertip is the one that is more often wrong.
-            good[np.flatnonzero(mine)[off[:, bone] <= BONE_TOLERANCE], first] = True
-            bad[np.flatnonzero(mine)[off[:, bone] > BONE_TOLERANCE], second] = True
-            bad[np.flatnonzero(mine)[off[:, bone] > BONE_TOLERANCE], first] = True
+        for bone, ends in enumerate(BONES):
+            for mask, chosen in ((good, off[:, bone] <= BONE_TOLERANCE), (bad, off[:, bone] > BONE_TOLERANCE)):
+                mask[np.ix_(np.flatnonzero(mine)[chosen], ends)] = True
     bad &= ~good
     trusted = labels.trusted & ~bad[:, None]
     return PseudoLabels(

@@ -56,8 +56,9 @@ def refit_variance(folder: Path, head: LandmarkVariance, seed: int = 1, steps: i
     Raises RecordingError where too few views show a hand together."""
     learn, decide = pairs_of(folder)
     if min(len(learn.rows), len(decide.rows)) < FEWEST_PAIRS:
-        raise RecordingError(f'{folder}: only {len(learn.rows) + len(decide.rows)} times do two views show the same hand; '
-                             f'{2 * FEWEST_PAIRS} are needed: record for longer, with hands in view of several cameras')
+        raise RecordingError(f'{folder}: two views show the same hand {len(learn.rows)} times to learn from and '
+                             f'{len(decide.rows)} times to decide by; {FEWEST_PAIRS} are needed for each: record for '
+                             'longer, with hands in view of several cameras')
     scale = _best_scale(head, learn)
     heads = {'in use': head, 'scaled': scaled(head, scale), 'refitted': _trained(head, learn, seed, steps)}
     nll = {kind: nll_of(candidate, decide) for kind, candidate in heads.items()}
@@ -69,11 +70,14 @@ def refit_variance(folder: Path, head: LandmarkVariance, seed: int = 1, steps: i
 
 
 def pairs_of(folder: Path) -> tuple[Pairs, Pairs]:
-    """Pairs of views to learn from, and those that decide."""
+    """Pairs of views to learn from, and those that decide. Raises RecordingError for too few sequences."""
     shards = FeatureShards(folder)
     rows = np.concatenate(list(shards.rows.values()))
     rows = rows[np.lexsort(rows.T[::-1])]
-    decides = np.arange(len(rows)) * BLOCKS // len(rows) % DECIDES_EVERY == DECIDES_EVERY - 1
+    blocks = np.arange(len(rows)) * min(BLOCKS, len(rows)) // len(rows)
+    decides = blocks % DECIDES_EVERY == DECIDES_EVERY - 1
+    if not decides.any():
+        raise RecordingError(f'{folder} has {len(rows)} sequences; {DECIDES_EVERY} are needed: record for longer')
     return _pairs(shards, rows[~decides]), _pairs(shards, rows[decides])
 
 

@@ -73,7 +73,7 @@ def joined(parts: Sequence[PseudoLabels]) -> PseudoLabels:
     shifted, last = [], 0
     for part in parts:
         shifted.append(replace(part, track=part.track + last))
-        last = int(shifted[-1].track.max(initial=last))
+        last = int(shifted[-1].track.max(initial=last - 1)) + 1
     return PseudoLabels(parts[0].cameras, **{
         name: np.concatenate([vars(part)[name] for part in shifted]) for name in ARRAYS if name != 'cameras'})
 
