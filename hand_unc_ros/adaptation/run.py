@@ -37,6 +37,7 @@ from hand_unc_ros.estimation.adapted import Adapted, save_adapted
 from hand_unc_ros.estimation.build import files_of, with_method
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.files import write_file
+from hand_unc_ros.methods.tasks import load_config
 from hand_unc_ros.networks.blaze_hand import load_hand_landmark_net
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
 from hand_unc_ros.networks.landmark_variance import load_landmark_variance
@@ -93,18 +94,11 @@ class Material:
 def adapt(request: Request) -> dict[str, Any]:
     """Do all stages that are not done yet; the report, which is written to `out` too. Raises HandUncError with the
     remedy."""
-    config = _training_config(request)
-    if request.labels and len(request.labels) != len(request.bags):
-        raise ConfigError(f'{len(request.labels)} files of labels are given for {len(request.bags)} bags; give one for '
-                          'each, or none')
-    work = request.out / 'work'
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f'{request.out} cannot be made a folder ({error.strerror}); choose another one') from error
-    settings = BagSettings(estimator=request.estimator, rig=request.rig)
-    sources = [open_source(path, settings, judges) for judges, paths in ((False, request.bags), (True, request.judges))
-               for path in paths]
+    config, sources = _inputs(request)
+    work = _begun(request)
+    if config is None and request.config != NO_TRAINING:
+        log.info('%s is not part of this installation: no network is trained, variance head and covariance map are '
+                 'fitted', DEFAULT_CONFIG)
     parts = plan_parts(sources, request.minutes)
     _say(1, 'checks of the recordings')
     found = [_checked(source, work) for source in sources]
@@ -127,6 +121,23 @@ def adapt(request: Request) -> dict[str, Any]:
     return _conclude(request, sources, material, before, tried, after)
 
 
+def _inputs(request: Request) -> tuple[Path | None, list[Source]]:
+    """The training's configuration, None without one, and the recordings; everything that the user names is read once,
+    so that a mistake shows before anything is written."""
+    config = _training_config(request)
+    if config is not None:
+        load_config(config, [*request.changes, f'out={request.out}'])
+    if request.labels and len(request.labels) != len(request.bags):
+        raise ConfigError(f'{len(request.labels)} files of labels are given for {len(request.bags)} bags; give one for '
+                          'each, or none')
+    settings = BagSettings(estimator=request.estimator, rig=request.rig)
+    sources = [open_source(path, settings, judges) for judges, paths in ((False, request.bags), (True, request.judges))
+               for path in paths]
+    for path, source in zip(request.labels, sources):
+        labels_of_file(path, source)
+    return config, sources
+
+
 def _training_config(request: Request) -> Path | None:
     if request.config == NO_TRAINING:
         return None
@@ -135,9 +146,22 @@ def _training_config(request: Request) -> Path | None:
     try:
         return resource(DEFAULT_CONFIG)
     except ConfigError:
-        log.info('%s is not part of this installation: no network is trained, variance head and covariance map are '
-                 'fitted', DEFAULT_CONFIG)
         return None
+
+
+def _begun(request: Request) -> Path:
+    """The folder of what is made on the way. Raises ConfigError for an output that is something else."""
+    work = request.out / 'work'
+    for folder in (request.cache, work):
+        try:
+            if folder is work and not work.is_dir() and request.out.is_dir() and any(request.out.iterdir()):
+                raise ConfigError(f'{request.out} is not empty, and no run of `hand-unc adapt` was begun in it; choose '
+                                  'another folder')
+            if folder is not None:
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f'{folder} cannot be made a folder ({error.strerror}); choose another one') from error
+    return work
 
 
 def _say(number: int, what: str) -> None:

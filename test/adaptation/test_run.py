@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip('lightning')
 
@@ -27,11 +28,12 @@ from hand_unc_ros.estimation.settings import EstimatorSettings  # noqa: E402
 from hand_unc_ros.evaluation.recordings import calibrate, evaluate  # noqa: E402
 from hand_unc_ros.methods import METHODS  # noqa: E402
 from hand_unc_ros.methods.landmarks import live  # noqa: E402
+from hand_unc_ros.networks.landmark_gaussians import random_maps  # noqa: E402
 
 THREE = small(RIG.subset(['cam0', 'cam1', 'cam2']))
 TWO = THREE.subset(['cam0', 'cam1'])
-# Five parts of ten or eleven sets.
-SETS = 52
+# Five parts of six sets or so, which hold a window each.
+SETS, FRAMES = 31, 4
 NOISE_PX = 0.3
 TOY = TESTS / 'toy_method' / 'toy.yaml'
 
@@ -62,12 +64,15 @@ def rig_of_this_machine(monkeypatch, networks):
     monkeypatch.setattr(live, 'landmark_models', lambda: networks[:2])
     monkeypatch.setattr(live, 'shipped_head', lambda: networks[2])
     monkeypatch.setattr(run.FrozenLandmarks, 'accelerate', lambda self, batch: None)
+    monkeypatch.setattr(run.FrozenLandmarks, '__call__', lambda self, crops: random_maps(
+        len(crops), torch.Generator().manual_seed(len(crops))))
     monkeypatch.setattr(candidates, 'refit_variance', partial(refit.refit_variance, steps=3))
-    for module, name, value in ((checks, 'CHECKED_S', 0.5), (run, 'LEAST_HANDS', 20), (run, 'LEAST_WINDOWS', 1),
-                                (judging, 'LEAST_HANDS', 8), (judging, 'BLOCK_S', 0.1), (refit, 'FEWEST_PAIRS', 3),
+    for module, name, value in ((checks, 'CHECKED_S', 0.5), (run, 'LEAST_HANDS', 15), (run, 'LEAST_WINDOWS', 1),
+                                (judging, 'LEAST_HANDS', 4), (judging, 'BLOCK_S', 0.1), (refit, 'FEWEST_PAIRS', 2),
                                 (calibrate, 'FEWEST_ERRORS', 200), (candidates, 'FEWEST_ERRORS', 200),
                                 (sequences, 'SHARD_WINDOWS', 2)):
         monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(run, 'SequenceOptions', partial(sequences.SequenceOptions, frames=FRAMES))
     monkeypatch.setitem(METHODS, 'toy', ENTRY)
     return world
 
@@ -151,8 +156,8 @@ def _check_the_features(out):
     held_out, learned = map(FeatureShards, folders)
     assert (len(held_out), len(learned)) == (1, 4)
     batch = learned.batch([(0, 0), (1, 1)], [[0, 2], [1, 2]])
-    assert batch['landmarks'].shape == batch['labels_px'].shape == batch['labels_sigma_px'].shape == (2, 2, 9, 21, 2)
-    assert batch['joints'].shape == (2, 9, 21, 3) and batch['stamps_s'].shape == (2, 9)
+    assert batch['landmarks'].shape == batch['labels_px'].shape == batch['labels_sigma_px'].shape == (2, 2, FRAMES, 21, 2)
+    assert batch['joints'].shape == (2, FRAMES, 21, 3) and batch['stamps_s'].shape == (2, FRAMES)
     steps = 15 * np.diff(batch['stamps_s'])
     np.testing.assert_allclose(steps, steps.round(), atol=0.02)
     assert set(steps.round().ravel().tolist()) <= {1, 2}
@@ -183,7 +188,7 @@ def test_with_two_cameras_it_says_what_cannot_be_verified(rig_of_this_machine, t
 
 
 def test_too_little_material_is_refused(rig_of_this_machine, tmp_path, monkeypatch) -> None:
-    few = filmed(tmp_path / 'bag', 15, THREE)
+    few = filmed(tmp_path / 'bag', 10, THREE)
     request = run.Request([few], tmp_path / 'out', config='none', cache=tmp_path / 'labels',
                           estimator=EstimatorSettings(method='landmarks'))
     with pytest.raises(RecordingError, match='too little to learn from: .* hands have labels .* Record for longer'):

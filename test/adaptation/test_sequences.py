@@ -6,14 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from landmark_cases import landmark_paths  # noqa: F401
 from rig_cases import mixed_rig
 from view_cases import hand, project
 
 from hand_unc_ros.adaptation.plan import Part, Source
+from hand_unc_ros.adaptation import sequences
 from hand_unc_ros.adaptation.sequences import MIRROR, SequenceOptions, Window, choose_windows, cut_view
 from hand_unc_ros.data.pseudo_labels import PseudoLabels
+from hand_unc_ros.networks.blaze_hand import load_hand_landmark_net
+from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
+from hand_unc_ros.networks.landmark_variance import load_landmark_variance
 from hand_unc_ros.settings.recordings import BagSettings
 
 RIG = mixed_rig()
@@ -71,3 +77,19 @@ def test_labels_are_where_the_crop_s_camera_sees_the_joints(left: bool, view: in
     columns = [(in_crop(at + step * axis) - in_crop(at - step * axis)) / (2 * step) for axis in np.eye(2)]
     variance = np.square(columns[0]) * 1.0 + np.square(columns[1]) * 4.0
     np.testing.assert_allclose(cut['labels_sigma_px'], np.sqrt(variance), rtol=1e-4)
+
+
+def test_what_is_kept_is_what_the_networks_say(monkeypatch, landmark_paths) -> None:  # noqa: F811
+    """In the place of the crop that they were shown, and zeros in a view without an image."""
+    monkeypatch.setattr(sequences, 'choose_precision', lambda *args: torch.float32)
+    networks = FrozenLandmarks(load_hand_landmark_net(landmark_paths[0]), load_landmark_variance(landmark_paths[2]))
+    images = torch.randint(0, 255, (1, 2, 2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    mask = torch.tensor([[[True, True], [False, True]]])
+    batch = sequences._with_features({'images': images, 'view_mask': mask}, networks)
+    assert 'images' not in batch and batch['local'].shape[:4] == (1, 2, 2, 21)
+    maps = networks(images[0, 1, 1][None].movedim(-1, 1).float() / 255)
+    np.testing.assert_allclose(batch['landmarks'][0, 1, 1], maps.landmarks[0], atol=1e-3)
+    for name, said in {'log_sigma': maps.log_sigma, 'whole': maps.whole, 'level_2': maps.levels[2]}.items():
+        # Half precision has three digits.
+        np.testing.assert_allclose(batch[name][0, 1, 1].float(), said[0], rtol=2e-3, atol=2e-3)
+        assert not batch[name][0, 1, 0].any()
