@@ -220,7 +220,9 @@ def _worse(before: Judged, after: Judged) -> list[str]:
     if None not in error and error[1] > WORST_ERROR * error[0]:
         found.append(f'joints are farther from what the views show: {error[1]:.2f} px instead of {error[0]:.2f} px')
     bones = old['bones_variation'], new['bones_variation']
-    if None not in bones and bones[1] > WORST_BONES * bones[0]:
+    # A spread that is measured by the 20 bones of N hands is known to about 1 / √(20 N) of it.
+    chance = 2 / np.sqrt(20 * max(new['hands'], 1))
+    if None not in bones and bones[1] > (WORST_BONES + chance) * bones[0]:
         found.append(f'bone lengths vary more: by {100 * bones[1]:.1f} % instead of {100 * bones[0]:.1f} %')
     return found
 

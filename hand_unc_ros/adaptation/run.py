@@ -44,6 +44,7 @@ from hand_unc_ros.networks.landmark_variance import load_landmark_variance
 from hand_unc_ros.networks.weights import state_fingerprint
 from hand_unc_ros.resources import resource
 from hand_unc_ros.settings.recordings import BagSettings
+from hand_unc_ros.training.config import read_values
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +128,9 @@ def _inputs(request: Request) -> tuple[Path | None, list[Source]]:
     config = _training_config(request)
     if config is not None:
         load_config(config, [*request.changes, f'out={request.out}'])
+        if 'task' not in read_values(config, request.changes):
+            raise ConfigError(f'{config} names no task; give a training configuration with `task:`, as those in '
+                              'config/train/')
     if request.labels and len(request.labels) != len(request.bags):
         raise ConfigError(f'{len(request.labels)} files of labels are given for {len(request.bags)} bags; give one for '
                           'each, or none')
@@ -152,15 +156,16 @@ def _training_config(request: Request) -> Path | None:
 def _begun(request: Request) -> Path:
     """The folder of what is made on the way. Raises ConfigError for an output that is something else."""
     work = request.out / 'work'
-    for folder in (request.cache, work):
-        try:
-            if folder is work and not work.is_dir() and request.out.is_dir() and any(request.out.iterdir()):
-                raise ConfigError(f'{request.out} is not empty, and no run of `hand-unc adapt` was begun in it; choose '
-                                  'another folder')
+    folder = request.out
+    try:
+        if folder.is_dir() and not work.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f'{folder} is not empty, and no run of `hand-unc adapt` was begun in it; choose another '
+                              'folder')
+        for folder in (request.cache, work):
             if folder is not None:
                 folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f'{folder} cannot be made a folder ({error.strerror}); choose another one') from error
+    except OSError as error:
+        raise ConfigError(f'{folder} cannot be made a folder ({error.strerror}); choose another one') from error
     return work
 
 
@@ -315,8 +320,9 @@ def _not_verified(two: bool) -> list[str]:
 def card(report: Mapping[str, Any]) -> str:
     """The report as a page of Markdown."""
     before, material = report['before'], report['material']
+    learned = [name for name, bag in material['bags'].items() if not bag['judges_only']]
     lines = ['# Networks adapted to a rig', '', f'**{report["verdict"]}**', '',
-             f'Learned from {material["learned_s"] / 60:.1f} minutes of {", ".join(material["bags"])}: '
+             f'Learned from {material["learned_s"] / 60:.1f} minutes of {", ".join(learned)}: '
              f'{material["hands"]} labelled hands, {material["sequences"]} sequences. Labels are what the views agree on; '
              'no human gave any.', '', '| on held-out parts | ' + ' | '.join(
                  ['before', *(candidate['name'] for candidate in report['candidates'])]) + ' |',

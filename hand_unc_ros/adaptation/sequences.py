@@ -53,10 +53,11 @@ EXACT = ('landmarks', 'presence')
 
 @dataclass(frozen=True)
 class SequenceOptions:
-    """frames: of a window.  per_minute: windows of each hand in a minute of recording, at most.  seed: of the crops."""
+    """frames: of a window.  per_minute: windows of each hand in a minute of recording, at most; ten
+    minutes of four cameras are then 2 GB.  seed: of the crops."""
 
     frames: int = FRAMES
-    per_minute: float = 40.0
+    per_minute: float = 20.0
     seed: int = 1
 
 
