@@ -1,4 +1,5 @@
-"""Recordings and estimators for the tests of adaptation: the images only have to be images, the method knows the hand."""
+"""Recordings and estimators for the tests of adaptation: the images only have to be images, the method knows the
+hand."""
 
 from __future__ import annotations
 

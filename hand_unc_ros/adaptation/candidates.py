@@ -76,8 +76,8 @@ def refitted_variance(parts: Sequence[Part], features: Path, settings: Estimator
 
 def trained_network(parts: Sequence[Part], features: Path, held_out: Path, settings: EstimatorSettings, work: Path,
                     config: Path, changes: Sequence[str] = ()) -> Candidate:
-    """A network that the training of a YAML file makes of the sequences, with a covariance map of the rig; goes on with a
-    training that was interrupted. held_out: sequences to validate on.  Raises ConfigError and TrainingError."""
+    """A network that the training of a YAML file makes of the sequences, with a covariance map of the rig; goes on with
+    a training that was interrupted. held_out: sequences to validate on.  Raises ConfigError and TrainingError."""
     views = max(len(part.source.cameras) for part in parts)
     values = ['data.source=features', f'data.path={features}', 'validation.source=features',
               f'validation.path={held_out}', f'validation.views={views}', *changes]
@@ -85,7 +85,7 @@ def trained_network(parts: Sequence[Part], features: Path, held_out: Path, setti
                         'features': [read_text(folder / DESCRIPTION) for folder in (features, held_out)]})[:16]
     folder = work / f'training-{key}'
     chosen = load_config(config, [*values, f'out={folder}'])
-    method = next((name for name, entry in METHODS.items() if chosen.task in entry.tasks and entry.live is not None), '')
+    method = next((name for name, entry in METHODS.items() if chosen.task in entry.tasks and entry.live), '')
     if not method:
         raise DatasetError(f'{config}: the task {chosen.task} trains nothing that runs live; choose another one')
     done = folder / 'weights.txt'

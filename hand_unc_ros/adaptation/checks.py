@@ -34,10 +34,10 @@ log = logging.getLogger(__name__)
 CHECKED_S, SEARCHED_SETS = 40.0, 40
 # Sets in which two cameras must see a hand before their disagreement says anything.
 FEWEST_PAIRED = 5
-# Distance from the epipolar line, in σ, of the nearest hand of the other camera, in the best AGREEING share of the sets:
-# cameras may look at different hands for most of the time, or take something else for one. Right calibrations give 1 to 3
-# with first readings, whose variances are a noise model's; a few degrees of error in a pose give tens.
-MOST_SIGMA, AGREEING = 10.0, 0.1
+# Distance from the epipolar line, in σ, of the nearest hand of the other camera, in the best AGREEING share of the
+# sets: cameras may look at different hands for most of the time, or take something else for one. Right calibrations
+# give 0.2 to 3 there, and a camera that is turned by a degree 2: variances of first readings are a wide noise model's.
+MOST_SIGMA, AGREEING = 5.0, 0.1
 # Share of the sets with a hand below which a recording is one without hands.
 LEAST_SHARE_OF_HANDS = 0.02
 # Share of the sets with a hand in which a camera's stamps must be found late, before it is refused.
@@ -52,8 +52,9 @@ THUMBNAIL_PX = 160
 class Found:
     """What the first seconds of a recording show. sets: of images.  with_hand: sets with a 3D hand.  seen: camera →
     searched sets in which it shows a hand.  apart: pair of cameras → median distance in σ of each searched set in which
-    both do, infinite for rays that do not meet.  late: camera → (sets in which its stamps were found late, sum of the delays in s).  lags: pair of cameras →
-    seconds by which the images of the second lag.  seconds_per_set: that this machine took.  remedy: for no hand."""
+    both do, infinite for rays that do not meet.  late: camera → (sets in which its stamps were found late, sum of the
+    delays in s).  lags: pair of cameras → seconds by which the images of the second lag.  seconds_per_set: that this
+    machine took.  remedy: for no hand."""
 
     sets: int = 0
     with_hand: int = 0
@@ -84,28 +85,30 @@ def check_source(source: Source) -> Found:
     if disagreeing and lagging:
         (first, second), lag = max(lagging.items(), key=lambda item: abs(item[1]))
         raise RecordingError(
-            f'bag {name}: its cameras are not synchronised: the motion in the images of {second} comes {lag:+.2f} s after '
-            f'that of {first}, by their stamps. Trigger the cameras together or set their clocks by PTP or chrony; for '
-            'videos make the bag anew with `hand-unc bag from-videos --sync auto`, or give the offset by --shift')
+            f'bag {name}: its cameras are not synchronised: the motion in the images of {second} comes {lag:+.2f} s '
+            f'after that of {first}, by their stamps. Trigger the cameras together or set their clocks by PTP or '
+            'chrony; for videos make the bag anew with `hand-unc bag from-videos --sync auto`, or give the offset by '
+            '--shift')
     if disagreeing:
         cameras, sigma = disagreeing
         raise CalibrationError(
-            f'bag {name}: the camera calibration contradicts the images: hands in the images of {cameras} lie {sigma:.0f} σ '
-            'or more from the epipolar lines of the other cameras. Check that the rig file is of this recording, names '
-            'the cameras as the topics do and is in metres; calibrate anew where a camera has moved')
+            f'bag {name}: the camera calibration contradicts the images: hands in the images of {cameras} lie '
+            f'{sigma:.0f} σ or more from the epipolar lines of the other cameras. Check that the rig file is of this '
+            'recording, names the cameras as the topics do and is in metres; calibrate anew where a camera has moved')
     for camera, (sets, delay_s) in found.late.items():
         if sets >= LATE_SHARE * max(found.with_hand, 1):
             raise RecordingError(
-                f'bag {name}: its cameras are not synchronised: the images of {camera} are {1e3 * delay_s / sets:+.0f} ms '
-                'later than their stamps say, by the motion of the hand. Set the clocks by PTP or chrony, have the driver '
-                'stamp images when they are exposed, or make the bag anew with --shift')
+                f'bag {name}: its cameras are not synchronised: the images of {camera} are {1e3 * delay_s / sets:+.0f} '
+                'ms later than their stamps say, by the motion of the hand. Set the clocks by PTP or chrony, have the '
+                'driver stamp images when they are exposed, or make the bag anew with --shift')
     if found.with_hand < max(1, LEAST_SHARE_OF_HANDS * found.sets):
         seen = ', '.join(f'{camera} in {found.seen[camera]}' for camera in source.cameras)
-        raise RecordingError(f'bag {name}: no hand is seen by two cameras at once (of {found.searched} searched sets of '
-                             f'images {seen}). Likely cause: {found.remedy}')
+        raise RecordingError(f'bag {name}: no hand is seen by two cameras at once (of {found.searched} searched sets '
+                             f'of images {seen}). Likely cause: {found.remedy}')
     for camera, (sets, delay_s) in found.late.items():
-        log.warning('bag %s: in %d of %d sets with a hand, the images of %s seem %+.0f ms later than their stamps say; labels '
-                    'of fast motion are the worse for it', name, sets, found.with_hand, camera, 1e3 * delay_s / sets)
+        log.warning('bag %s: in %d of %d sets with a hand, the images of %s seem %+.0f ms later than their stamps say; '
+                    'labels of fast motion are the worse for it', name, sets, found.with_hand, camera,
+                    1e3 * delay_s / sets)
     return found
 
 

@@ -1,8 +1,8 @@
 """Pseudo-labels of a hand: what its views agree on, projected into each of them.
 
-A 2D detector is wrong on hidden fingers and on grasps, and is not wrong alike in all views. So no view's own landmark is
-a label: the views are triangulated robustly, and the joints that several of them confirm are projected back, with the
-covariance that is left by their residuals. UST-Hand trains on such labels, weighted by their variance.
+A 2D detector is wrong on hidden fingers and on grasps, and is not wrong alike in all views. So no view's own landmark
+is a label: the views are triangulated robustly, and the joints that several of them confirm are projected back, with
+the covariance that is left by their residuals. UST-Hand trains on such labels, weighted by their variance.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from hand_unc_ros.methods.view_gaussians import ViewGaussians
 
 # Views that must confirm a joint, where there are as many cameras: of two views none can be called the wrong one.
 CONFIRMING = 3
-# A view confirms a joint whose residual is below this many of its σ (2D), as far as a whole view may be off to be fused,
-# and that is no gross outlier, more likely than not. It is wide, since the σ of a rig that is to be adapted may be small.
+# A view confirms a joint whose residual is below this many of its σ (2D), as far as a whole view may be off to be
+# fused, and that is no gross outlier, more likely than not. It is wide, since the σ of a rig that is to be adapted may
+# be small.
 CONFIRMS_SIGMA, OUTLYING = DISAGREEMENT_SIGMA, 0.5
 # A landmark means its joint no closer than this, px of an image in which the palm is 100 px long.
 LEAST_SHARE = 0.01

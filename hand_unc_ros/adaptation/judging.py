@@ -30,8 +30,8 @@ from hand_unc_ros.methods.contract import HANDEDNESS
 DEGREES = 5.0
 # Frames depend on each other: the bootstrap draws blocks of so many seconds.
 BLOCK_S, DRAWS, SEED = 2.0, 2000, 1
-# How much worse these may become, as a factor, before a better score counts for nothing: errors of left-out views in px,
-# variation of the bone lengths, and hands that are found no more.
+# How much worse these may become, as a factor, before a better score counts for nothing: errors of left-out views in
+# px, variation of the bone lengths, and hands that are found no more.
 WORST_ERROR, WORST_BONES, FEWEST_HANDS = 1.02, 1.05, 0.97
 # Hands of the held-out parts below which no verdict is given.
 LEAST_HANDS = 30
@@ -81,7 +81,7 @@ def judge(parts: Sequence[Part], estimator: EstimatorSettings, cache: Path, name
         found.append(judged)
     views = max(one.reprojection_px.shape[1] for one in found)
     found = [replace(one, reprojection_px=_filled(one.reprojection_px, views)) for one in found]
-    return Judged(**{field: np.concatenate([np.atleast_1d(vars(one)[field]) for one in found]) for field in vars(found[0])})
+    return Judged(**{field: np.concatenate([vars(one)[field] for one in found]) for field in vars(found[0])})
 
 
 def judge_part(part: Part, estimator: EstimatorSettings) -> Judged:
@@ -125,8 +125,9 @@ def _no_rows() -> tuple[np.ndarray, ...]:
 
 
 def _nothing(views: int) -> Judged:
-    return Judged(*_no_rows(), np.zeros((0, 21)), np.zeros((0, 21), int), np.zeros((0, views, 21)), np.zeros((0, 21, 3)),
-                  np.zeros((0, 63, 63), np.float32), np.zeros(0, bool), np.array([2 if views > 2 else 1]), np.zeros(1, int))
+    return Judged(*_no_rows(), np.zeros((0, 21)), np.zeros((0, 21), int), np.zeros((0, views, 21)),
+                  np.zeros((0, 21, 3)), np.zeros((0, 63, 63), np.float32), np.zeros(0, bool),
+                  np.array([2 if views > 2 else 1]), np.zeros(1, int))
 
 
 def _filled(values: np.ndarray, views: int) -> np.ndarray:

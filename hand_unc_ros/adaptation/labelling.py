@@ -1,4 +1,5 @@
-"""Pseudo-labels of recordings by the live pipeline, part by part, kept on disk: a killed run goes on with the next part.
+"""Pseudo-labels of recordings by the live pipeline, part by part, kept on disk: a killed run goes on with the next
+part.
 
 Labels lie beside the recording, or in a folder of the user's choice, in a folder that is named by the hash of all that
 decides them: the recording, the rig, the networks and the settings. Another rig file makes other labels and leaves

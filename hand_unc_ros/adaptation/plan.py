@@ -1,4 +1,5 @@
-"""What an adaptation is made of: the parts of the recordings, to learn from or to judge by, and hashes of all inputs."""
+"""What an adaptation is made of: the parts of the recordings, to learn from or to judge by, and hashes of all
+inputs."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ JUDGE_EVERY = 5
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """A recording, itself alone equal to itself. sha256: of its files.  cameras: with images, and rig: theirs.  judges: it is only judged by."""
+    """A recording, itself alone equal to itself. sha256: of its files.  cameras: with images, and rig: theirs.  judges:
+    it is only judged by."""
 
     path: Path
     settings: BagSettings

@@ -2,7 +2,8 @@
 
 Three heads compete: the one in use, that with all σ multiplied by one number, and one that goes on learning from the
 pairs (networks/landmark_pairs.py). Sequences that none of them has learned from decide. Across the epipolar lines alone
-the pairs say something; along them, and for all that views get wrong alike, the refitted head is held to the one in use.
+the pairs say something; along them, and for all that views get wrong alike, the refitted head is held to the one in
+use.
 """
 
 from __future__ import annotations
@@ -40,9 +41,9 @@ LEAST_GAIN = 0.01
 
 @dataclass(frozen=True)
 class Refit:
-    """kind: 'in use', 'scaled' or 'refitted', of the head that was chosen.  nll: by kind, negative log-likelihood of the
-    deciding pairs, nats a landmark.  scale: on σ, of the scaled head.  pairs: that were learned from, and that decided.
-    """
+    """kind: 'in use', 'scaled' or 'refitted', of the head that was chosen.  nll: by kind, negative log-likelihood of
+    the deciding pairs, nats a landmark.  scale: on σ, of the scaled head.  pairs: that were learned from, and that
+    decided."""
 
     head: LandmarkVariance
     kind: str

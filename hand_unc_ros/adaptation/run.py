@@ -1,7 +1,7 @@
 """`hand-unc adapt`: from recordings of a rig to networks that are fitted to it, and a verdict on them.
 
-Every stage keeps what it has made in the folder `work` of the output, or beside the recordings, under hashes of all that
-decides it. The same command goes on where it was stopped, and begins anew what was made of other inputs.
+Every stage keeps what it has made in the folder `work` of the output, or beside the recordings, under hashes of all
+that decides it. The same command goes on where it was stopped, and begins anew what was made of other inputs.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ log = logging.getLogger(__name__)
 DEFAULT_CONFIG = 'config/train/ust_hand_lite.yaml'
 NO_TRAINING = 'none'
 REPORT, CARD = 'report.json', 'card.md'
-# Labelled hands to learn from, and sequences of them to judge a training by, below which nothing is fitted: a covariance
-# map needs a thousand errors of joints.
+# Labelled hands to learn from, and sequences of them to judge a training by, below which nothing is fitted: a
+# covariance map needs a thousand errors of joints.
 LEAST_HANDS, LEAST_WINDOWS = 60, 2
 # Exit status of a verdict that keeps the old networks.
 KEEP_OLD = 3
@@ -63,10 +63,10 @@ JUDGING = 1.7
 @dataclass(frozen=True)
 class Request:
     """bags: to learn from; judges: that only judge.  rig: of all of them, None for that beside each.  out: folder to
-    write.  minutes: of recording, at most.  cache: folder of the pseudo-labels, None for beside the bags.  labels: files
-    of pseudo-labels, one for each bag, or none.  config: of the training, '' for the default, 'none' to go without.
-    changes: to it, 'key=value'.  estimator: in use before.  per_minute: sequences of each hand in a minute, at most.
-    """
+    write.  minutes: of recording, at most.  cache: folder of the pseudo-labels, None for beside the bags.  labels:
+    files of pseudo-labels, one for each bag, or none.  config: of the training, '' for the default, 'none' to go
+    without. changes: to it, 'key=value'.  estimator: in use before.  per_minute: sequences of each hand in a minute, at
+    most."""
 
     bags: Sequence[Path]
     out: Path
@@ -228,9 +228,9 @@ def _material(request: Request, parts: Sequence[Part], labels: Mapping[Source, P
             windows[part.held_out] += choose_windows(part, mine, period_s, options)
     if hands[False] < LEAST_HANDS or not windows[False]:
         raise RecordingError(
-            f'too little to learn from: {hands[False]} hands have labels that the views agree on, {LEAST_HANDS} are needed, '
-            f'and {len(windows[False])} sequences of {options.frames} images. Record for longer (five minutes are a good '
-            'beginning), with the hands in view of three cameras or more, in many poses')
+            f'too little to learn from: {hands[False]} hands have labels that the views agree on, {LEAST_HANDS} are '
+            f'needed, and {len(windows[False])} sequences of {options.frames} images. Record for longer (five minutes '
+            'are a good beginning), with the hands in view of three cameras or more, in many poses')
     networks, fingerprints = _frozen(request.estimator)
     folders = {held_out: _feature_folder(chosen, options, fingerprints, work) for held_out, chosen in windows.items()}
     for held_out, folder in folders.items():
@@ -253,8 +253,8 @@ def _feature_folder(windows: Sequence[Window], options: SequenceOptions, fingerp
 def _to_validate_on(material: Material) -> Path:
     if material.held_out_features is None or material.labels['held_out_sequences'] < LEAST_WINDOWS:
         raise RecordingError(
-            f'{material.labels["held_out_sequences"]} held-out sequences have labels, {LEAST_WINDOWS} are needed to validate '
-            f'a training on; record for longer, or go without a training: --config {NO_TRAINING}')
+            f'{material.labels["held_out_sequences"]} held-out sequences have labels, {LEAST_WINDOWS} are needed to '
+            f'validate a training on; record for longer, or go without a training: --config {NO_TRAINING}')
     return material.held_out_features
 
 
@@ -263,8 +263,8 @@ def _frozen(settings: EstimatorSettings) -> tuple[FrozenLandmarks, dict[str, str
     them hold it."""
     files = files_of(settings)
     if 'covariance_head' not in files:
-        raise ConfigError('the landmark network has no variance head; leave covariance_head empty, or install the package '
-                          'again')
+        raise ConfigError('the landmark network has no variance head; leave covariance_head empty, or install the '
+                          'package again')
     trunk, head = load_hand_landmark_net(files['weights']), load_landmark_variance(files['covariance_head'])
     fingerprints = {'trunk': state_fingerprint(trunk), 'variance_head': state_fingerprint(head)}
     networks = FrozenLandmarks(trunk, head)
@@ -312,7 +312,8 @@ def sentence(verdict: Mapping[str, Any]) -> str:
 def _not_verified(two: bool) -> list[str]:
     found = ['errors that all views share: no true joints were given']
     if two:
-        found += ['depth, along the epipolar lines: of two cameras none can be left out (leave-one-view-out needs three)',
+        found += ['depth, along the epipolar lines: of two cameras none can be left out (leave-one-view-out needs '
+                  'three)',
                   'the covariance of the joints in depth, for the same reason']
     return found
 
@@ -323,15 +324,16 @@ def card(report: Mapping[str, Any]) -> str:
     learned = [name for name, bag in material['bags'].items() if not bag['judges_only']]
     lines = ['# Networks adapted to a rig', '', f'**{report["verdict"]}**', '',
              f'Learned from {material["learned_s"] / 60:.1f} minutes of {", ".join(learned)}: '
-             f'{material["hands"]} labelled hands, {material["sequences"]} sequences. Labels are what the views agree on; '
-             'no human gave any.', '', '| on held-out parts | ' + ' | '.join(
+             f'{material["hands"]} labelled hands, {material["sequences"]} sequences. Labels are what the views agree '
+             'on; no human gave any.', '', '| on held-out parts | ' + ' | '.join(
                  ['before', *(candidate['name'] for candidate in report['candidates'])]) + ' |',
              '|---' * (2 + len(report['candidates'])) + '|']
     columns = [before, *(candidate['after'] for candidate in report['candidates'])]
     for name, path in ROWS.items():
         values = [_value(column, path) for column in columns]
         if any(value is not None for value in values):
-            lines.append(f'| {name} | ' + ' | '.join('–' if value is None else f'{value:.3g}' for value in values) + ' |')
+            told = ('–' if value is None else f'{value:.3g}' for value in values)
+            lines.append(f'| {name} | {" | ".join(told)} |')
     interval = report['interval_percent']
     if interval is not None:
         lines += ['', f'Gain of the chosen one: {report["gain_percent"]:.1f} % (95 % interval {interval[0]:.1f} to '

@@ -1,4 +1,5 @@
-"""Sequences of features out of recordings: crops that follow the labelled hands, read once by the frozen landmark network.
+"""Sequences of features out of recordings: crops that follow the labelled hands, read once by the frozen landmark
+network.
 
 A shard is as data/feature_shards.py describes, with an axis of F frames after that of the views: K (N, V, F, 3, 3),
 landmarks (N, V, F, 21, 2), …, `stamps_s` (N, F) from the first frame on, `labels_px` and `labels_sigma_px`

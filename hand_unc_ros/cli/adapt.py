@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--labels', type=Path, action='append', default=[], metavar='FILE',
                         help='2D labels of your own, one .npz for each --bag in their order (default: made from what '
                              'the views agree on)')
-    parser.add_argument('--cache', type=Path, metavar='DIR', help='folder of the pseudo-labels (default: beside each bag)')
+    parser.add_argument('--cache', type=Path, metavar='DIR',
+                        help='folder of the pseudo-labels (default: beside each bag)')
     parser.add_argument('--config', default='', metavar='FILE',
                         help='training configuration (default: that of ust_hand_lite where it is installed); none: fit '
                              'the variance head and the covariance map alone')

@@ -23,8 +23,8 @@ FILES = ('weights', 'covariance_head')
 
 @dataclass(frozen=True)
 class Adapted:
-    """method: live one.  files: setting → name of a file in the folder, of FILES; those that are absent are the package's
-    own.  better: the verdict on it."""
+    """method: live one.  files: setting → name of a file in the folder, of FILES; those that are absent are the
+    package's own.  better: the verdict on it."""
 
     method: str
     files: dict[str, str]
@@ -62,8 +62,8 @@ def load_adapted(folder: Path) -> Adapted:
 
 def with_folder(settings: EstimatorSettings) -> EstimatorSettings:
     """The settings with the files of the folder that `weights` names; as they are where it names none. What is set
-    beside it goes before the folder's. Raises ConfigError for a folder that is none of `hand-unc adapt`, that was judged
-    not to be better, or that is of another method than the one that is asked for."""
+    beside it goes before the folder's. Raises ConfigError for a folder that is none of `hand-unc adapt`, that was
+    judged not to be better, or that is of another method than the one that is asked for."""
     folder = Path(settings.weights)
     if not settings.weights or not folder.is_dir():
         return settings

@@ -70,7 +70,7 @@ def test_a_calibration_that_contradicts_the_images_is_refused(tmp_path, monkeypa
     rig = RIG.subset(list(RIG.names[:count]))
     monkeypatch.setattr(checks, 'build_estimator', seen_by(turned(rig, 'cam1', 5)))
     who = 'cam1' if count > 2 else 'cam0 and cam1'
-    with pytest.raises(CalibrationError, match=f'contradicts the images: hands in the images of {who} lie .* calibrate'):
+    with pytest.raises(CalibrationError, match=f'contradicts the images: .* images of {who} lie .* calibrate'):
         check_source(open_source(filmed(tmp_path / 'bag', SETS, rig), SETTINGS))
 
 

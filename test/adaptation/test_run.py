@@ -49,8 +49,9 @@ def networks(tmp_path_factory) -> tuple[Path, Path, Path]:
 
 @pytest.fixture
 def rig_of_this_machine(monkeypatch, networks):
-    """Random landmark networks, limits that few images reach, and an estimator that sees the hand with errors of NOISE_PX.
-    It claims `claimed` px with the shipped head, and NOISE_PX with any other; with the toy method it errs twice as much."""
+    """Random landmark networks, limits that few images reach, and an estimator that sees the hand with errors of
+    NOISE_PX. It claims `claimed` px with the shipped head, and NOISE_PX with any other; with the toy method it errs
+    twice as much."""
     world = {'claimed': NOISE_PX / 2}
 
     def build(settings, cameras):
@@ -156,7 +157,8 @@ def _check_the_features(out):
     held_out, learned = map(FeatureShards, folders)
     assert (len(held_out), len(learned)) == (1, 4)
     batch = learned.batch([(0, 0), (1, 1)], [[0, 2], [1, 2]])
-    assert batch['landmarks'].shape == batch['labels_px'].shape == batch['labels_sigma_px'].shape == (2, 2, FRAMES, 21, 2)
+    for name in ('landmarks', 'labels_px', 'labels_sigma_px'):
+        assert batch[name].shape == (2, 2, FRAMES, 21, 2)
     assert batch['joints'].shape == (2, FRAMES, 21, 3) and batch['stamps_s'].shape == (2, FRAMES)
     steps = 15 * np.diff(batch['stamps_s'])
     np.testing.assert_allclose(steps, steps.round(), atol=0.02)

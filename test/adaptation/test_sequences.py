@@ -83,7 +83,8 @@ def test_what_is_kept_is_what_the_networks_say(monkeypatch, landmark_paths) -> N
     """In the place of the crop that they were shown, and zeros in a view without an image."""
     monkeypatch.setattr(sequences, 'choose_precision', lambda *args: torch.float32)
     networks = FrozenLandmarks(load_hand_landmark_net(landmark_paths[0]), load_landmark_variance(landmark_paths[2]))
-    images = torch.randint(0, 255, (1, 2, 2, 224, 224, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    images = torch.randint(0, 255, (1, 2, 2, 224, 224, 3), dtype=torch.uint8,
+                           generator=torch.Generator().manual_seed(1))
     mask = torch.tensor([[[True, True], [False, True]]])
     batch = sequences._with_features({'images': images, 'view_mask': mask}, networks)
     assert 'images' not in batch and batch['local'].shape[:4] == (1, 2, 2, 21)

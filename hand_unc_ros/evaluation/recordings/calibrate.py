@@ -104,8 +104,8 @@ def fit_by_views(parts: Sequence[tuple], path: Path, head: str, kind: str = 'sca
 
 
 def errors_by_views(path: Path, settings: BagSettings) -> tuple[list[tuple], int]:
-    """Errors by leaving views out in turn, their covariances and numbers of views, in parts, and the number of hands, of
-    a recording of three cameras or more. settings: without map and filter."""
+    """Errors by leaving views out in turn, their covariances and numbers of views, in parts, and the number of hands,
+    of a recording of three cameras or more. settings: without map and filter."""
     with open_bag(path, settings.part_s) as bag:
         calibrated = find_calibration(bag, settings)
         estimator = build_estimator(settings.estimator, tuple(find_images(bag, calibrated, settings)))
