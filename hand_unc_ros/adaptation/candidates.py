@@ -1,5 +1,5 @@
-"""What competes with the estimator in use: the same with a variance head and a covariance map of the rig, and a network
-that was trained on the rig's recordings.
+"""What competes with the estimator in use: the same with a variance head and a covariance map of the rig. A network that
+is trained on the rig's recordings is made in trained.py.
 """
 
 from __future__ import annotations
@@ -28,11 +28,8 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings.calibrate import FEWEST_ERRORS, errors_by_views, fit_by_views
 from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
 from hand_unc_ros.files import write_file
-from hand_unc_ros.methods import METHODS
-from hand_unc_ros.methods.tasks import load_config, training_task
 from hand_unc_ros.networks.landmark_variance import load_landmark_variance
 from hand_unc_ros.networks.weights import fingerprint, save_network
-from hand_unc_ros.training.run import train
 
 log = logging.getLogger(__name__)
 
@@ -72,32 +69,6 @@ def refitted_variance(parts: Sequence[Part], features: Path, settings: Estimator
     candidate = replace(settings, covariance_head=str(path), covariance_map='')
     with_map(parts, candidate, path.with_suffix(MAP_SUFFIX), work)
     return Candidate('variance head and map of the rig', candidate, {'covariance_head': path}, about)
-
-
-def trained_network(parts: Sequence[Part], features: Path, held_out: Path, settings: EstimatorSettings, work: Path,
-                    config: Path, changes: Sequence[str] = ()) -> Candidate:
-    """A network that the training of a YAML file makes of the sequences, with a covariance map of the rig; goes on with
-    a training that was interrupted. held_out: sequences to validate on.  Raises ConfigError and TrainingError."""
-    views = max(len(part.source.cameras) for part in parts)
-    values = ['data.source=features', f'data.path={features}', 'validation.source=features',
-              f'validation.path={held_out}', f'validation.views={views}', *changes]
-    key = content_hash({'config': read_text(config), 'changes': values,
-                        'features': [read_text(folder / DESCRIPTION) for folder in (features, held_out)]})[:16]
-    folder = work / f'training-{key}'
-    chosen = load_config(config, [*values, f'out={folder}'])
-    method = next((name for name, entry in METHODS.items() if chosen.task in entry.tasks and entry.live), '')
-    if not method:
-        raise DatasetError(f'{config}: the task {chosen.task} trains nothing that runs live; choose another one')
-    done = folder / 'weights.txt'
-    if not done.is_file():
-        weights = train(training_task(chosen.task), chosen)
-        write_file(done, weights.name)
-    weights = folder / read_text(done).strip()
-    # The weights in use and their head are of another network.
-    trained = replace(settings, method=method, weights=str(weights), covariance_head='', covariance_map='')
-    with_map(parts, trained, weights.with_suffix(MAP_SUFFIX), work)
-    return Candidate(f'{chosen.task}, trained on the rig', trained, {'weights': weights},
-                     {'config': str(config), 'steps': chosen.steps})
 
 
 def with_map(parts: Sequence[Part], settings: EstimatorSettings, path: Path, work: Path) -> None:

@@ -22,6 +22,7 @@ from hand_unc_ros.data.bags.video_sync import Lag, curve_of_images, match
 from hand_unc_ros.errors import CalibrationError, RecordingError
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.evaluation.recordings.replay import Replay, find_calibration
+from hand_unc_ros.estimation.types import ViewReport
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods.contract import Method, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop, whole_image
@@ -40,8 +41,9 @@ FEWEST_PAIRED = 5
 MOST_SIGMA, AGREEING = 5.0, 0.1
 # Share of the sets with a hand below which a recording is one without hands.
 LEAST_SHARE_OF_HANDS = 0.02
-# Share of the sets with a hand in which a camera's stamps must be found late, before it is refused.
-LATE_SHARE = 0.5
+# Share of the sets with a hand in which a camera's stamps must be found late, or the camera somewhere else, before a
+# recording is refused; and by how many claimed σ all joints must be shifted alike (estimation/view_health.py).
+LATE_SHARE, MOVED_SHARE, MOVED_SIGMA = 0.5, 0.5, 3.0
 # A lag between the motion in two cameras' images that their stamps should not have, periods.
 LAG_PERIODS = 1.5
 # Longer side of the images that motion is seen in.
@@ -53,8 +55,9 @@ class Found:
     """What the first seconds of a recording show. sets: of images.  with_hand: sets with a 3D hand.  seen: camera →
     searched sets in which it shows a hand.  apart: pair of cameras → median distance in σ of each searched set in which
     both do, infinite for rays that do not meet.  late: camera → (sets in which its stamps were found late, sum of the
-    delays in s).  lags: pair of cameras → seconds by which the images of the second lag.  seconds_per_set: that this
-    machine took.  remedy: for no hand."""
+    delays in s).  moved: camera → (sets in which the other views found it somewhere else, sum of the shifts in px).
+    lags: pair of cameras → seconds by which the images of the second lag.  seconds_per_set: that this machine took.
+    remedy: for no hand."""
 
     sets: int = 0
     with_hand: int = 0
@@ -62,6 +65,7 @@ class Found:
     seen: Counter[str] = field(default_factory=Counter)
     apart: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     late: dict[str, tuple[int, float]] = field(default_factory=dict)
+    moved: dict[str, tuple[int, float]] = field(default_factory=dict)
     lags: dict[tuple[str, str], float] = field(default_factory=dict)
     period_s: float = 1.0
     seconds_per_set: float = 0.0
@@ -95,6 +99,12 @@ def check_source(source: Source) -> Found:
             f'bag {name}: the camera calibration contradicts the images: hands in the images of {cameras} lie '
             f'{sigma:.0f} σ or more from the epipolar lines of the other cameras. Check that the rig file is of this '
             'recording, names the cameras as the topics do and is in metres; calibrate anew where a camera has moved')
+    for camera, (sets, shift_px) in found.moved.items():
+        if sets >= MOVED_SHARE * max(found.with_hand, 1):
+            raise CalibrationError(
+                f'bag {name}: the camera calibration contradicts the images: {camera} shows the hands '
+                f'{shift_px / sets:.0f} px from where the other cameras see them, in {sets} of {found.with_hand} sets. '
+                'It has moved since it was calibrated, or the rig file is of another recording: calibrate anew')
     for camera, (sets, delay_s) in found.late.items():
         if sets >= LATE_SHARE * max(found.with_hand, 1):
             raise RecordingError(
@@ -134,7 +144,7 @@ def look_at(source: Source) -> Found:
                     motion[name].images.append(view.image[::step, ::step].copy())
                     motion[name].seconds.append(view.stamp_ns * 1e-9)
                 if processed.result.hands:
-                    _note_delays(found, source.cameras, processed.result.view_reports)
+                    _note_health(found, source.cameras, processed.result.view_reports)
                 if found.sets % every == 1 or every == 1:
                     _note_pairs(found, estimator.method, processed.frames.views, source.rig)
             found.remedy = replay.remedy(reasons)
@@ -167,8 +177,12 @@ def pair_distance(readings: Mapping[str, Sequence[ViewReading]], rig: CameraRig)
     return float(best)
 
 
-def _note_delays(found: Found, cameras: Sequence[str], reports: Sequence) -> None:
+def _note_health(found: Found, cameras: Sequence[str], reports: Sequence[ViewReport]) -> None:
     for camera, report in zip(cameras, reports):
+        blamed = report.suspects and report.suspects[0] == camera and report.strength > MOVED_SIGMA
+        if blamed or report.disagrees:
+            sets, shift_px = found.moved.get(camera, (0, 0.0))
+            found.moved[camera] = (sets + 1, shift_px + report.shift_px)
         # The camera itself comes first in the group of which one is late.
         if report.late and report.late[0] == camera and np.isfinite(report.delay_s):
             sets, delay_s = found.late.get(camera, (0, 0.0))

@@ -111,7 +111,9 @@ def adapt(request: Request) -> dict[str, Any]:
     _say(4, 'variance head and covariance map' + ('' if config is None else ', and training'))
     tried = [candidates.refitted_variance(material.learned, material.features, request.estimator, work)]
     if config is not None:
-        tried.append(candidates.trained_network(
+        # Lightning is needed by those who train.
+        from hand_unc_ros.adaptation.trained import trained_network
+        tried.append(trained_network(
             material.learned, material.features, _to_validate_on(material), request.estimator, work, config,
             request.changes))
     _say(5, 'evaluation before and after, on what is held out')

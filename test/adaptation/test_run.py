@@ -18,7 +18,7 @@ from repository import TESTS  # noqa: E402
 from toy_method.entry import ENTRY  # noqa: E402
 from view_cases import TruthMethod  # noqa: E402
 
-from hand_unc_ros.adaptation import candidates, checks, judging, labelling, refit, run, sequences  # noqa: E402
+from hand_unc_ros.adaptation import candidates, checks, judging, labelling, refit, run, sequences, trained  # noqa: E402
 from hand_unc_ros.cli import main  # noqa: E402
 from hand_unc_ros.data.feature_shards import FeatureShards  # noqa: E402
 from hand_unc_ros.errors import ConfigError, DatasetError, RecordingError  # noqa: E402
@@ -112,7 +112,7 @@ def test_a_covariance_that_was_too_small_is_bettered_and_a_killed_run_goes_on(ri
 
     made: list[str] = []
     for module, name in ((labelling, 'label_part'), (sequences, '_with_features'), (candidates, 'errors_by_views'),
-                         (candidates, 'train'), (judging, 'judge_part'), (run, 'save_adapted')):
+                         (trained, 'train'), (judging, 'judge_part'), (run, 'save_adapted')):
         monkeypatch.setattr(module, name, _counted(getattr(module, name), name, made))
     kills = {'label_part': 2, '_with_features': 1, 'errors_by_views': 3, 'train': 1, 'judge_part': 2, 'save_adapted': 1}
     for name, at in kills.items():
