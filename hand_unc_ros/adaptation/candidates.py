@@ -1,5 +1,6 @@
-"""What competes with the estimator in use: the same with a variance head and a covariance map of the rig. A network that
-is trained on the rig's recordings is made in trained.py.
+"""What competes with the estimator in use: the same with a variance head and a covariance map of the rig.
+
+A network that is trained on the rig's recordings is made in trained.py.
 """
 
 from __future__ import annotations

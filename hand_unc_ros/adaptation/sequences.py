@@ -96,7 +96,7 @@ def feature_content(windows: Sequence[Window], options: SequenceOptions, fingerp
               for window in windows]
     made_of: dict[str, Any] = {
         'bags': {source.path.name: source.sha256 for source in sources},
-        'rigs': [rig_content(source.rig) for source in sources], 'options': asdict(options),
+        'rigs': [rig_content(source.rig) for source in sources], 'sequences': asdict(options),
         'augmentation': asdict(CROP_AUGMENTATION), 'windows': content_hash({'labels': labels, 'values': [
             float(np.nansum(window.labels.labels_px[window.rows])) for window in windows]}),
         'shard_windows': SHARD_WINDOWS}
