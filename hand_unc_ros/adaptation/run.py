@@ -105,7 +105,7 @@ def adapt(request: Request) -> dict[str, Any]:
     found = [_checked(source, work) for source in sources]
     _say_time(parts, found, config is not None)
     _say(2, 'pseudo-labels')
-    labels = _labelled(request, parts)
+    labels = _labelled(request, parts, config is not None)
     _say(3, 'features')
     material = _material(request, parts, labels, found, work)
     _say(4, 'variance head and covariance map' + ('' if config is None else ', and training'))
@@ -203,13 +203,16 @@ def _checked(source: Source, work: Path) -> Found:
     return found
 
 
-def _labelled(request: Request, parts: Sequence[Part]) -> dict[Source, PseudoLabels]:
-    """The labels of all parts that are learned from, and of held-out ones of the same recordings."""
+def _labelled(request: Request, parts: Sequence[Part], trains: bool) -> dict[Source, PseudoLabels]:
+    """The labels of all parts of recordings that are learned from, and, where a training needs sequences to validate
+    on, of those that only judge."""
+    judging = [part for part in parts if part.source.judges and trains]
     learning = [part for part in parts if not part.source.judges]
     if not request.labels:
-        return label_parts(learning, request.cache)
+        return label_parts(learning + judging, request.cache)
     sources = list(dict.fromkeys(part.source for part in learning))
-    return {source: labels_of_file(path, source) for source, path in zip(sources, request.labels)}
+    return ({source: labels_of_file(path, source) for source, path in zip(sources, request.labels)}
+            | (label_parts(judging, request.cache) if judging else {}))
 
 
 def _material(request: Request, parts: Sequence[Part], labels: Mapping[Source, PseudoLabels], found: Sequence[Found],

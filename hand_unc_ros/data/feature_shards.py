@@ -3,8 +3,8 @@
 A folder holds `features.json` (see FeatureSet) and `shard-00000.safetensors`, …. A shard is a batch as
 `data.batches.collate` makes it, of N samples with V views, without images; in their place stand the networks' outputs,
 (N, V, …) each, in half precision where that suffices. V is the same within a shard. Of sequences, every entry has an
-axis of frames behind that of samples or of views, and `stamps_s` (N, F) says when these were. A shard is whole or absent, so
-making a set can stop and go on anywhere, by any number of processes.
+axis of frames behind that of samples or of views, and `stamps_s` (N, F) says when these were. A shard is whole or
+absent, so making a set can stop and go on anywhere, by any number of processes.
 """
 
 from __future__ import annotations
