@@ -44,6 +44,8 @@ FRAMES = 9
 SHARD_WINDOWS, READ_BATCH = 8, 32
 # Frames of a window come at most so many periods apart: beyond, the hand was lost in between.
 LONGEST_STEP = 2.5
+# Windows of a hand that a short part of a short recording may have, whatever its share of a minute.
+LEAST_OF_PART = 4
 # Joints and views by which a frame can be cut and used.
 LEAST_JOINTS, LEAST_VIEWS = 12, 2
 # Of the mirrored world of a left hand.
@@ -82,7 +84,7 @@ def choose_windows(part: Part, labels: PseudoLabels, period_s: float, options: S
         starts = [run[place:place + options.frames] for run in np.split(mine, np.flatnonzero(breaks) + 1)
                   for place in range(0, len(run) - options.frames + 1, options.frames)]
         minutes = (min(part.part_s[1], part.source.duration_s) - part.part_s[0]) / 60
-        most = max(1, round(options.per_minute * minutes))
+        most = max(LEAST_OF_PART, round(options.per_minute * minutes))
         if len(starts) > most:
             starts = [starts[place] for place in np.linspace(0, len(starts) - 1, most).round().astype(int)]
         found += [Window(part, labels, rows) for rows in starts]

@@ -15,7 +15,7 @@ from view_cases import hand, project
 
 from hand_unc_ros.adaptation.plan import Part, Source
 from hand_unc_ros.adaptation import sequences
-from hand_unc_ros.adaptation.sequences import MIRROR, SequenceOptions, Window, choose_windows, cut_view
+from hand_unc_ros.adaptation.sequences import LEAST_OF_PART, MIRROR, SequenceOptions, Window, choose_windows, cut_view
 from hand_unc_ros.data.pseudo_labels import PseudoLabels
 from hand_unc_ros.networks.blaze_hand import load_hand_landmark_net
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
@@ -46,7 +46,7 @@ def test_windows_follow_one_hand_and_do_not_overlap(count: int, seed: int, frame
     rows = [row for window in windows for row in window.rows.tolist()]
     assert len(rows) == len(set(rows)) == frames * len(windows)
     for side in (False, True):
-        assert sum(bool(found.left[window.rows[0]]) == side for window in windows) <= max(1, round(per_minute))
+        assert sum(bool(found.left[window.rows[0]]) == side for window in windows) <= max(LEAST_OF_PART, round(per_minute))
     for window in windows:
         assert len({(found.left[row], found.track[row]) for row in window.rows}) == 1
         assert (np.diff(found.stamp_ns[window.rows]) * 1e-9 <= 2.5 * PERIOD_S).all()
