@@ -15,7 +15,14 @@ from view_cases import hand, project
 
 from hand_unc_ros.adaptation.plan import Part, Source
 from hand_unc_ros.adaptation import sequences
-from hand_unc_ros.adaptation.sequences import LEAST_OF_PART, MIRROR, SequenceOptions, Window, choose_windows, cut_view
+from hand_unc_ros.adaptation.sequences import (
+    LEAST_OF_PART,
+    MIRROR,
+    SequenceOptions,
+    Window,
+    choose_windows,
+    cut_view,
+)
 from hand_unc_ros.data.pseudo_labels import PseudoLabels
 from hand_unc_ros.networks.blaze_hand import load_hand_landmark_net
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
