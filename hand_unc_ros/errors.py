@@ -30,6 +30,10 @@ class RecordingError(HandUncError):
     """A bag or video that is missing, truncated or of a foreign format."""
 
 
+class NoHandError(RecordingError):
+    """A recording, or the part of it that was asked for, in which no hand is found."""
+
+
 class ConfigError(HandUncError):
     """A configuration value that is unknown, of the wrong type or out of range."""
 

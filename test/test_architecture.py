@@ -21,6 +21,8 @@ MAY_IMPORT = {
     'training': {'data', 'networks', 'hand', 'geometry'},
     'settings': {'estimation', 'data', 'methods', 'geometry'},
     'evaluation': {'settings', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
+    'adaptation': {'evaluation', 'settings', 'training', 'estimation', 'data', 'methods', 'networks', 'hand',
+                   'geometry'},
     'experiments': {'evaluation', 'training', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
     'viewer': {'estimation', 'hand', 'geometry'},
     'nodes': {'processes', 'settings', 'viewer', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from hand_unc_ros import __version__
-from hand_unc_ros.cli import bags, live, models
+from hand_unc_ros.cli import adapt, bags, live, models
 from hand_unc_ros.errors import HandUncError
 
 
@@ -45,6 +45,8 @@ COMMANDS = (
             models.add_evaluate_arguments, models.evaluate),
     Command('calibrate-covariance', 'fit the covariance to a rig, from a recording on it',
             models.add_calibrate_arguments, models.calibrate),
+    Command('adapt', 'fit the networks to your rig by recordings on it, without labels, and judge them',
+            adapt.add_arguments, adapt.adapt),
     Command('export', 'a network as ONNX files, compared with torch before they are written',
             models.add_export_arguments, models.export),
     Command('synth', 'write a set of synthetic samples to disk', models.add_synth_arguments, models.synth),
@@ -73,8 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the command's own verdict or a file that fails, 2 a mistake that is explained, 130 after
-    Ctrl-C."""
+    """Exit status: 0 done, 1 the command's own verdict or a file that fails, 2 a mistake that is explained, 3 where
+    `adapt` keeps what is in use, 130 after Ctrl-C."""
     try:
         try:
             return _run(argv)

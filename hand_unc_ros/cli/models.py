@@ -88,7 +88,8 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
     parser.add_argument('--rig', type=Path, metavar='FILE',
                         help="rig file (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
                              'CameraInfo and /tf_static)')
-    parser.add_argument('--weights', metavar='FILE', help='of the network (default: those of the package)')
+    parser.add_argument('--weights', metavar='FILE',
+                        help='of the network, or a folder of `hand-unc adapt` (default: those of the package)')
     parser.add_argument('--handedness', choices=('right', 'left', 'both'),
                         help='which hand is looked for (default right)')
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.adapted import with_folder
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
@@ -41,7 +42,9 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
 
 
 def with_method(settings: EstimatorSettings) -> EstimatorSettings:
-    """The settings with the method that 'auto' stands for on this machine."""
+    """The settings with the method that 'auto' stands for on this machine, and with the files of the folder that
+    `weights` may name."""
+    settings = with_folder(settings)
     if settings.method != AUTOMATIC:
         return settings
     return replace(settings, method=automatic(settings.method_options))
@@ -67,6 +70,7 @@ def files_of(settings: EstimatorSettings) -> dict[str, Path]:
 def covariance_map_of(settings: EstimatorSettings) -> CovarianceMap | None:
     """The covariance map that settings lead to. One that was fitted with another covariance head than the one in use is
     refused where it was asked for (ConfigError), and left out where it only lies beside the weights."""
+    settings = with_method(settings)
     files = files_of(settings)
     if 'covariance_map' not in files:
         return None

@@ -19,7 +19,7 @@ from __future__ import annotations
 import math
 import shutil
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -195,8 +195,17 @@ def motion_curve(path: str | Path, fps: float | None = None, stamps_s: Sequence[
     rate = fps or probe_video(path).fps
     if not rate:
         raise RecordingError(f'video {path} does not say its frame rate; give it with --fps')
+    return _curve(read_frames(path), rate, stamps_s)
+
+
+def curve_of_images(images: Iterable[np.ndarray], stamps_s: np.ndarray) -> Curve:
+    """The same of one camera's images (H, W, 3) uint8, with their capture times (N,)."""
+    return _curve(images, 1 / float(np.median(np.diff(stamps_s))), stamps_s)
+
+
+def _curve(frames: Iterable[np.ndarray], rate: float, stamps_s: Sequence[float] | None) -> Curve:
     change, before = [], None
-    for frame in read_frames(path):
+    for frame in frames:
         image = _thumbnail(frame)
         if before is not None:
             change.append(_change(image, before))

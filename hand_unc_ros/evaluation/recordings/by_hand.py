@@ -12,10 +12,12 @@ from hand_unc_ros.evaluation.recordings.replay import Estimates
 
 
 class SidedChecks(NamedTuple):
-    """Left-out views of all hands of a recording. sides: (R,) names of the hands.  published: against what is published
-    without the view.  triangulated: against the triangulation of the others, before refinement."""
+    """Left-out views of all hands of a recording. sides: (R,) names of the hands.  stamps_ns: (R,) of their sets.
+    published: against what is published without the view.  triangulated: against the triangulation of the others,
+    before refinement."""
 
     sides: np.ndarray
+    stamps_ns: np.ndarray
     published: LeftOut
     triangulated: LeftOut
 

@@ -85,7 +85,7 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
         before = None if in_use is None else CovarianceMap.load(in_use)
         if before is not None and before.head != head:
             before = None
-        lowest = {views: _typical(before, views) if before is not None else 1.0 for views in fitted.views}
+        lowest = _lowest(fitted, before)
         fitted = replace(fitted, filtered={} if before is None else before.filtered)
     asked = {str(views): round(_typical(fitted, views), 4) for views in fitted.views}
     notes = {'probability': PROBABILITY, 'fitted_to': LEFT_OUT if true is None else f'truth ({Path(truth).name})',
@@ -94,6 +94,30 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
              'not_below': {str(views): round(factor, 4) for views, factor in lowest.items()},
              'weights_sha256': {name: fingerprint(file) for name, file in files.items()}}
     return _at_least(fitted, lowest), notes
+
+
+def fit_by_views(parts: Sequence[tuple], path: Path, head: str, kind: str = 'scalar') -> CovarianceMap:
+    """The map by `errors_by_views` of recordings, of which `path` is named where they are too few; a lower bound, and
+    never below 1, see above. head: fingerprint of the covariance head in use, '' for none. Raises RecordingError."""
+    fitted = replace(_fit(kind, parts, path, False), head=head)
+    return _at_least(fitted, _lowest(fitted, None))
+
+
+def errors_by_views(path: Path, settings: BagSettings) -> tuple[list[tuple], int]:
+    """Errors by leaving views out in turn, their covariances and numbers of views, in parts, and the number of hands,
+    of a recording of three cameras or more. settings: without map and filter."""
+    with open_bag(path, settings.part_s) as bag:
+        calibrated = find_calibration(bag, settings)
+        estimator = build_estimator(settings.estimator, tuple(find_images(bag, calibrated, settings)))
+        try:
+            return _collected(Replay(bag, calibrated, settings, estimator), estimator.method, None)
+        finally:
+            estimator.close()
+
+
+def _lowest(fitted: CovarianceMap, before: CovarianceMap | None) -> dict[int, float]:
+    """Factors below which the views alone must not bring a map."""
+    return {views: _typical(before, views) if before is not None else 1.0 for views in fitted.views}
 
 
 def _collected(replay: Replay, method: Method, true: Truth | None) -> tuple[list[tuple], int]:

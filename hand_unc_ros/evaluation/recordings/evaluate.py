@@ -47,7 +47,8 @@ IMAGES = 'none'
 class Evaluation:
     """summary: every number that is told, as JSON can say it; `timing` alone differs from run to run.  errors:
     (N, 21, 3) metres, NaN where the truth is not known, None without one.  agreement: None without a rig or views.
-    left_out: None with fewer than three views.  pictures: None where none were wanted, or the images not read."""
+    left_out: None with fewer than three views.  pictures: None where none were wanted, or the images not read.
+    checks: of which hands and sets `left_out` is; None where the images were not read."""
 
     summary: dict[str, Any]
     estimates: Estimates
@@ -56,6 +57,7 @@ class Evaluation:
     left_out_factors: np.ndarray | None
     errors: np.ndarray | None
     pictures: Pictures | None = None
+    checks: SidedChecks | None = None
 
 
 def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: str = '',
@@ -94,7 +96,7 @@ def evaluate_bag(path: Path, settings: BagSettings = BagSettings(), estimates: s
         'latency_ms': None if told.latency_ms is None else alone.percentiles(told.latency_ms),
         'protocol': _protocol(told, topic, true), **_identity(path, settings, told, files, topic, truth),
         'timing': None if told.processing_ms is None else {'processing_ms': alone.percentiles(told.processing_ms)}}
-    return Evaluation(_plain(summary), told, agreement, left_out, factors, errors, pictures)
+    return Evaluation(_plain(summary), told, agreement, left_out, factors, errors, pictures, checks)
 
 
 def _replayed(bag: Bag, settings: BagSettings, pictures: Pictures | None,
@@ -105,7 +107,7 @@ def _replayed(bag: Bag, settings: BagSettings, pictures: Pictures | None,
     estimator = build_estimator(settings.estimator, cameras)
     try:
         replay = Replay(bag, calibrated, settings, estimator)
-        collector, checks, before, sides, rigs = Collector(cameras), [], [], [], {}
+        collector, checks, before, sides, stamps, rigs = Collector(cameras), [], [], [], [], {}
         for processed in replay:
             collector.add(processed.result)
             for hand in processed.result.hands:
@@ -118,13 +120,14 @@ def _replayed(bag: Bag, settings: BagSettings, pictures: Pictures | None,
                     checks.append(found._replace(camera=index[found.camera]))
                     before.append(check(views, rig, geometric_answers(views, rig, settings.estimator.triangulation)))
                     sides += [hand.handedness] * len(found.camera)
+                    stamps += [hand.stamp_ns] * len(found.camera)
                 if pictures is not None:
                     pictures.add(processed.frames, hand, readings, rig)
         told = collector.estimates(replay, settings)
     finally:
         estimator.close()
     left_out = _joined(checks)
-    sided = None if left_out is None else SidedChecks(np.array(sides), left_out, _joined(before))
+    sided = None if left_out is None else SidedChecks(np.array(sides), np.array(stamps), left_out, _joined(before))
     files = files_of(settings.estimator)
     covariance_map = estimator.stages.covariance_map
     if covariance_map is None:

@@ -54,10 +54,13 @@ class LeftOut(NamedTuple):
     def distance2(self, factors: np.ndarray | float = 1.0, own: np.ndarray | float = 1.0) -> np.ndarray:
         """Squared Mahalanobis distances (R, 21) of the errors under own · S + factors · J Σ Jᵀ; both of (R, 21) or one
         number."""
+        return mahalanobis_squared(self.error_px, self.total_px2(factors, own))
+
+    def total_px2(self, factors: np.ndarray | float = 1.0, own: np.ndarray | float = 1.0) -> np.ndarray:
+        """own · S + factors · J Σ Jᵀ (R, 21, 2, 2), px²; both of (R, 21) or one number."""
         factors, own = (np.broadcast_to(np.asarray(value, float), self.views.shape) for value in (factors, own))
         covariance = factors[..., None, None] * self.fused_px2
-        covariance = covariance + (own[..., None] * self.own_px2)[..., None] * np.eye(2)
-        return mahalanobis_squared(self.error_px, covariance)
+        return covariance + (own[..., None] * self.own_px2)[..., None] * np.eye(2)
 
     def published_factors(self, covariance_map: CovarianceMap | None) -> np.ndarray:
         """The factors (R, 21) that a covariance map puts on the others' covariances; 1 without one.

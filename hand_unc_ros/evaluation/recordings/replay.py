@@ -23,7 +23,7 @@ from hand_unc_ros.data.bags.stored_images import decode_stored_image
 from hand_unc_ros.data.calibrated_image import check_rectified, is_rectified
 from hand_unc_ros.data.camera_messages import rig_from_messages
 from hand_unc_ros.data.rigs import load_rig, load_topics
-from hand_unc_ros.errors import ConfigError, RecordingError
+from hand_unc_ros.errors import ConfigError, NoHandError, RecordingError
 from hand_unc_ros.estimation.no_hand_remedy import Traffic, no_hand_remedy
 from hand_unc_ros.estimation.stream import Estimator, Processed, Stream
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
@@ -329,13 +329,13 @@ class Collector:
             self.hands.append((hand.stamp_ns, hand.track_id, joints, hand.covariance, px, variance, boxes))
 
     def estimates(self, replay: Replay, settings: BagSettings) -> Estimates:
-        """Everything that was gathered from the replay. Raises RecordingError where no set gave a hand."""
+        """Everything that was gathered from the replay. Raises NoHandError where no set gave a hand."""
         if not self.hands:
             why = '; '.join(f'{count}: {reason}' for reason, count in self.reasons.most_common(4))
             drops = '; '.join(f'{camera}: {", ".join(f"{n} {reason}" for reason, n in traffic.drops.items()) or "none"}'
                               for camera, traffic in replay.traffic.items())
             faults = ''.join(f'; {camera}: {fault}' for camera, fault in replay.faults.items())
-            raise RecordingError(f'no hand was found in bag {replay.bag.path}: {self.sets} sets ({why}); images '
+            raise NoHandError(f'no hand was found in bag {replay.bag.path}: {self.sets} sets ({why}); images '
                                  f'dropped before: {drops}{faults}. Likely cause: {replay.remedy(self.reasons)}')
         stamps, tracks, *arrays = (np.array(part) for part in zip(*self.hands))
         return Estimates(self.cameras, replay.rig, stamps, tracks, *arrays, sets=self.sets, reasons=self.reasons,

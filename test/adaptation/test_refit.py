@@ -1,0 +1,67 @@
+"""What pairs of views say of a variance head: a factor on its σ is found again, and a right head is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from landmark_cases import feature_batch
+
+from hand_unc_ros.adaptation.refit import refit_variance, scaled
+from hand_unc_ros.data.feature_shards import FeatureSet, begin_features, write_features
+from hand_unc_ros.errors import RecordingError
+from hand_unc_ros.networks.landmark_variance import LandmarkVariance
+
+NOISE_PX, VIEWS, FRAMES, WINDOWS = 2.0, 3, 4, 48
+
+# The scale of a t of five degrees of freedom that fits Gaussian errors best is 0.87 of their σ.
+FITTING_PX = 0.87 * NOISE_PX
+
+
+def sequences(folder, windows=WINDOWS):
+    """A set of windows of hands that are seen with errors of NOISE_PX, as adaptation/sequences.py writes them."""
+    begin_features(folder, FeatureSet('test', 1, {}, {}))
+    flat = feature_batch(windows * FRAMES, VIEWS, 3, NOISE_PX)
+    batch = {}
+    for name, value in flat.items():
+        if name in ('index', 'vertices', 'joints_px', 'joint_mask'):
+            continue
+        value = value.unflatten(0, (windows, FRAMES))
+        batch[name] = value if name == 'joints' else value.movedim(1, 2)
+    batch |= {'index': torch.arange(windows), 'stamps_s': torch.arange(FRAMES).expand(windows, -1) * 0.1}
+    write_features(folder, 0, batch)
+    return folder
+
+
+def head_of(sigma_px: float) -> LandmarkVariance:
+    """One that claims the same for every landmark."""
+    head = LandmarkVariance()
+    with torch.no_grad():
+        head.start.fill_(float(np.log(sigma_px)))
+    return head.eval()
+
+
+@pytest.mark.parametrize('claimed', [0.7, FITTING_PX, 5.0])
+def test_a_factor_on_sigma_is_found_again(tmp_path, claimed) -> None:
+    found = refit_variance(sequences(tmp_path), head_of(claimed), steps=20)
+    # The tried factors are 9 % apart.
+    assert found.scale * claimed == pytest.approx(FITTING_PX, rel=0.1)
+    assert found.nll['scaled'] <= found.nll['in use'] + 0.01
+    assert (found.kind == 'in use') == (claimed == FITTING_PX)
+
+
+def test_the_head_in_use_stays_as_it_is(tmp_path) -> None:
+    head = head_of(1.0)
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    refit_variance(sequences(tmp_path), head, steps=5)
+    for name, value in head.state_dict().items():
+        assert torch.equal(value, before[name])
+    local, pooled = torch.randn(2, 21, head.local.in_features), torch.randn(2, head.pooled.in_features)
+    torch.testing.assert_close(scaled(head, 3.0)(local, pooled), head(local, pooled) + float(np.log(3.0)))
+
+
+def test_too_few_pairs_are_refused(tmp_path) -> None:
+    with pytest.raises(RecordingError, match='4 are needed'):
+        refit_variance(sequences(tmp_path / 'few', 2), head_of(1.0))
+    with pytest.raises(RecordingError, match='36 times to learn from and 12 times to decide by; 50 are needed'):
+        refit_variance(sequences(tmp_path / 'more', 8), head_of(1.0))
