@@ -103,7 +103,8 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=live_choices()),
     Parameter(
         'weights', '',
-        'Weights of the 2D network (safetensors). Empty: those that come with the package.'),
+        'Weights of the method (safetensors), or a folder that hand-unc adapt wrote, which brings its method. Empty: those'
+        ' that come with the package.'),
     Parameter(
         'finder_weights', '',
         'Weights of the network that finds the hand in the whole image. Empty: those that come with the '

@@ -1,0 +1,113 @@
+"""Cameras that fall out until one is left, and come back: `python -m hand_unc_ros.experiments.one_view --help`.
+
+The estimator with AMVUR follows the hand of lifelike synthetic scenes by all cameras, by one, and by all again. Scenes are
+of seeds that no training and no covariance map has seen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from hand_unc_ros.data.synthetic.scene import Scene
+from hand_unc_ros.estimation.build import build_estimator
+from hand_unc_ros.estimation.estimator import HandEstimator
+from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.types import FrameSet
+from hand_unc_ros.experiments.temporal_gain import SEEDS, scenes
+from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
+from hand_unc_ros.methods.contract import View
+
+RATE_HZ = 15.0
+# The first sets, in which several views teach the lengths of the bones.
+BEFORE = 12
+
+
+class Moment(NamedTuple):
+    """A published hand. alone: by one camera.  error: (21, 3) metres and covariance: (63, 63) m².  ray: (21, 3) unit,
+    from the camera that stays to the true joints.  track_id: of the hand."""
+
+    alone: bool
+    error: np.ndarray
+    covariance: np.ndarray
+    ray: np.ndarray
+    track_id: int
+
+
+def follow(scene: Scene, estimator: HandEstimator, stays: str, alone: int, after: int) -> list[Moment | None]:
+    """One entry for each set, None where no hand was published. stays: the camera that is left for `alone` sets."""
+    estimator.reset()
+    moments: list[Moment | None] = []
+    for number in range(BEFORE + alone + after):
+        lonely = BEFORE <= number < BEFORE + alone
+        stamp, t = 1_000_000_000 + round(1e9 * number / RATE_HZ), number / RATE_HZ
+        views = {name: View(scene.rig[name], image, stamp)
+                 for name, image in scene.images(t, [stays] if lonely else None).items()}
+        hands = estimator.process(FrameSet(stamp, views, scene.rig.names)).hands
+        truth = scene.truth(t)[0]
+        ray = truth - scene.rig[stays].centre
+        moments.append(Moment(lonely, hands[0].joints - truth, hands[0].covariance,
+                              ray / np.linalg.norm(ray, axis=1, keepdims=True), hands[0].track_id) if hands else None)
+    return moments
+
+
+def judge(followed: Sequence[Sequence[Moment | None]], alone: int) -> dict[str, float]:
+    """published_alone: share of the sets of one camera that gave a hand; same_track: share of scenes whose hand kept its
+    number.  By phase: mpjpe_mm, coverage95.  depth_error_ratio, depth_sigma_ratio: along the rays over across, root
+    mean square, by one camera.  steps_within_3_sigma: share of the joints whose error changes, where the cameras fall
+    out or come back, by less than three standard deviations of that change if both errors are independent."""
+    numbers: dict[str, float] = {}
+    known = [moment for moments in followed for moment in moments[BEFORE:BEFORE + alone] if moment is not None]
+    numbers['published_alone'] = len(known) / (alone * len(followed))
+    numbers['same_track'] = float(np.mean([len({m.track_id for m in moments if m is not None}) == 1
+                                           for moments in followed]))
+    phases = {'all': slice(4, BEFORE), 'alone': slice(BEFORE, BEFORE + alone), 'again': slice(BEFORE + alone, None)}
+    for name, part in phases.items():
+        shown = [moment for moments in followed for moment in moments[part] if moment is not None]
+        error = np.stack([moment.error for moment in shown])
+        distance2 = mahalanobis_squared(error, np.stack([joint_blocks(moment.covariance) for moment in shown]))
+        numbers[f'mpjpe_mm_{name}'] = 1e3 * float(np.nanmean(np.linalg.norm(error, axis=-1)))
+        numbers[f'coverage95_{name}'] = float(np.mean(distance2[np.isfinite(distance2)] <= chi2_quantile(0.95, 3)))
+    error, ray = np.stack([moment.error for moment in known]), np.stack([moment.ray for moment in known])
+    blocks = np.stack([joint_blocks(moment.covariance) for moment in known])
+    along2, whole2 = np.square((error * ray).sum(-1)), np.square(error).sum(-1)
+    depth2 = np.einsum('nja,njab,njb->nj', ray, blocks, ray)
+    across2 = (np.trace(blocks, axis1=-2, axis2=-1) - depth2) / 2
+    numbers['depth_error_ratio'] = float(np.sqrt(np.nanmean(along2) / np.nanmean((whole2 - along2) / 2)))
+    numbers['depth_sigma_ratio'] = float(np.sqrt(np.nanmean(depth2) / np.nanmean(across2)))
+    steps = [(moments[at - 1], moments[at]) for moments in followed for at in (BEFORE, BEFORE + alone)]
+    within = [mahalanobis_squared(two.error - one.error, joint_blocks(one.covariance + two.covariance)) / 3 <= 9
+              for one, two in steps if one is not None and two is not None]
+    numbers['steps_within_3_sigma'] = float(np.mean(within)) if within else np.nan
+    return numbers
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--weights', default='', help="AMVUR's (default: the shipped ones)")
+    parser.add_argument('--covariance-map', default='', help="'none' to go without (default: beside the weights)")
+    parser.add_argument('--scenes', type=int, default=8)
+    parser.add_argument('--cameras', type=int, default=4)
+    parser.add_argument('--alone', type=int, default=15, help='sets of one camera')
+    parser.add_argument('--json', type=Path)
+    args = parser.parse_args()
+    estimator = build_estimator(EstimatorSettings(method='amvur', weights=args.weights,
+                                                  covariance_map=args.covariance_map),
+                                tuple(f'cam{i}' for i in range(args.cameras)))
+    followed = [follow(scene, estimator, f'cam{(seed - SEEDS[0]) % args.cameras}', args.alone, 8)
+                for seed, scene in scenes(args.scenes, args.cameras)]
+    numbers = judge(followed, args.alone)
+    print('\n'.join(f'{name:22s} {value:.4g}' for name, value in numbers.items()))
+    if args.json is not None:
+        args.json.write_text(json.dumps(vars(args) | {'json': None, 'numbers': numbers}, indent=1) + '\n')
+
+
+if __name__ == '__main__':
+    main()

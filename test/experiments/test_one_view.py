@@ -1,0 +1,43 @@
+"""The numbers of a fall-back to one camera: of errors drawn from the covariance that is told, and of larger ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip('numba', reason='scenes need the extra `synthetic`')
+
+from hand_unc_ros.experiments.one_view import BEFORE, Moment, judge  # noqa: E402
+
+ALONE, AFTER = 10, 6
+
+
+def moments(seed: int, scale: float) -> list[Moment | None]:
+    """Errors of 3 mm, and ten times that along z where one camera is left; the covariance says that times 1 / scale."""
+    rng = np.random.default_rng(seed)
+    found: list[Moment | None] = []
+    for number in range(BEFORE + ALONE + AFTER):
+        alone = BEFORE <= number < BEFORE + ALONE
+        sigma = 0.003 * np.array([1.0, 1.0, 10.0 if alone else 1.0])
+        found.append(Moment(alone, scale * sigma * rng.normal(size=(21, 3)), np.kron(np.eye(21), np.diag(sigma ** 2)),
+                            np.tile([0.0, 0.0, 1.0], (21, 1)), 1))
+    found[BEFORE + 3] = None
+    return found
+
+
+def test_honest_errors_are_called_honest() -> None:
+    numbers = judge([moments(seed, 1.0) for seed in range(20)], ALONE)
+    assert numbers['published_alone'] == pytest.approx(0.9) and numbers['same_track'] == 1.0
+    assert numbers['coverage95_all'] == pytest.approx(0.95, abs=0.01)
+    assert numbers['coverage95_alone'] == pytest.approx(0.95, abs=0.01)
+    assert numbers['depth_error_ratio'] == pytest.approx(10.0, rel=0.04)
+    assert numbers['depth_sigma_ratio'] == pytest.approx(10.0, rel=1e-6)
+    # χ² of three degrees is below 27 but for 6 in a million.
+    assert numbers['steps_within_3_sigma'] > 0.999
+
+
+def test_errors_twice_as_large_as_told_are_found() -> None:
+    numbers = judge([moments(seed, 2.0) for seed in range(20)], ALONE)
+    # P(χ²₃ ≤ 7.81 / 4) = 0.417.
+    assert numbers['coverage95_alone'] == pytest.approx(0.417, abs=0.03)
+    assert numbers['mpjpe_mm_again'] == pytest.approx(2 * 1.596 * 3, rel=0.05)
