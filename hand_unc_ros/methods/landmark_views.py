@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 
+from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.rig_cache import RigCache
 from hand_unc_ros.hand.joints import to_public
-from hand_unc_ros.methods.contract import HANDEDNESS, Crop, Detection, View, ViewReading
+from hand_unc_ros.methods.contract import HANDEDNESS, Crop, Detection, MethodOptions, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.landmark_tracker import ImageHandTracker, SeenHand
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
-from hand_unc_ros.networks.landmark_boxes import box_of_landmarks
+from hand_unc_ros.networks.landmark_boxes import box_of_hand, box_of_landmarks
 from hand_unc_ros.networks.landmark_networks import PRESENCE_THRESHOLD, CropLandmarks, LandmarkNetworks
 from hand_unc_ros.networks.landmark_noise import known_landmarks, landmark_variance
 
@@ -26,6 +27,7 @@ TURN = 0.2
 FIND_MEMORY_S = 0.5
 # Hands that are looked for in each image: both of a person.
 HANDS = 2
+ACCELERATIONS = ('auto', 'none', 'openvino')
 
 
 class LandmarkViews:
@@ -107,6 +109,42 @@ class LandmarkViews:
     def reset(self) -> None:
         """Forget the hands of the last search."""
         self._finder.reset()
+
+
+class OnLandmarks:
+    """The camera's side of a method whose views are read by the landmark networks: all of it but `fuse`.
+
+    networks: on their device, in torch; `cameras` crops at a time are what their runtimes are chosen for.
+    Raises ConfigError for an acceleration that they do not have.
+    """
+
+    crop_size = HAND_SIZE
+    crop_box = staticmethod(box_of_hand)
+    window = 1
+
+    def __init__(self, networks: LandmarkNetworks, options: MethodOptions, cameras: int,
+                 read_twice: bool = False) -> None:
+        if options.acceleration not in ACCELERATIONS:
+            raise ConfigError(f'the landmark networks have no acceleration {options.acceleration!r}; choose one of'
+                              f' {", ".join(ACCELERATIONS)}')
+        self.options, self.networks = options, networks
+        self.views = LandmarkViews(networks, read_twice)
+        networks.accelerate(options.acceleration, max(1, cameras))
+
+    def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
+        """See LandmarkViews."""
+        return self.views.find(views)
+
+    def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
+        """See LandmarkViews."""
+        return self.views.read(crops)
+
+    def reset(self) -> None:
+        """Forget the hands of the last search."""
+        self.views.reset()
+
+    def close(self) -> None:
+        """Nothing to release."""
 
 
 def _turned(crop: Crop, turn: float) -> Crop:

@@ -17,7 +17,7 @@ from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, vertex_normals
 from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.worn import Worn
-from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.vectors import unit
 from hand_unc_ros.hand.anatomical_pose import pose_from_angles
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS

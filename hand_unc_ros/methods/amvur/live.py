@@ -20,22 +20,12 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods.amvur.network import load_amvur
 from hand_unc_ros.methods.amvur.single_hand import SingleHand, seen_hand, triangulation_of, with_joints
-from hand_unc_ros.methods.contract import (
-    Crop,
-    Detection,
-    Fused,
-    HandPrior,
-    MethodOptions,
-    NotFused,
-    View,
-    ViewReading,
-)
+from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, NotFused, ViewReading
 from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files
-from hand_unc_ros.methods.geometric_fusion import Refinement, fuse, with_refinement
-from hand_unc_ros.methods.landmark_views import LandmarkViews
+from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
+from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
-from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandOutput
-from hand_unc_ros.networks.landmark_boxes import box_of_hand
+from hand_unc_ros.networks.blaze_hand import HandOutput
 from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
@@ -44,7 +34,6 @@ from hand_unc_ros.resources import resource
 log = logging.getLogger(__name__)
 
 SHIPPED = 'models/amvur_lite.safetensors'
-ACCELERATIONS = ('auto', 'none', 'openvino')
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
@@ -69,7 +58,7 @@ def build(options: MethodOptions, cameras: tuple[str, ...]) -> AmvurLive:
     return AmvurLive(files(options), options, len(cameras))
 
 
-class AmvurLive:
+class AmvurLive(OnLandmarks):
     """Palms in whole images, landmarks and features in crops; the network where one view shows the hand, triangulation
     where several do.
 
@@ -79,41 +68,25 @@ class AmvurLive:
 
     name = 'amvur'
     min_views = 1
-    window = 1
-    crop_size = HAND_SIZE
-    crop_box = staticmethod(box_of_hand)
 
     def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions(), cameras: int = 1) -> None:
-        if options.acceleration not in ACCELERATIONS:
-            raise ConfigError(f'the method amvur has no acceleration {options.acceleration!r}; choose one of'
-                              f' {", ".join(ACCELERATIONS)}')
-        self.options, self.device = options, choose_device(options.device)
+        self.device = choose_device(options.device)
         self.network = load_amvur(files['weights']).to(self.device)
         if self.network.config.features != 'landmarks':
             raise ConfigError(f'{files["weights"]} reads images by a ResNet, which the live pipeline does not run;'
                               ' train with network.features: landmarks (config/train/amvur_lite.yaml)')
-        self.networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
-                                         choose_precision(options.precision, self.device), files['variance_head'])
-        check_fingerprints(self.network.config, fingerprints_of(self.networks.hand, self.networks.variance),
-                           files['weights'])
-        self.networks.describe = _maps
+        networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
+                                    choose_precision(options.precision, self.device), files['variance_head'])
+        check_fingerprints(self.network.config, fingerprints_of(networks.hand, networks.variance), files['weights'])
+        networks.describe = _maps
         # A crop's features belong to that crop: it is read once.
-        self.views = LandmarkViews(self.networks)
-        self.networks.accelerate(options.acceleration, max(1, cameras))
+        super().__init__(networks, options, cameras)
         log.info('Amvur %s on the landmark network, on %s', files['weights'].stem, self.device)
 
     @property
     def surface(self) -> str:
         """Name of the hand model whose mesh the network gives."""
         return self.network.config.surface
-
-    def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
-        """See LandmarkViews."""
-        return self.views.find(views)
-
-    def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
-        """See LandmarkViews."""
-        return self.views.read(crops)
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused | NotFused:
         """Triangulated, and held to the lengths of its bones, where two views or more show the hand, with the mesh of
@@ -141,13 +114,6 @@ class AmvurLive:
         triangulation = triangulation_of(hand, stack(readings), rig, row)
         return Fused(hand.joints, hand.covariance, triangulation.gate, triangulation, hand.vertices,
                      {'monocular': 1e3 * (time.perf_counter() - started)})
-
-    def reset(self) -> None:
-        """Forget the hands of the last search."""
-        self.views.reset()
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def _seen(self, reading: ViewReading, track: HandPrior) -> SingleHand:
         return seen_hand(self.network, reading, track.bones, self.device)

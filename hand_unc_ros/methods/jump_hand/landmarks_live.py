@@ -11,23 +11,21 @@ from torch import Tensor
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
+from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewReading
 from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of
 from hand_unc_ros.methods.jump_hand.network import load_jump_hand
 from hand_unc_ros.methods.jump_hand.refining import Refiner, ViewFeatures, split
-from hand_unc_ros.methods.landmark_views import LandmarkViews
-from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandOutput
-from hand_unc_ros.networks.landmark_boxes import box_of_hand
+from hand_unc_ros.methods.landmark_views import OnLandmarks
+from hand_unc_ros.networks.blaze_hand import HandOutput
 from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
 log = logging.getLogger(__name__)
 
-ACCELERATIONS = ('auto', 'none', 'openvino')
 
 
-class JumpHandOnLandmarks:
+class JumpHandOnLandmarks(OnLandmarks):
     """Palms in whole images, landmarks and the trunk's features in crops, triangulation, refinement by the decoder.
 
     files: as `live.files` gives them.  cameras: of the rig, for how many crops the trunk's runtime is chosen.
@@ -36,27 +34,20 @@ class JumpHandOnLandmarks:
 
     name = 'jump_hand'
     min_views = 2
-    window = 1
-    crop_size = HAND_SIZE
-    crop_box = staticmethod(box_of_hand)
 
     def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions(), cameras: int = 1) -> None:
-        if options.acceleration not in ACCELERATIONS:
-            raise ConfigError(f'{files["weights"]} has no acceleration {options.acceleration!r}; choose one of'
-                              f' {", ".join(ACCELERATIONS)}')
-        self.options, self.device = options, choose_device(options.device)
+        self.device = choose_device(options.device)
         dtype = choose_precision(options.precision, self.device)
         self.network = load_jump_hand(files['weights']).to(self.device).eval()
-        self.networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device, dtype,
-                                         files['variance_head'])
-        found = fingerprints_of(self.networks.hand, self.networks.variance)
+        networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device, dtype,
+                                    files['variance_head'])
+        found = fingerprints_of(networks.hand, networks.variance)
         check_fingerprints(self.network.config.landmarks, found, files['weights'])
         self.refiner = Refiner(self.network, files, options, self.device, dtype)
         if self.refiner.refines:
-            self.networks.describe = self._features
+            networks.describe = self._features
         # A crop's features belong to that crop: it is read once.
-        self.views = LandmarkViews(self.networks)
-        self.networks.accelerate(options.acceleration, max(1, cameras))
+        super().__init__(networks, options, cameras)
         if options.acceleration == 'openvino':
             self.refiner.accelerate(max(2, cameras))
         log.info('JumpHand %s on the landmark network, on %s in %s', files['weights'].stem, self.device, dtype)
@@ -66,24 +57,9 @@ class JumpHandOnLandmarks:
         """Name of the hand model whose mesh the network gives; '' where it does not refine."""
         return self.refiner.surface
 
-    def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
-        """See LandmarkViews."""
-        return self.views.find(views)
-
-    def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
-        """See LandmarkViews."""
-        return self.views.read(crops)
-
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
         """See Refiner."""
         return self.refiner.fuse(window, rig, track)
-
-    def reset(self) -> None:
-        """Forget the hands of the last search."""
-        self.views.reset()
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def _features(self, out: HandOutput, log_sigma: Tensor) -> list[ViewFeatures]:
         """The decoder's inputs of each crop."""

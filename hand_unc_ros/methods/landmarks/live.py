@@ -16,19 +16,16 @@ from pathlib import Path
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods import DEFAULT
-from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
+from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewReading
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
-from hand_unc_ros.methods.landmark_views import LandmarkViews
+from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
-from hand_unc_ros.networks.blaze_hand import HAND_SIZE
-from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.landmark_models import VARIANCE_HEAD, landmark_models, shipped_head
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
 log = logging.getLogger(__name__)
 
-ACCELERATIONS = ('auto', 'none', 'openvino')
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
@@ -55,51 +52,28 @@ def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
     if 'covariance_head' not in found:
         log.warning('without a variance head, the variances of landmarks are those of a noise model: the same for every'
                     ' image%s', '' if options.covariance_head == 'none' else f'; {VARIANCE_HEAD} is missing')
-    if options.acceleration not in ACCELERATIONS:
-        raise ConfigError(f'the method landmarks has no acceleration {options.acceleration!r}; choose one of'
-                          f' {", ".join(ACCELERATIONS)}')
-    method = Landmarks(found, options)
-    method.networks.accelerate(options.acceleration, max(1, len(cameras)))
-    return method
+    return Landmarks(found, options, len(cameras))
 
 
-class Landmarks:
+class Landmarks(OnLandmarks):
     """Palms in whole images, landmarks in crops, triangulation.
 
-    files: as `files` gives them.  Raises ConfigError for files that are something else.
+    files: as `files` gives them.  cameras: of the rig, for how many crops the runtimes are chosen.
+    Raises ConfigError for files that are something else.
     """
 
     name = 'landmarks'
     min_views = 2
-    window = 1
-    crop_size = HAND_SIZE
     surface = ''
-    crop_box = staticmethod(box_of_hand)
 
-    def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions()) -> None:
+    def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions(), cameras: int = 1) -> None:
         device = choose_device(options.device)
-        self.options = options
-        self.networks = LandmarkNetworks(files['weights'], files['finder_weights'], device,
-                                         choose_precision(options.precision, device), files.get('covariance_head'))
-        self.views = LandmarkViews(self.networks, options.read_twice)
-
-    def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
-        """See LandmarkViews."""
-        return self.views.find(views)
-
-    def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
-        """See LandmarkViews."""
-        return self.views.read(crops)
+        super().__init__(LandmarkNetworks(files['weights'], files['finder_weights'], device,
+                                          choose_precision(options.precision, device), files.get('covariance_head')),
+                         options, cameras, options.read_twice)
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
         """Triangulated, and held to the lengths of the hand's bones."""
         started = time.perf_counter()
         triangulation = fuse(stack(window[-1].values()), rig, self.options.triangulation, self.options.min_views)
         return with_refinement(triangulation, None, {'fusion': 1e3 * (time.perf_counter() - started)}, track.bones)
-
-    def reset(self) -> None:
-        """Forget the hands of the last search."""
-        self.views.reset()
-
-    def close(self) -> None:
-        """Nothing to release."""

@@ -14,16 +14,15 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
-from hand_unc_ros.methods.contract import Crop, Detection, Fused, HandPrior, MethodOptions, View, ViewReading
+from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewReading
 from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files
 from hand_unc_ros.methods.geometric_fusion import fuse
-from hand_unc_ros.methods.landmark_views import LandmarkViews
+from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.ust_hand.network import load_ust_hand
 from hand_unc_ros.methods.ust_hand.views import ViewMaps
 from hand_unc_ros.methods.ust_hand.windows import Refinement, refine, split
 from hand_unc_ros.methods.view_gaussians import stack
-from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandOutput
-from hand_unc_ros.networks.landmark_boxes import box_of_hand
+from hand_unc_ros.networks.blaze_hand import HandOutput
 from hand_unc_ros.networks.landmark_gaussians import landmark_maps
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
@@ -32,7 +31,6 @@ from hand_unc_ros.resources import resource
 log = logging.getLogger(__name__)
 
 SHIPPED = 'models/ust_hand_lite.safetensors'
-ACCELERATIONS = ('auto', 'none', 'openvino')
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
@@ -58,7 +56,7 @@ def build(options: MethodOptions, cameras: tuple[str, ...]) -> UstHandLive:
     return UstHandLive(files(options), options, len(cameras))
 
 
-class UstHandLive:
+class UstHandLive(OnLandmarks):
     """Palms in whole images, landmarks and features in crops, triangulation, and refinement over a window of sets.
 
     What a set adds to the window is the reading of its own crops: older features come with the older readings.
@@ -69,28 +67,21 @@ class UstHandLive:
 
     name = 'ust_hand'
     min_views = 2
-    crop_size = HAND_SIZE
-    crop_box = staticmethod(box_of_hand)
 
     def __init__(self, files: Mapping[str, Path], options: MethodOptions = MethodOptions(), cameras: int = 1) -> None:
-        if options.acceleration not in ACCELERATIONS:
-            raise ConfigError(f'the method ust_hand has no acceleration {options.acceleration!r}; choose one of'
-                              f' {", ".join(ACCELERATIONS)}')
-        self.options, self.device = options, choose_device(options.device)
+        self.device = choose_device(options.device)
         self.network = load_ust_hand(files['weights']).to(self.device)
         config = self.network.config
         if config.landmarks is None or config.centre != 'last':
             raise ConfigError(f"{files['weights']} cannot run live: it reads images by a ResNet or refines the middle"
                               " of a window; take weights that were trained with network.landmarks and centre: last")
-        self.networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
-                                         choose_precision(options.precision, self.device), files['variance_head'])
-        check_fingerprints(config.landmarks, fingerprints_of(self.networks.hand, self.networks.variance),
-                           files['weights'])
+        networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
+                                    choose_precision(options.precision, self.device), files['variance_head'])
+        check_fingerprints(config.landmarks, fingerprints_of(networks.hand, networks.variance), files['weights'])
         if options.refinement:
-            self.networks.describe = self._features
+            networks.describe = self._features
         # A crop's features belong to that crop: it is read once.
-        self.views = LandmarkViews(self.networks)
-        self.networks.accelerate(options.acceleration, max(1, cameras))
+        super().__init__(networks, options, cameras)
         log.info('UST-Hand %s on the landmark network, on %s', Path(files['weights']).stem, self.device)
 
     @property
@@ -102,14 +93,6 @@ class UstHandLive:
     def surface(self) -> str:
         """Name of the hand model whose mesh the network gives; '' where it does not refine."""
         return self.network.config.surface if self.options.refinement else ''
-
-    def find(self, views: Mapping[str, View]) -> list[list[Detection]]:
-        """See LandmarkViews."""
-        return self.views.find(views)
-
-    def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
-        """See LandmarkViews."""
-        return self.views.read(crops)
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused:
         """Triangulated, refined by what the window holds where two views or more were used, and held to the lengths of
@@ -132,13 +115,6 @@ class UstHandLive:
             joints, covariance = track.bones.hold(joints, covariance)
         return Fused(joints, covariance, gate, triangulation, vertices, stage_ms,
                      declined=self.options.refinement and refined is None)
-
-    def reset(self) -> None:
-        """Forget the hands of the last search."""
-        self.views.reset()
-
-    def close(self) -> None:
-        """Nothing to release."""
 
     def _features(self, out: HandOutput, log_sigma: Tensor) -> list[ViewMaps]:
         """The features of each crop."""

@@ -25,6 +25,7 @@ from hand_unc_ros.methods.amvur.single_hand import seen_hand, size_by_bones, wit
 from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, NotFused, ViewReading
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.methods.geometric_fusion import fuse
+from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.images import image_tensor
@@ -173,7 +174,7 @@ def test_what_cannot_be_used_is_said(method: live.AmvurLive, tmp_path: Path, mon
     with pytest.raises(ConfigError, match='another landmark network'):
         build_method('amvur', MethodOptions(weights=str(tmp_path / 'foreign.safetensors')), RIG.names)
     with pytest.raises(ConfigError, match='acceleration'):
-        live.AmvurLive(live.files(MethodOptions(weights='any')), MethodOptions(acceleration='tensorrt'))
+        OnLandmarks(method.networks, MethodOptions(acceleration='tensorrt'), 1)
     one = CameraRig([RIG.cameras[0]])
     alone = readings(hand(), only=0)
     assert isinstance(method.fuse([{RIG.names[0]: alone[RIG.names[0]]}], one, RIGHT), Fused)

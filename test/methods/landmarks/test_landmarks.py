@@ -17,6 +17,7 @@ from hand_unc_ros.methods.contract import Crop, MethodOptions, View
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods import landmark_views
 from hand_unc_ros.methods.landmarks import live
+from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_boxes import STEADY_JOINTS, box_of_hand, box_of_landmarks, box_of_palm
 from hand_unc_ros.networks.landmark_noise import SIGMA_FRACTION, known_landmarks, landmark_variance
 from hand_unc_ros.networks.palm_detection import Palm, decode_palms, palm_frame
@@ -127,6 +128,9 @@ class TwoBlobs:
         self.shape[0], self.shape[9] = (112, 190), (112, 90)
         self.presence = 0.9
 
+    def accelerate(self, acceleration: str, batch: int) -> None:
+        self.accelerated = acceleration, batch
+
     def find(self, images: list[np.ndarray]) -> list[list[Palm]]:
         self.searched += len(images)
         return [list(self.palms) for _ in images]
@@ -207,13 +211,13 @@ def test_landmarks_of_a_crop_are_joints_of_the_image(monkeypatch: pytest.MonkeyP
     networks = TwoBlobs()
     view = view_of(lens)
     box = np.array([500.0, 350.0, 200.0, 0.4])
-    reading, = method(monkeypatch, networks).read([cut_crop(view, box, side, live.HAND_SIZE)])
+    reading, = method(monkeypatch, networks).read([cut_crop(view, box, side, HAND_SIZE)])
     shape = networks.shape.copy()
-    ideal = crops.transform(crops.image_from_crop(box, live.HAND_SIZE), shape)
+    ideal = crops.transform(crops.image_from_crop(box, HAND_SIZE), shape)
     if side == 'left':
         # The network saw the crop in a mirror.
-        shape[:, 0] = live.HAND_SIZE - 1 - shape[:, 0]
-        ideal = crops.transform(crops.image_from_crop(box, live.HAND_SIZE), shape)
+        shape[:, 0] = HAND_SIZE - 1 - shape[:, 0]
+        ideal = crops.transform(crops.image_from_crop(box, HAND_SIZE), shape)
     expected = view.camera.denormalise((ideal - view.camera.K[:2, 2]) / 900.0)
     np.testing.assert_allclose(reading.joints_px, expected, atol=1e-6)
     np.testing.assert_allclose(reading.variance_px2, landmark_variance(expected))
@@ -227,7 +231,7 @@ def test_a_hand_that_is_read_twice_is_the_mean_of_both(monkeypatch: pytest.Monke
     box = np.array([500.0, 350.0, 200.0, 0.4])
 
     def crop_at(roll: float) -> Crop:
-        return cut_crop(view_of(), box + (0, 0, 0, roll), side, live.HAND_SIZE)
+        return cut_crop(view_of(), box + (0, 0, 0, roll), side, HAND_SIZE)
 
     once = [method(monkeypatch, networks).read([crop_at(turn)])[0] for turn in (-landmark_views.TURN, landmark_views.TURN)]
     twice, = method(monkeypatch, networks, read_twice=True).read([crop_at(0.0)])
@@ -241,7 +245,7 @@ def test_a_hand_that_is_read_twice_is_the_mean_of_both(monkeypatch: pytest.Monke
 def test_two_readings_share_their_presence(monkeypatch: pytest.MonkeyPatch) -> None:
     networks = TwoBlobs()
     landmarks = method(monkeypatch, networks, read_twice=True)
-    crop = cut_crop(view_of(), np.array([500.0, 350.0, 200.0, 0.0]), 'right', live.HAND_SIZE)
+    crop = cut_crop(view_of(), np.array([500.0, 350.0, 200.0, 0.0]), 'right', HAND_SIZE)
     read, presences = networks.read, iter([0.9, 0.1, 0.2, 0.1])
     monkeypatch.setattr(networks, 'read', lambda images: replace(read(images), presence=np.array([next(presences)])))
     first, second = landmarks.read([crop])[0], landmarks.read([crop])[0]
@@ -253,7 +257,7 @@ def test_no_hand_and_the_other_hand_are_not_read(monkeypatch: pytest.MonkeyPatch
     networks = TwoBlobs()
     landmarks = method(monkeypatch, networks)
     box = np.array([500.0, 350.0, 200.0, 0.0])
-    crop = cut_crop(view_of(), box, 'right', live.HAND_SIZE)
+    crop = cut_crop(view_of(), box, 'right', HAND_SIZE)
     networks.presence = 0.1
     reading, = landmarks.read([crop])
     assert not reading.valid.any() and np.isnan(reading.joints_px).all() and reading.score == 0.1
