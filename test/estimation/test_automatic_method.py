@@ -85,8 +85,17 @@ def test_own_weights_bring_no_warning(missing, caplog, tmp_path):
 
 def test_shipped_configurations_name_what_they_need():
     cameras = yaml.safe_load(resource('config/multiview.yaml').read_text())['/**/multiview']['ros__parameters']
-    demo = yaml.safe_load(resource('config/synthetic.yaml').read_text())['/**/multiview']['ros__parameters']
-    assert cameras['method'] == 'auto' and demo['method'] == 'jump_hand'
+    demo = yaml.safe_load(resource('config/synthetic.yaml').read_text())
+    assert cameras['method'] == 'auto'
+    # The rig films the hand that the default method knows on this machine.
+    assert 'method' not in demo['/**/multiview']['ros__parameters']
+    assert 'hand_model' not in demo['/**/synthetic_rig']['ros__parameters']
+
+
+def test_the_synthetic_hand_is_the_one_that_the_default_method_knows(fetched, monkeypatch):
+    assert (methods.known_hand(), methods.automatic(MethodOptions())) == ('anny', 'landmarks')
+    monkeypatch.setattr(methods, 'landmark_models', lambda: None)
+    assert (methods.known_hand(), methods.automatic(MethodOptions())) == ('stand-in', 'jump_hand')
 
 
 def test_the_variance_head_goes_with_the_weights_that_it_was_trained_on(fetched, monkeypatch):
