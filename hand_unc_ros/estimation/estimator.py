@@ -101,8 +101,11 @@ class HandEstimator:
         stage_ms: Counter[str] = Counter()
         rig = self._rigs.of([view.camera for view in frames.views.values()])
         outcomes = _without_doubles(self._outcomes(self._follow(frames, rig, stage_ms), rig, stage_ms))
-        # What was followed and is no hand, or another one, is searched for at once.
-        self._lose([outcome.sighting.track for outcome in outcomes.values() if isinstance(outcome.fused, NotFused)])
+        if len(frames.views) >= self.settings.min_views:
+            # What was followed and is no hand, or another one, is searched for at once; where few cameras deliver, it is
+            # expected where it was going.
+            self._lose([outcome.sighting.track for outcome in outcomes.values()
+                        if isinstance(outcome.fused, NotFused)])
         for side, outcome in self._outcomes(self._search(frames, rig, stage_ms), rig, stage_ms).items():
             if side not in outcomes or isinstance(outcome.fused, Fused):
                 outcomes[side] = outcome

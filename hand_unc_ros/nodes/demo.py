@@ -27,12 +27,14 @@ from hand_unc_ros.data.synthetic.ring import ring_of_cameras
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.methods import AUTOMATIC, known_hand
 from hand_unc_ros.msg import HandJointsWithCovariance
 from hand_unc_ros.nodes.messages import stamp_from_message
 from hand_unc_ros.nodes.process import node_of_its_own
-from hand_unc_ros.settings.node_specs import nodes_of
 from hand_unc_ros.processes.supervise import Program, supervise
+from hand_unc_ros.resources import resource
+from hand_unc_ros.settings.node_specs import nodes_of
 
 NAMESPACE = '/hand'
 # Sets of the first seconds are not measured: processes start one after the other.
@@ -42,6 +44,7 @@ PATIENCE_S = 90.0
 # So many sets of images without a hand, and none with one, are no matter of time.
 FRUITLESS_SETS = 40
 TELL_EVERY_S = 10.0
+LIFELIKE_MAP = 'models/lifelike.covariance_map.json'
 # Time for the last sets to come out after the cameras have stopped counting.
 DRAIN_S = 1.0
 
@@ -150,7 +153,7 @@ def _write_params(args: Namespace, folder: Path) -> Path:
     nodes = {
         'synthetic_rig': {'cameras': args.cameras, 'rate': float(args.rate), 'seed': args.seed,
                           'hand_model': known_hand(), **transport},
-        'multiview': common | {'method': AUTOMATIC, 'hand_model': known_hand(),
+        'multiview': common | {'method': AUTOMATIC, 'hand_model': known_hand(), **_covariance_map(),
                                'publish.full_covariance': args.record is not None},
     }
     if not args.headless:
@@ -159,6 +162,12 @@ def _write_params(args: Namespace, folder: Path) -> Path:
     write_file(params, yaml.safe_dump({f'{NAMESPACE}/{name}': {'ros__parameters': values}
                                        for name, values in nodes.items()}))
     return params
+
+
+def _covariance_map() -> dict[str, str]:
+    """The map that was fitted to lifelike synthetic hands, whose joints are not quite those that the networks were taught
+    on photographs; the map that comes with the networks is for these."""
+    return {'covariance_map': str(resource(LIFELIKE_MAP))} if known_hand() == ANNY else {}
 
 
 class _Recorder(NamedTuple):

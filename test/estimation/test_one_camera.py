@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from estimator_cases import RIG, STILL, still
@@ -110,3 +112,15 @@ def test_a_followed_hand_is_kept_by_one_view_and_none_is_begun_by_it() -> None:
         assert tracker.process(frames(RIG, 5)).valid.all()
     assert EstimatorSettings(method='amvur', min_views=3).least_views == 1
     assert EstimatorSettings(method='landmarks', min_views=3).least_views == 3
+
+
+def test_a_moment_without_a_reading_does_not_end_what_one_view_keeps() -> None:
+    front = OneViewMethod(still)
+    tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur')))
+    for index in range(3):
+        tracker.process(frames(RIG, index))
+    sees, front.read = front.read, lambda crops: [replace(reading, valid=np.zeros(21, bool)) for reading in sees(crops)]
+    assert isinstance(tracker.process(frames(RIG, 3, RIG.names[:1])), Refused)
+    front.read = sees
+    again = tracker.process(frames(RIG, 4, RIG.names[:1]))
+    assert not isinstance(again, Refused) and again.track_id == 1 and again.valid.all()
