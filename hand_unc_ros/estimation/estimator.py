@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -106,7 +106,10 @@ class HandEstimator:
             # expected where it was going.
             self._lose([outcome.sighting.track for outcome in outcomes.values()
                         if isinstance(outcome.fused, NotFused)])
-        for side, outcome in self._outcomes(self._search(frames, rig, stage_ms), rig, stage_ms).items():
+        # A hand that one view kept is looked for in the views that came back: they were cropped by a guess of its depth.
+        alone = {side for side, outcome in outcomes.items() if isinstance(outcome.fused, Fused)
+                 and outcome.fused.triangulation.used.sum() < self.settings.min_views <= len(frames.views)}
+        for side, outcome in self._outcomes(self._search(frames, rig, stage_ms, alone), rig, stage_ms).items():
             if side not in outcomes or isinstance(outcome.fused, Fused):
                 outcomes[side] = outcome
         outcomes = _without_doubles(outcomes)
@@ -173,16 +176,17 @@ class HandEstimator:
         stage_ms['views'] += 1e3 * (time.perf_counter() - started)
         return sightings
 
-    def _search(self, frames: FrameSet, rig: CameraRig, stage_ms: Counter[str]) -> list[_Sighting]:
+    def _search(self, frames: FrameSet, rig: CameraRig, stage_ms: Counter[str],
+                alone: Collection[str]) -> list[_Sighting]:
         """Find the hands that are missing in the whole images, and read them. Beside a followed hand, one that was not
-        there a moment ago is searched for every SEARCH_PERIOD_S."""
+        there a moment ago is searched for every SEARCH_PERIOD_S, as is one of the sides `alone`, which one view keeps."""
         tracks = {side: self._track(side) for side in self.hands}
-        followed = [track for track in tracks.values()
-                    if track is not None and track.predict(frames.stamp_ns) is not None]
+        kept = [track for track in tracks.values() if track is not None and track.predict(frames.stamp_ns) is not None]
+        followed = [track for track in kept if track.handedness not in alone]
         missing = [side for side in self.hands if not any(track is tracks[side] for track in followed)]
         waited = np.inf if self._searched_ns is None else abs(frames.stamp_ns - self._searched_ns) * 1e-9
         hurried = any(track.handedness in missing for track in self._lost)
-        if not missing or (followed and not hurried and waited < SEARCH_PERIOD_S):
+        if not missing or (kept and not hurried and waited < SEARCH_PERIOD_S):
             return []
         started = time.perf_counter()
         self._searched_ns = frames.stamp_ns
@@ -232,7 +236,7 @@ class HandEstimator:
               stage_ms: Counter[str]) -> Fused | NotFused:
         """The hand, if it can be one."""
         started = time.perf_counter()
-        followed = sighting.track.track_id != 0
+        followed = sighting.prior.predicted is not None
         least = max(self.settings.least_views if followed else self.settings.min_views, self.method.min_views)
         showing = sum(bool(reading.valid.any()) for reading in counted.values())
         if showing < least:

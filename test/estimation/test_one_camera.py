@@ -124,3 +124,26 @@ def test_a_moment_without_a_reading_does_not_end_what_one_view_keeps() -> None:
     front.read = sees
     again = tracker.process(frames(RIG, 4, RIG.names[:1]))
     assert not isinstance(again, Refused) and again.track_id == 1 and again.valid.all()
+
+
+def test_views_that_come_back_are_searched_where_their_crops_miss_the_hand() -> None:
+    """One view's depth is a guess, by which the others' crops may show nothing; a search finds the hand in all of them."""
+    front = OneViewMethod(still)
+    tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur')))
+    for index in range(3):
+        tracker.process(frames(RIG, index))
+    tracker.process(frames(RIG, 3, RIG.names[:1]))
+    reads, finds, missing = front.read, front.find, [True]
+
+    def read(crops):
+        return [replace(reading, valid=np.zeros(21, bool)) if missing[0] and reading.camera != RIG.names[0] else reading
+                for reading in reads(crops)]
+
+    def find(views):
+        missing[0] = False
+        return finds(views)
+
+    front.read, front.find = read, find
+    used = [tracker.process(frames(RIG, index)) for index in range(4, 12)]
+    assert all(hand.valid.all() and hand.track_id == 1 for hand in used)
+    assert not missing[0] and used[-1].view_used.all()
