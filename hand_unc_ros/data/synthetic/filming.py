@@ -19,8 +19,8 @@ from hand_unc_ros.geometry.cameras import CameraRig
 
 # Noisy images of an empty room that a camera takes turns with: rendering them anew would cost more than the hand.
 EMPTY_IMAGES = 4
-# Points to a side for a webcam's pixel, where the hand is.
-FINENESS = 1.5
+# Points to a side for a pixel of what is filmed; one where it is filmed live, since the lens blurs edges anyway.
+FINENESS, LIVE_FINENESS = 1.5, 1.0
 # Pixels around what moves that a webcam's filters reach.
 REACH_PX = 8
 
@@ -85,7 +85,7 @@ class Webcams:
         if window is not None:
             left, top, right, bottom = window
             linear, alpha = lit.photograph(Projection(px - [left, top], depth, eye), (bottom - top, right - left),
-                                           FINENESS)
+                                           LIVE_FINENESS)
             light = imaging.blend(linear, alpha, room[top:bottom, left:right])
             shown = self.sensor.image(light, moving(webcam, exposure.motion), exposure.rng)
             inner = [slice(REACH_PX * (low > 0), size - REACH_PX * (high < whole)) for low, high, size, whole in

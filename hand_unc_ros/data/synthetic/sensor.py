@@ -205,12 +205,15 @@ def _sheet(rng: np.random.Generator, blur: float, channels: int) -> np.ndarray:
 
 def _cut(sheet: np.ndarray, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """A random part of a sheet; sheets are repeated, mirrored, under images that are larger."""
-    if max(height, width) >= len(sheet):
-        times = -(-max(height, width) // len(sheet)) + 1
-        sheet = np.concatenate([sheet if i % 2 == 0 else sheet[::-1] for i in range(times)])
-        sheet = np.concatenate([sheet if i % 2 == 0 else sheet[:, ::-1] for i in range(times)], axis=1)
-    top, left = rng.integers(0, sheet.shape[0] - height + 1), rng.integers(0, sheet.shape[1] - width + 1)
-    return sheet[top:top + height, left:left + width]
+    side = len(sheet)
+    whole = side if max(height, width) < side else (-(-max(height, width) // side) + 1) * side
+    top, left = rng.integers(0, whole - height + 1), rng.integers(0, whole - width + 1)
+    if whole == side:
+        return sheet[top:top + height, left:left + width]
+    mirrored = np.concatenate([np.arange(side), np.arange(side)[::-1]])
+    rows, columns = (mirrored[np.arange(first, first + size) % (2 * side)] for first, size in
+                     ((top, height), (left, width)))
+    return sheet[rows[:, None], columns]
 
 
 def _smear(light: np.ndarray, dx: float, dy: float) -> np.ndarray:
