@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -28,7 +29,10 @@ def add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--record', type=Path, metavar='DIR',
                         help='record images, estimates and the truth to a bag, for `evaluate --bag`')
     parser.add_argument('--cameras', type=int, default=4, metavar='N', help='synthetic cameras (default 4)')
-    parser.add_argument('--rate', type=positive, default=15.0, metavar='HZ', help='frame rate (default 15)')
+    # Four cameras are rendered in a tenth of a second on one core; the estimator and the page need others.
+    usual = 15.0 if (os.cpu_count() or 1) >= 4 else 5.0
+    parser.add_argument('--rate', type=positive, default=usual, metavar='HZ',
+                        help='frame rate (default 15, or 5 on fewer than four cores)')
     parser.add_argument('--seed', type=int, default=0, help='of the synthetic scene (default 0)')
     parser.add_argument('--port', type=int, default=8080, help='of the browser view (default 8080)')
 
