@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from hand_unc_ros.api import HandTracker, Recording, load_bag
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.alignment import align_root, align_similarity
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
@@ -69,7 +70,7 @@ def main() -> None:
     for name, row in numbers.items():
         print(f'{name:14s}', '  '.join(f'{key} {value:.3g}' for key, value in row.items()))
     if args.json is not None:
-        args.json.write_text(json.dumps({'bag': args.bag.name, 'numbers': numbers}, indent=1) + '\n')
+        write_file(args.json, json.dumps({'bag': args.bag.name, 'numbers': numbers}, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -5,7 +5,6 @@ A network that is trained on the rig's recordings is made in trained.py.
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import shutil
@@ -28,7 +27,7 @@ from hand_unc_ros.estimation.covariance_map import PROBABILITY, CovarianceMap
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings.calibrate import FEWEST_ERRORS, errors_by_views, fit_by_views
 from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
-from hand_unc_ros.files import write_file
+from hand_unc_ros.files import replace_file, write_file
 from hand_unc_ros.networks.landmark_variance import load_landmark_variance
 from hand_unc_ros.networks.weights import fingerprint, save_network
 
@@ -121,9 +120,8 @@ def _cached_errors(part: Part, settings: EstimatorSettings, cache: Path, two: bo
         sizes = ((21, 3), (21, 3, 3), (21,))
         arrays = {name: np.concatenate([row[place] for row in found]) if found else np.zeros((0, *size))
                   for place, (name, size) in enumerate(zip(('errors', 'covariances', 'views'), sizes))}
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    write_file(path, content.getvalue(), DatasetError)
+    with replace_file(path, DatasetError) as file:
+        np.savez_compressed(file, **arrays)
     return arrays
 
 

@@ -8,7 +8,6 @@ none can be left out, and the score is that of the landmarks across each other's
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from hand_unc_ros.errors import DatasetError, NoHandError
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings import without_truth as alone
 from hand_unc_ros.evaluation.recordings.evaluate import Evaluation, evaluate_bag
-from hand_unc_ros.files import write_file
+from hand_unc_ros.files import replace_file
 from hand_unc_ros.methods.contract import HANDEDNESS
 
 # Degrees of freedom of the t, as in networks/landmark_pairs.py.
@@ -75,9 +74,8 @@ def judge(parts: Sequence[Part], estimator: EstimatorSettings, cache: Path, name
         judged = _load(path)
         if judged is None:
             judged = judge_part(part, estimator)
-            content = io.BytesIO()
-            np.savez_compressed(content, **vars(judged))
-            write_file(path, content.getvalue(), DatasetError)
+            with replace_file(path, DatasetError) as file:
+                np.savez_compressed(file, **vars(judged))
         found.append(judged)
     views = max(one.reprojection_px.shape[1] for one in found)
     found = [replace(one, reprojection_px=_filled(one.reprojection_px, views)) for one in found]

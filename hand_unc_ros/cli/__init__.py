@@ -45,7 +45,7 @@ COMMANDS = (
             models.add_evaluate_arguments, models.evaluate),
     Command('calibrate-covariance', 'fit the covariance to a rig, from a recording on it',
             models.add_calibrate_arguments, models.calibrate),
-    Command('adapt', 'fit the networks to your rig by recordings on it, without labels, and judge them',
+    Command('adapt', 'fit the networks to your rig by recordings on it, without labels',
             adapt.add_arguments, adapt.adapt),
     Command('export', 'a network as ONNX files, compared with torch before they are written',
             models.add_export_arguments, models.export),

@@ -5,7 +5,6 @@ A file of them is an .npz with the arrays of ARRAYS; nothing in it is unpickled.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 
 from hand_unc_ros.bounded import MalformedError, read_npz
 from hand_unc_ros.errors import DatasetError
-from hand_unc_ros.files import write_file
+from hand_unc_ros.files import replace_file
 from hand_unc_ros.hand.joints import JOINT_COUNT
 
 # Name → kinds of numbers and shape in a file, of N hands and V cameras.
@@ -80,9 +79,8 @@ def joined(parts: Sequence[PseudoLabels]) -> PseudoLabels:
 
 def save_labels(path: Path, labels: PseudoLabels) -> None:
     """Write a file of labels, whole or not at all."""
-    content = io.BytesIO()
-    np.savez_compressed(content, **{name: np.asarray(vars(labels)[name]) for name in ARRAYS})
-    write_file(path, content.getvalue(), DatasetError)
+    with replace_file(path, DatasetError) as file:
+        np.savez_compressed(file, **{name: np.asarray(vars(labels)[name]) for name in ARRAYS})
 
 
 def load_labels(path: Path) -> PseudoLabels:

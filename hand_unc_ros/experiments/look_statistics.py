@@ -22,7 +22,7 @@ from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSet
 from hand_unc_ros.data.synthetic.photographs import backgrounds_from_folder
 from hand_unc_ros.data.synthetic.spectrum import LUMA_DISPLAY, profile_slope, radial_profile
 from hand_unc_ros.errors import ConfigError, DatasetError
-from hand_unc_ros.experiments.landmark_variance import LEAST_PRESENCE, read, recorded_crops
+from hand_unc_ros.experiments.landmark_variance import read, recorded_crops
 from hand_unc_ros.files import replace_file, write_file
 from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.anny import ANNY
@@ -34,6 +34,7 @@ from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_boxes import box_of_landmarks
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
+from hand_unc_ros.networks.landmark_pairs import LEAST_PRESENCE
 from hand_unc_ros.networks.placement import choose_precision
 
 MOST_CROPS = 400

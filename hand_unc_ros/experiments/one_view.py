@@ -20,6 +20,7 @@ from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameSet
 from hand_unc_ros.experiments.temporal_gain import SEEDS, scenes
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.methods.contract import View
@@ -106,7 +107,7 @@ def main() -> None:
     numbers = judge(followed, args.alone)
     print('\n'.join(f'{name:22s} {value:.4g}' for name, value in numbers.items()))
     if args.json is not None:
-        args.json.write_text(json.dumps(vars(args) | {'json': None, 'numbers': numbers}, indent=1) + '\n')
+        write_file(args.json, json.dumps(vars(args) | {'json': None, 'numbers': numbers}, indent=1) + '\n')
 
 
 if __name__ == '__main__':

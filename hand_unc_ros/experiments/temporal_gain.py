@@ -23,6 +23,7 @@ from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameSet
+from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
@@ -128,7 +129,7 @@ def main() -> None:
     for name, row in numbers.items():
         print(f'{name:20s}', '  '.join(f'{key} {value:.3g}' for key, value in row.items()))
     if args.json is not None:
-        args.json.write_text(json.dumps(vars(args) | {'json': None, 'numbers': numbers}, indent=1) + '\n')
+        write_file(args.json, json.dumps(vars(args) | {'json': None, 'numbers': numbers}, indent=1) + '\n')
 
 
 if __name__ == '__main__':

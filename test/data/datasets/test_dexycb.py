@@ -220,6 +220,6 @@ def test_options(tree, tmp_path):
     with pytest.raises(ConfigError, match="no option 'hand'.*side, mano_model"):
         open_dataset('dexycb', tree, 'val', hand='left')
     with pytest.raises(ConfigError, match='dexycb, ho3d'):
-        open_dataset('freihand', tree, 'val')
+        open_dataset('nosuchset', tree, 'val')
     with pytest.raises(DatasetError, match="no frame of split 'val' shows a left hand"):
         open_dataset('dexycb', tree, 'val', side='left')

@@ -354,11 +354,11 @@ def test_the_command_writes_numbers_and_page(tmp_path, capsys):
 
 
 @pytest.mark.parametrize('arguments, message', [
-    ([], 'Give --bag DIR for a recording, or --model FILE and --data D'),
+    ([], 'Give --bag DIR for a recording, or --data D'),
     (['--model', 'm.safetensors'], 'Give --bag DIR'),
     (['--bag', 'b', '--gate', 'average'], '--gate does not go with --bag'),
-    (['--model', 'm', '--data', 'd', '--truth', '/t'], '--truth does not go with --model and --data'),
-    (['--model', 'm', '--data', 'd', '--part', '1:2'], '--part does not go with --model and --data'),
+    (['--model', 'm', '--data', 'd', '--truth', '/t'], '--truth does not go with --data'),
+    (['--model', 'm', '--data', 'd', '--part', '1:2'], '--part does not go with --data'),
     (['--bag', 'nowhere'], 'no such file or folder'),
     (['--bag', 'nowhere', '--json', 'no/folder/f.json'], 'there is no folder no/folder')])
 def test_a_mistake_is_explained(arguments, message, capsys):
