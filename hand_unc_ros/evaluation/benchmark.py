@@ -209,10 +209,10 @@ def protocol(predictor: Predictor, data: str, auc_range: metrics.AucRange, refer
 
 @dataclass(frozen=True)
 class Request:
-    """The request of `hand-unc evaluate --model --data`.
+    """The request of `hand-unc evaluate --data`.
 
-    model: weights; those of the package by default.  views: numbers of views.  reference: the weights whose 2D error decides which samples are hard; the model's by
-    default.  gate, triangulation: in place of the model's own.  covariance_head, covariance_map: as in
+    model: weights; those of the package by default.  views: numbers of views.  reference: the weights whose 2D error
+    decides which samples are hard; the model's by default.  gate, triangulation: in place of the model's own.  covariance_head, covariance_map: as in
     EstimatorSettings.  auc_mm: range of the AUC.  options: of the dataset's reader.  output: JSON file to write.
     """
 
@@ -317,7 +317,8 @@ def _shows_hand(sample: Sample) -> list[bool]:
             for view in sample.views]
 
 
-def _batches(predictor: Predictor, source: SampleSource, indices: Sequence[int], count: int) -> Iterator[dict[str, Tensor]]:
+def _batches(predictor: Predictor, source: SampleSource, indices: Sequence[int],
+             count: int) -> Iterator[dict[str, Tensor]]:
     for start in range(0, len(indices), BATCH):
         part = indices[start:start + BATCH]
         yield collate([crop_sample(source[index], predictor.image_size, NO_AUGMENTATION, views=range(count),

@@ -173,8 +173,8 @@ def main() -> None:
         fitted = fit(settings, arguments.kind, list(collected.values()), seeds, arguments)
         lost = sum(len(part.errors) - len(part.of_hands()[0]) for part in collected.values())
         scenes = (f'{len(seeds)} synthetic scenes of the hand {arguments.hand_model} (seeds from {FIT_SEEDS[0]}) with '
-                  f'{arguments.clutter} objects in turn, {arguments.frames} sets each, views {arguments.views}; left out are {lost} sets in which '
-                  'something else was taken for the hand')
+                  f'{arguments.clutter} objects in turn, {arguments.frames} sets each, views {arguments.views}; '
+                  f'left out are {lost} sets in which something else was taken for the hand')
         fitted.save(arguments.fit, data=[scenes, *(open_shards(folder).description for folder in arguments.sets)],
                     probability=PROBABILITY)
         print(fitted)

@@ -79,7 +79,8 @@ class SyntheticRig(Node):
                               focal_px=0.875 * values['width'], seed=values['seed'])
         if values['write_rig']:
             save_rig(rig, values['write_rig'])
-        self.scene = Scene(load_hand_model(values['hand_model'] or known_hand()), rig, values['seed'], SceneSettings(clutter=values['objects']))
+        self.scene = Scene(load_hand_model(values['hand_model'] or known_hand()), rig, values['seed'],
+                           SceneSettings(clutter=values['objects']))
         self.pace = RenderingPace(round(1e9 / values['rate']))
         self.compressed = values['transport'] == 'compressed'
         self.world_frame = values['world_frame']

@@ -16,6 +16,7 @@ def estimator_settings(values: Mapping[str, Any]) -> EstimatorSettings:
         device=values['device'], precision=values['precision'], acceleration=values['acceleration'],
         threads=values['threads'], handedness=values['handedness'], hand_model=values['hand_model'],
         triangulation=values['triangulation'], refinement=values['refinement'], min_views=values['min_views'],
-        one_view_fallback=values['one_view_fallback'],        filter=values['filter.enabled'], view_health=values['view_health.enabled'],
+        one_view_fallback=values['one_view_fallback'], filter=values['filter.enabled'],
+        view_health=values['view_health.enabled'],
         down_weight=values['view_health.down_weight'], read_twice=values['read_twice'],
         bone_memory=values['bone_memory'])

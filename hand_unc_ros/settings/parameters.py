@@ -256,8 +256,8 @@ def check_together(values: Mapping[str, Any]) -> None:
         raise ConfigError('parameter view_health.down_weight is true, but view_health.enabled is false; without it '
                           'nobody knows which camera has moved: enable both')
     if values.get('publish.predict_to_now') and not values['filter.enabled']:
-        raise ConfigError('parameter publish.predict_to_now is true, but filter.enabled is false; without it no velocity is'
-                          ' known: enable both')
+        raise ConfigError('parameter publish.predict_to_now is true, but filter.enabled is false; without it no velocity'
+                          ' is known: enable both')
     if '{camera}' not in values['image_topic'] and len(cameras) > 1:
         raise ConfigError(f"parameter image_topic is {values['image_topic']!r}; with several cameras it must "
                           'have {camera} in it')

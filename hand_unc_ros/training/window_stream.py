@@ -30,8 +30,8 @@ class WindowStream:
     def __init__(self, shards: FeatureShards, seed: int, crops: int, frames: int, subsets: Subsets,
                  labelled: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
         if min(shards.rows) <= subsets.fewest:
-            raise DatasetError(f'{shards.folder} holds sequences of {min(shards.rows)} views; {subsets.fewest} are shown at'
-                               ' least and one is hidden to teach, so make a set with more')
+            raise DatasetError(f'{shards.folder} holds sequences of {min(shards.rows)} views; {subsets.fewest} are shown'
+                               ' at least and one is hidden to teach, so make a set with more')
         self.shards, self.seed, self.crops, self.frames = shards, seed, crops, frames
         self.subsets, self.labelled = subsets, labelled
 

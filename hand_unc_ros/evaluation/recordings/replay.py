@@ -150,7 +150,8 @@ def find_calibration(bag: Bag, settings: BagSettings) -> Calibrated:
 def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict[str, str]:
     """The image topic of each camera that has one in the bag, in the order of the cameras.
 
-    Raises RecordingError where fewer than two have one (none, with a min_views of 1), or where it is not clear which one it is.
+    Raises RecordingError where fewer than two have one (none, with a min_views of 1), or where it is not clear which one
+    it is.
     """
     found = {}
     for camera in settings.cameras or calibrated.rig.names:
@@ -162,8 +163,8 @@ def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict
         raise RecordingError(
             f'bag {bag.path} has images of {len(found)} of the cameras '
             f'{", ".join(settings.cameras or calibrated.rig.names)}, {("one is", "two are")[least - 1]} needed; its'
-            f' image topics are {", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the topics do, or '
-            'give each its `topic:` there')
+            f' image topics are {", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the'
+            ' topics do, or give each its `topic:` there')
     check_rectified(calibrated.rig, found)
     return found
 

@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewReading
 from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of

@@ -31,8 +31,8 @@ OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s')
 @dataclass(frozen=True)
 class LossWeights:
     """hmap, hm2d, nll and proj2d are the paper's λ0 … λ3 (0.001, 10, 0.1 and 10 there, with 2D in units that it does
-    not give; here residuals are in standard deviations of the labels).  move: mean square of the moves from the query cloud
-    in its standard deviations, so that a joint stays where nothing speaks against it."""
+    not give; here residuals are in standard deviations of the labels).  move: mean square of the moves from the query
+    cloud in its standard deviations, so that a joint stays where nothing speaks against it."""
 
     hmap: float = 0.001
     hm2d: float = 0.1

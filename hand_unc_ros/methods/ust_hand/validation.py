@@ -38,8 +38,8 @@ def validate(network: UstHand, batches: Iterable[dict[str, Tensor]]) -> dict[str
 
     mpjpe: mean error in mm, unaligned, median and that of fingertips; the same of the first two views alone.  adapted:
     against labels with the bias of the landmarks put onto them (networks.label_adaptation, measured on these
-    very sequences), of which a method without 3D labels cannot know.  acceleration: mean error, m/s².  nearer, farther: shares
-    of the joints that come nearer or farther off by 1 mm or more.  moves: mean length in standard deviations.
+    very sequences), of which a method without 3D labels cannot know.  acceleration: mean error, m/s².  nearer, farther:
+    shares of the joints that come nearer or farther off by 1 mm or more.  moves: mean length in standard deviations.
     """
     many, two = [], []
     for batch in batches:
