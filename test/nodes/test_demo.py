@@ -30,10 +30,10 @@ def test_the_report_says_what_was_measured_and_the_bag_agrees(ros_domain: int, t
     # Two sets a second for ten seconds, less what a busy machine renders too late.
     assert 4 <= measured['sets_sent'] <= 21
     assert measured['sets_published'] >= 0.7 * measured['sets_sent']
-    # Scenes with three views: 6.6 mm over many of them. One scene may be twice as hard; a network that does not work
-    # is off by the size of a hand.
-    assert measured['mpjpe_mm'] < 15
-    assert measured['coverage95'] > 0.7
+    # Lifelike scenes with four views have 6 to 14 mm, with three more; a network that does not work is off by the size of a
+    # hand.
+    assert measured['mpjpe_mm'] < 30
+    assert measured['coverage95'] > 0.6
 
     summary = evaluate_bag(recorded, truth='/hand/ground_truth').summary
     assert summary['source'] == 'recorded on /hand/joints_with_covariance' and summary['covariance_calibrated']
