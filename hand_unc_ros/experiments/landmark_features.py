@@ -12,6 +12,7 @@ import argparse
 import json
 import multiprocessing
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -171,11 +172,13 @@ def make_features(wanted: Features, processes: int) -> tuple[int, float]:
     return crops, time.monotonic() - started
 
 
-def main() -> None:
-    """The command: make a set of features, or go on with it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run_command(about: str | None, counted: str, usual: int,
+                wanted: Callable[[Path, int, int, int, str], Features]) -> None:
+    """The command line that makes a set of features, or goes on with it. counted: what the set is made of, and `usual`
+    how many.  wanted: the set in a folder, of that many, a seed, levels and a hand model."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, metavar='FOLDER')
-    parser.add_argument('--samples', type=int, default=8000, help='of 4 to 8 views each (default 8000)')
+    parser.add_argument(f'--{counted}', type=int, default=usual, help=f'of 4 to 8 views each (default {usual})')
     parser.add_argument('--seed', type=int, default=1, help='not that of the set to validate on')
     parser.add_argument('--levels', type=int, default=len(LEVEL_TAPS), choices=range(1, len(LEVEL_TAPS) + 1),
                         help="of the trunk's maps that are kept")
@@ -184,11 +187,16 @@ def main() -> None:
     parser.add_argument('--processes', type=int, default=2)
     args = parser.parse_args()
     try:
-        crops, seconds = make_features(SyntheticFeatures(args.out, args.samples, args.seed, args.levels,
-                                                         args.hand_model), args.processes)
+        crops, seconds = make_features(wanted(args.out, getattr(args, counted), args.seed, args.levels,
+                                              args.hand_model), args.processes)
     except ConfigError as error:
         parser.error(str(error))
     print(f'{crops} crops in {seconds:.0f} s, {crops / max(seconds, 1e-9):.1f} a second')
+
+
+def main() -> None:
+    """The command."""
+    run_command(__doc__, 'samples', 8000, SyntheticFeatures)
 
 
 if __name__ == '__main__':

@@ -6,7 +6,6 @@ UST-Hand (config/train/ust_hand_lite.yaml) trains on windows of these. The comma
 
 from __future__ import annotations
 
-import argparse
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,8 +16,7 @@ from hand_unc_ros.data.feature_shards import FeatureSet, write_features
 from hand_unc_ros.data.sequence_batches import SequenceAugmentation, collate_sequences, crop_sequence
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.data.synthetic.sequences import HandSequences, SequenceSettings
-from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.experiments.landmark_features import FEATURE_AUGMENTATION, READ_BATCH, make_features, with_features
+from hand_unc_ros.experiments.landmark_features import FEATURE_AUGMENTATION, READ_BATCH, run_command, with_features
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
@@ -88,23 +86,8 @@ class SequenceMaker:
 
 
 def main() -> None:
-    """The command: make a set of sequences, or go on with it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('out', type=Path, metavar='FOLDER')
-    parser.add_argument('--sequences', type=int, default=1500, help='of 4 to 8 views each (default 1500)')
-    parser.add_argument('--seed', type=int, default=1, help='not that of the set to validate on')
-    parser.add_argument('--levels', type=int, default=len(LEVEL_TAPS), choices=range(1, len(LEVEL_TAPS) + 1),
-                        help="of the trunk's maps that are kept")
-    parser.add_argument('--hand-model', default=ANNY, metavar='NAME',
-                        help=f"{ANNY}, a converted MANO or '' for the stand-in (default {ANNY})")
-    parser.add_argument('--processes', type=int, default=1)
-    args = parser.parse_args()
-    try:
-        crops, seconds = make_features(SequenceFeatures(args.out, args.sequences, args.seed, args.levels,
-                                                        args.hand_model), args.processes)
-    except ConfigError as error:
-        parser.error(str(error))
-    print(f'{crops} crops in {seconds:.0f} s, {crops / max(seconds, 1e-9):.1f} a second')
+    """The command."""
+    run_command(__doc__, 'sequences', 1500, SequenceFeatures)
 
 
 if __name__ == '__main__':

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.networks.weights import read_weights
 
 N = TypeVar('N', bound=nn.Module)
 _FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.arange, torch.linspace,
@@ -47,3 +48,14 @@ def build_stored(make: Callable[[], N], state: Mapping[str, Tensor], path: Path 
         raise ConfigError(f'{path}: {error}') from error
     network.load_state_dict(state)
     return network
+
+
+def load_stored(path: Path, name: str, make: Callable[[dict[str, Any]], N]) -> N:
+    """The network of the class `name` stored at `path`, in eval mode. make: builds it by its stored configuration.
+    Raises ConfigError naming the file and what is wrong with it."""
+    config, state = read_weights(path, name)
+    try:
+        return build_stored(lambda: make(config), state, path).eval()
+    except RuntimeError as error:
+        raise ConfigError(f'{path} does not fit the {name} of this version ({str(error).splitlines()[0]}); train it anew'
+                          ' or take the shipped one') from error

@@ -16,6 +16,7 @@ from hand_unc_ros.training.strict import fill, setting
 
 SOURCES = ('synthetic', 'shards', 'features', *DATASETS)
 C = TypeVar('C', bound='TrainingConfig')
+S = TypeVar('S')
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,18 @@ def read_values(path: Path, changes: Sequence[str] = ()) -> dict[str, Any]:
 def parse(defaults: C, values: Mapping[str, Any]) -> C:
     """A task's configuration: `defaults`, of its class, with `values` in place. `out` has no default."""
     return fill(defaults, {'out': '', **values})
+
+
+def sized(values: Mapping[str, Any], sizes: Mapping[str, S]) -> tuple[S, dict[str, Any]]:
+    """The network configuration of `sizes` that `network.size` of `values` names, 'lite' by default, and `values` without
+    that key. Raises ConfigError for an unknown size."""
+    network, size = values.get('network') or {}, 'lite'
+    if isinstance(network, Mapping):
+        network = dict(network)
+        size = network.pop('size', size)
+    if size not in sizes:
+        raise ConfigError(f'network.size is {size!r}; choose one of {", ".join(sizes)}')
+    return sizes[size], {**values, 'network': network}
 
 
 def _set(values: Any, change: str) -> None:

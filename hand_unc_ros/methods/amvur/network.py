@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.single_view import NEAREST, PlacedJoints, place, shape_covariance, translation
 from hand_unc_ros.hand.anny import ANNY, build_anny
 from hand_unc_ros.hand.joint_regressor import fit_joint_regressor
@@ -26,8 +25,7 @@ from hand_unc_ros.networks.backbone import Bottleneck, ResNet
 from hand_unc_ros.networks.blaze_hand import POOLED_CHANNELS
 from hand_unc_ros.networks.landmark_variance import FEATURE_CHANNELS
 from hand_unc_ros.networks.mesh_attention import MeshAttention, MeshGaussian, VertexUpsampling
-from hand_unc_ros.networks.stored import build_stored
-from hand_unc_ros.networks.weights import read_weights
+from hand_unc_ros.networks.stored import load_stored
 
 # ImageNet's, which torchvision's weights expect.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -228,10 +226,4 @@ def _root_slopes(root: Tensor, reach: Tensor) -> Tensor:
 
 def load_amvur(path: Path) -> Amvur:
     """The network stored at `path`, in eval mode. Raises ConfigError naming the file and what is wrong with it."""
-    values, state = read_weights(path, Amvur.__name__)
-    config = AmvurConfig.from_dict(values)
-    try:
-        return build_stored(lambda: Amvur(config), state, path).eval()
-    except RuntimeError as error:
-        raise ConfigError(f'{path} does not fit the Amvur of this version ({str(error).splitlines()[0]}); train it'
-                          ' anew') from error
+    return load_stored(path, 'Amvur', lambda config: Amvur(AmvurConfig.from_dict(config)))

@@ -36,7 +36,7 @@ from hand_unc_ros.methods.amvur.texture import TexturedAmvur, TextureConfig, Tex
 from hand_unc_ros.methods.amvur.validation import scores
 from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, frozen_landmarks
 from hand_unc_ros.networks.weights import fingerprint, load_into, read_weights, torchvision_state
-from hand_unc_ros.training.config import TrainingConfig, parse
+from hand_unc_ros.training.config import TrainingConfig, parse, sized
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.strict import setting
 from hand_unc_ros.training.task import TrainingSetup, TrainingTask
@@ -100,17 +100,11 @@ class AmvurTraining(TrainingConfig):
 
 def parse_sized(values: Mapping[str, Any]) -> AmvurTraining:
     """As `training.config.parse`, where `network` starts from one of the sizes, `network.size`."""
-    network, size = values.get('network') or {}, 'lite'
-    if isinstance(network, Mapping):
-        network = dict(network)
-        size = network.pop('size', size)
-    if size not in CONFIGS:
-        raise ConfigError(f'network.size is {size!r}; choose one of {", ".join(CONFIGS)}')
-    surface = CONFIGS[size].surface
+    network, values = sized(values, CONFIGS)
     # A base has to exist before its model is known.
-    defaults = AmvurTraining(task='amvur', out='.', network=CONFIGS[size],
-                             hand_model={STANDIN: '', ANNY: ANNY}.get(surface, 'mano.npz'))
-    return parse(defaults, {'hand_model': '', **values, 'network': network})
+    defaults = AmvurTraining(task='amvur', out='.', network=network,
+                             hand_model={STANDIN: '', ANNY: ANNY}.get(network.surface, 'mano.npz'))
+    return parse(defaults, {'hand_model': '', **values})
 
 
 def build_network(config: AmvurTraining) -> Amvur:

@@ -43,7 +43,7 @@ from hand_unc_ros.networks.landmark_gaussians import (
     maps_in,
 )
 from hand_unc_ros.networks.palm_views import ViewGeometry, view_geometry
-from hand_unc_ros.networks.stored import build_stored
+from hand_unc_ros.networks.stored import load_stored
 from hand_unc_ros.networks.vertex_queries import nearest_mean, spread_out
 from hand_unc_ros.networks.view_fusion import GATES, coarse_joints, coarse_spread, gate, normalised
 from hand_unc_ros.networks.weights import read_weights, save_network
@@ -364,13 +364,7 @@ def save_jump_hand(path: Path, network: JumpHand) -> None:
 
 def load_jump_hand(path: Path) -> JumpHand:
     """The network stored at `path`, in eval mode. Raises ConfigError naming the file and what is wrong with it."""
-    config, state = read_weights(path, 'JumpHand')
-    try:
-        network = build_stored(lambda: JumpHand(JumpHandConfig.from_dict(config)), state, path)
-    except RuntimeError as error:
-        raise ConfigError(f'{path} does not fit the JumpHand of this version ({str(error).splitlines()[0]});'
-                          ' train it anew or take the shipped one') from error
-    return network.eval()
+    return load_stored(path, 'JumpHand', lambda config: JumpHand(JumpHandConfig.from_dict(config)))
 
 
 def reads_landmarks(path: Path) -> bool:

@@ -26,7 +26,7 @@ from hand_unc_ros.methods.jump_hand.validation import validate, validate_views
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, read_view_state
 from hand_unc_ros.networks.label_adaptation import label_bias
 from hand_unc_ros.networks.weights import load_into, read_weights, torchvision_state
-from hand_unc_ros.training.config import C, TrainingConfig, parse
+from hand_unc_ros.training.config import C, TrainingConfig, parse, sized
 from hand_unc_ros.training.feature_stream import FeatureStream, Mixture, held_out_features
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.strict import setting
@@ -102,14 +102,8 @@ def check_network(network: JumpHandConfig, hand_model: str) -> None:
 
 def parse_sized(defaults: C, values: Mapping[str, Any]) -> C:
     """As `training.config.parse`, for a configuration whose `network` starts from one of the sizes, `network.size`."""
-    network = values.get('network') or {}
-    size = 'lite'
-    if isinstance(network, Mapping):
-        network = dict(network)
-        size = network.pop('size', size)
-    if size not in CONFIGS:
-        raise ConfigError(f'network.size is {size!r}; choose one of {", ".join(CONFIGS)}')
-    return parse(replace(defaults, network=CONFIGS[size]), {**values, 'network': network})
+    network, values = sized(values, CONFIGS)
+    return parse(replace(defaults, network=network), values)
 
 
 def build_network(config: JumpHandTraining) -> JumpHand:

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.triangulation import triangulate_dlt
 from hand_unc_ros.geometry.weighted_triangulation import Observations, triangulate
 from hand_unc_ros.hand.joints import JOINT_COUNT
@@ -22,9 +21,9 @@ from hand_unc_ros.methods.ust_hand.views import ViewMaps, ViewNet, confidence_of
 from hand_unc_ros.networks.coupling_flow import CouplingFlow
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.palm_views import view_geometry
-from hand_unc_ros.networks.stored import build_stored
+from hand_unc_ros.networks.stored import load_stored
 from hand_unc_ros.networks.view_fusion import ITERATIONS, coarse_spread, inverse_symmetric_3x3, normalised
-from hand_unc_ros.networks.weights import read_weights, save_network
+from hand_unc_ros.networks.weights import save_network
 
 # Of the hypotheses where none are given: outside of training the same noise every time.
 SEED = 7060
@@ -218,10 +217,4 @@ def save_ust_hand(path: Path, network: UstHand) -> None:
 
 def load_ust_hand(path: Path) -> UstHand:
     """The network stored at `path`, in eval mode. Raises ConfigError naming the file and what is wrong with it."""
-    config, state = read_weights(path, 'UstHand')
-    try:
-        network = build_stored(lambda: UstHand(UstHandConfig.from_dict(config)), state, path)
-    except RuntimeError as error:
-        raise ConfigError(f'{path} does not fit the UstHand of this version ({str(error).splitlines()[0]}); train it'
-                          ' anew') from error
-    return network.eval()
+    return load_stored(path, 'UstHand', lambda config: UstHand(UstHandConfig.from_dict(config)))

@@ -19,7 +19,7 @@ from hand_unc_ros.methods.ust_hand.losses import LossWeights, ust_hand_losses, w
 from hand_unc_ros.methods.ust_hand.network import UstHand
 from hand_unc_ros.methods.ust_hand.validation import validate
 from hand_unc_ros.networks.weights import load_into, read_weights
-from hand_unc_ros.training.config import DataConfig, TrainingConfig, ValidationConfig, parse
+from hand_unc_ros.training.config import DataConfig, TrainingConfig, ValidationConfig, parse, sized
 from hand_unc_ros.training.feature_stream import held_out_features
 from hand_unc_ros.training.streams import Subsets
 from hand_unc_ros.training.task import TrainingSetup, TrainingTask
@@ -50,17 +50,12 @@ class UstHandTraining(TrainingConfig):
 
 def parse_sized(values: Mapping[str, Any]) -> UstHandTraining:
     """As `training.config.parse`, for a configuration whose `network` starts from one of the sizes, `network.size`."""
-    network = values.get('network') or {}
-    size = 'lite'
-    if isinstance(network, Mapping):
-        network = dict(network)
-        size = network.pop('size', size)
-    if size not in CONFIGS:
-        raise ConfigError(f'network.size is {size!r}; choose one of {", ".join(CONFIGS)}')
-    config = CONFIGS[size] if CONFIGS[size].landmarks else replace(CONFIGS[size], landmarks=CONFIGS['lite'].landmarks)
+    config, values = sized(values, CONFIGS)
+    if config.landmarks is None:
+        config = replace(config, landmarks=CONFIGS['lite'].landmarks)
     return parse(UstHandTraining(task='ust_hand', out='.', data=DataConfig(source='features', path='.'),
                                  validation=ValidationConfig(source='features', path='.'), network=config),
-                 {**values, 'network': network})
+                 values)
 
 
 def set_up(config: UstHandTraining) -> TrainingSetup:
