@@ -10,6 +10,7 @@ from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.data.synthetic.multiview import MultiviewSettings
 from hand_unc_ros.data.synthetic.sequences import SequenceSettings
 from hand_unc_ros.experiments import sequence_features as command
+from hand_unc_ros.experiments.landmark_features import make_features
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
 
 
@@ -20,7 +21,7 @@ def test_a_kept_sequence_projects_onto_its_images(monkeypatch, tmp_path, landmar
     monkeypatch.setattr(FrozenLandmarks, 'accelerate', lambda self, batch: None)
     settings = MultiviewSettings(image_size=224, absent=0.0, objects=(1.0,), photographs=False)
     wanted = command.SequenceFeatures(tmp_path / 'set', 2, 7, levels=1, settings=settings, motion=SequenceSettings(3))
-    assert command.make_features(wanted, 1)[0] == 12
+    assert make_features(wanted, 1)[0] == 12
     shards = FeatureShards(tmp_path / 'set')
     batch = shards.batch([(1, 0)], [[1, 0]])
     assert batch['level_0'].shape == (1, 2, 3, 40, 28, 28) and batch['landmarks'].shape == (1, 2, 3, 21, 2)
