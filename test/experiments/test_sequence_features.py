@@ -32,4 +32,4 @@ def test_a_kept_sequence_projects_onto_its_images(monkeypatch, tmp_path, landmar
     # float32 of coordinates in a few hundred pixels.
     np.testing.assert_allclose(px, batch['joints_px'], atol=2e-3)
     assert batch['joint_mask'].float().mean() > 0.9, 'the crops hold the hand'
-    assert command.make_features(wanted, 1)[0] == 0, 'nothing is missing'
+    assert make_features(wanted, 1)[0] == 0, 'nothing is missing'
