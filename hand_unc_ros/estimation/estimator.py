@@ -272,7 +272,7 @@ class HandEstimator:
         lost = next((one for one in self._lost if one.handedness == side and one.is_again(joints, stamp_ns)), None)
         self._lost = [one for one in self._lost if one.handedness != side]
         if lost is not None:
-            track.track_id, track.bones = lost.track_id, lost.bones
+            track.resume(lost)
         else:
             self._last_id += 1
             track.track_id = self._last_id
@@ -289,6 +289,7 @@ class HandEstimator:
             elapsed_ns = 0 if track.seen_ns is None else frames.stamp_ns - track.seen_ns
             track.bones = track.bones.learned(triangulation.joints, block_diagonal(triangulation.covariance),
                                               1e-9 * elapsed_ns)
+        track.learn_calm(frames.stamp_ns, fused.joints)
         track.seen_ns = frames.stamp_ns
         track.readings.append(sighting.readings)
         rig = self._rigs.of([view.camera for view in frames.views.values()])
