@@ -20,6 +20,7 @@ DATASETS: dict[str, tuple[str, str]] = {
     'interhand': ('interhand', 'InterHand'),
     'hanco': ('hanco', 'HanCo'),
     'freihand': ('freihand', 'FreiHand'),
+    'rhd': ('rhd', 'RenderedHands'),
 }
 
 
