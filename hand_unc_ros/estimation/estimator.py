@@ -309,7 +309,8 @@ class HandEstimator:
         if vertices is not None:
             spread = surface.vertex_variance(published.covariance)
             # A mesh that is fitted has the method's vertices where it is of the same hand model.
-            colours = fused.vertex_colours if surface.name == self.method.surface else None
+            if fused.vertex_colours is not None and surface.name == self.method.surface:
+                colours = fused.vertex_colours
         stage_ms['finish'] += 1e3 * (time.perf_counter() - started)
         return HandEstimate(
             stamp_ns=frames.stamp_ns, handedness=track.handedness,
