@@ -108,12 +108,12 @@ def run(request: Request) -> Hands:
     write_submission(request.output, hands, official)
     print(f'{request.output}: {len(hands.joints)} hands of {words}, by {options.weights.name}, {predictor.description};'
           ' images were cropped around the published box first and around the hand found then, without any truth')
-    for warning in warnings(hands, official, predictor.surface):
-        print(f'ATTENTION: {warning}')
+    for caution in cautions(hands, official, predictor.surface):
+        print(f'ATTENTION: {caution}')
     return hands
 
 
-def warnings(hands: Hands, official: Official, surface: str) -> list[str]:
+def cautions(hands: Hands, official: Official, surface: str) -> list[str]:
     """What a reader of a server's scores has to know of a file, in words. surface: name of the vertices' hand model."""
     found, count = [], len(hands.joints)
     if surface != MANO:

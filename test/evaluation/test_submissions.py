@@ -150,8 +150,10 @@ def amvur(place: Path, surface: str) -> Path:
 
 
 @pytest.mark.parametrize('surface', ['mano', 'stand-in'])
-def test_the_command_writes_meshes_of_mano_alone(tmp_path: Path, surface: str,
+def test_the_command_writes_meshes_of_mano_alone(tmp_path: Path, surface: str, landmark_paths,  # noqa: F811
+                                                 monkeypatch: pytest.MonkeyPatch,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    take(monkeypatch, landmark_paths)
     root = write_ho3d(tmp_path / 'ho3d', 'jpg')
     weights, output = amvur(tmp_path, surface), tmp_path / 'pred.zip'
     assert main(['evaluate', '--method', 'amvur', '--model', str(weights), '--data', f'ho3d_single:{root}',
@@ -167,8 +169,10 @@ def test_the_command_writes_meshes_of_mano_alone(tmp_path: Path, surface: str,
         assert np.linalg.norm(vertices.mean(1) - joints.mean(1), axis=1).max() < 0.15
 
 
-def test_the_same_split_is_scored_where_its_truth_is_there(tmp_path: Path) -> None:
+def test_the_same_split_is_scored_where_its_truth_is_there(tmp_path: Path, landmark_paths,  # noqa: F811
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
     """By a method that one view is enough for; the numbers are those of its crops around the true hand."""
+    take(monkeypatch, landmark_paths)
     root = write_ho3d(tmp_path / 'ho3d', 'jpg')
     arguments = ['evaluate', '--method', 'amvur', '--model', str(amvur(tmp_path, 'mano')), '--data',
                  f'ho3d_single:{root}', '--device', 'cpu', '--json', str(tmp_path / 'rows.json')]
