@@ -65,6 +65,7 @@ WRITTEN = {
     ('bag record', 'output'): ('bag record --rig {rig} --duration 0.1 -o PATH', ('a folder', 'below a file', 'full')),
     ('evaluate', 'report'): ('evaluate --bag {bag} --report PATH', tuple(OUTPUTS)),
     ('evaluate', 'json'): ('evaluate --bag {bag} --json PATH', tuple(OUTPUTS)),
+    ('evaluate', 'submission'): ('evaluate --method amvur --data freihand:{data} --submission PATH', tuple(OUTPUTS)),
     ('calibrate-covariance', 'output'): ('calibrate-covariance --bag {bag} -o PATH', ('in a missing folder', 'a folder',
                                                                                       'below a file')),
     ('adapt', 'out'): ('adapt --bag {images} --out PATH', ('a folder', 'below a file', 'full')),

@@ -306,14 +306,20 @@ class HandEstimator:
             vertices = None if track.fit is None else track.fit.vertices
         elif surface is not None:
             vertices = fused.vertices
-        spread = None if vertices is None else surface.vertex_variance(published.covariance)
+        spread = colours = None
+        if vertices is not None:
+            spread = surface.vertex_variance(published.covariance)
+            # A mesh that is fitted has the method's vertices where it is of the same hand model.
+            if fused.vertex_colours is not None and surface.name == self.method.surface:
+                colours = fused.vertex_colours
         stage_ms['finish'] += 1e3 * (time.perf_counter() - started)
         return HandEstimate(
             stamp_ns=frames.stamp_ns, handedness=track.handedness,
             score=float(np.mean(views.score[triangulation.used])), joints=published.joints,
             covariance=published.covariance, valid=valid, cameras=frames.expected, view_used=used, view_weights=weights,
             reprojection_px=residuals, covariance_calibrated=published.calibrated, velocity=published.velocity,
-            motion=published.motion, vertices=vertices, vertex_variance=spread, fit=track.fit, track_id=track.track_id)
+            motion=published.motion, vertices=vertices, vertex_variance=spread, vertex_colours=colours, fit=track.fit,
+            track_id=track.track_id)
 
 
 def _without_doubles(outcomes: Mapping[str, _Outcome]) -> dict[str, _Outcome]:

@@ -17,7 +17,7 @@ class EstimatorSettings:
     """method: a live one of the table of methods, or 'auto': landmarks, but `methods.DEFAULT` where weights are given or
     the networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
-    the weights, and a map that lies beside the head.
+    the weights, and a map that lies beside the head.  texture_weights: path, empty to go without colours of the mesh.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
     a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's
     own.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
@@ -33,6 +33,7 @@ class EstimatorSettings:
     finder_weights: str = ''
     covariance_head: str = ''
     covariance_map: str = ''
+    texture_weights: str = ''
     device: str = 'auto'
     precision: str = 'auto'
     acceleration: str = 'auto'
@@ -74,6 +75,7 @@ class EstimatorSettings:
         """Those settings that the method takes."""
         return MethodOptions(
             weights=self.weights, finder_weights=self.finder_weights, covariance_head=self.covariance_head,
-            device=self.device, precision=self.precision, acceleration=self.acceleration, handedness=self.handedness,
+            texture_weights=self.texture_weights, device=self.device, precision=self.precision,
+            acceleration=self.acceleration, handedness=self.handedness,
             triangulation=self.triangulation, refinement=self.refinement, min_views=self.min_views,
             read_twice=self.read_twice)

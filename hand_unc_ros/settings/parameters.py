@@ -163,6 +163,10 @@ PARAMETERS: tuple[Parameter, ...] = (
         'Map fitted on held-out data (hand-unc calibrate-covariance); none: go without. Empty: that which lies beside'
         ' the weights or the covariance head.'),
     Parameter(
+        'texture_weights', '',
+        'amvur: weights that colour the mesh by the images, trained on the weights in use (stage: texture), for about'
+        ' 25 ms of a CPU core and hand. Empty: a mesh without colours.'),
+    Parameter(
         'min_views', 2,
         'Fewest cameras that make an estimate; one is enough for the method amvur alone.',
         low=1, high=64),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.model import hand_arrays
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.methods.amvur.evidence import Evidence
 from hand_unc_ros.methods.amvur.network import Amvur
 from hand_unc_ros.methods.amvur.reading import CropReader
@@ -25,6 +29,8 @@ from hand_unc_ros.networks.blaze_hand import POOLED_CHANNELS
 from hand_unc_ros.networks.face_rasteriser import Raster, interpolate, rasterise, visible_vertices
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.mesh_attention import Attention, VertexUpsampling
+from hand_unc_ros.networks.stored import load_stored
+from hand_unc_ros.networks.weights import fingerprint
 
 # Where the shallow map of a ResNet has 64 channels; of crops that the landmark network reads, a convolution of our own.
 RESNET_SHALLOW, OWN_SHALLOW = 64, 24
@@ -54,6 +60,14 @@ class TextureConfig:
     def to_dict(self) -> dict:
         """Plain values that JSON can hold."""
         return asdict(self)
+
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> TextureConfig:
+        """Inverse of `to_dict`. Raises ConfigError for unknown keys."""
+        try:
+            return TextureConfig(**values)
+        except TypeError as error:
+            raise ConfigError(f'the configuration of the texture does not fit this version ({error})') from error
 
 
 class TextureNet(nn.Module):
@@ -123,6 +137,11 @@ class TexturedAmvur(nn.Module):
 
     def forward(self, images: Tensor, K: Tensor, evidence: Evidence) -> Rendered:
         """Of crops (N, 3, S, S) in [0, 1] with intrinsics K (N, 3, 3)."""
+        colours, raster = self.colours(images, K, evidence)
+        return Rendered(colours, interpolate(raster, self.faces, colours), raster)
+
+    def colours(self, images: Tensor, K: Tensor, evidence: Evidence) -> tuple[Tensor, Raster]:
+        """Of the vertices alone, as in Rendered, and the raster by which it is known which of them are seen."""
         amvur, size = self.amvur, images.shape[-1]
         with torch.no_grad():
             out = amvur(evidence, with_prior=False)
@@ -135,8 +154,21 @@ class TexturedAmvur(nn.Module):
             projected = vertices @ K.mT
             places = (projected[..., :2] / projected[..., 2:].clamp_min(1e-3) + 0.5) * (2 / size) - 1
             shallow = None if amvur.backbone is None else amvur.shallow(images)
-        colours = self.texture(images, evidence.whole, amvur.template, places, seen, shallow)
-        return Rendered(colours, interpolate(raster, self.faces, colours), raster)
+        return self.texture(images, evidence.whole, amvur.template, places, seen, shallow), raster
+
+
+def load_textured(path: Path, amvur: Amvur, weights: Path) -> TexturedAmvur:
+    """The texture stored at `path`, on the network of the file `weights`, which is not changed. Raises ConfigError for
+    a texture that was trained on other weights, and for a surface whose triangles are not at hand."""
+    if amvur.config.surface not in (STANDIN, ANNY):
+        raise ConfigError(f'{path} colours a MANO surface, whose triangles are not stored with weights; a texture goes'
+                          f' with a network of surface {STANDIN} or {ANNY}')
+    texture = load_stored(path, TextureNet.__name__, lambda config: TextureNet(TextureConfig.from_dict(config), amvur))
+    if texture.config.base != fingerprint(weights):
+        raise ConfigError(f'{path} was trained on other weights than {weights}; name those, or train the texture on'
+                          ' these (stage: texture)')
+    faces = torch.from_numpy(np.asarray(hand_arrays(amvur.config.surface, 'right')[0]['f'], np.int64))
+    return TexturedAmvur(amvur, texture, faces).eval()
 
 
 def photometric(rendered: Rendered, images: Tensor) -> Tensor:
