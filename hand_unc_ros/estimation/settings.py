@@ -10,12 +10,14 @@ from hand_unc_ros.methods.contract import HANDEDNESS, MethodOptions
 from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS
 
 HANDEDNESS_CHOICES = (*HANDEDNESS, 'both')
+TEMPORAL = ('off', 'stpt')
 
 
 @dataclass(frozen=True)
 class EstimatorSettings:
     """method: a live one of the table of methods, or 'auto': landmarks, but `methods.DEFAULT` where weights are given or
-    the networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
+    the networks of landmarks were not fetched.  temporal: one of TEMPORAL; 'stpt' lets UST-Hand refine what landmarks
+    reads.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
     the weights, and a map that lies beside the head.  texture_weights: path, empty to go without colours of the mesh.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
@@ -29,6 +31,7 @@ class EstimatorSettings:
     """
 
     method: str = methods.AUTOMATIC
+    temporal: str = 'off'
     weights: str = ''
     finder_weights: str = ''
     covariance_head: str = ''
@@ -52,6 +55,7 @@ class EstimatorSettings:
 
     def __post_init__(self) -> None:
         for name, value, known in (('method', self.method, methods.live_choices()),
+                                   ('temporal', self.temporal, TEMPORAL),
                                    ('handedness', self.handedness, HANDEDNESS_CHOICES),
                                    ('triangulation', self.triangulation, TRIANGULATIONS)):
             if value not in known:

@@ -11,7 +11,8 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 def estimator_settings(values: Mapping[str, Any]) -> EstimatorSettings:
     """values: of all parameters of the table. Raises ConfigError."""
     return EstimatorSettings(
-        method=values['method'], weights=values['weights'], finder_weights=values['finder_weights'],
+        method=values['method'], temporal=values['temporal'], weights=values['weights'],
+        finder_weights=values['finder_weights'],
         covariance_head=values['covariance_head'], covariance_map=values['covariance_map'],
         texture_weights=values['texture_weights'],
         device=values['device'], precision=values['precision'], acceleration=values['acceleration'],

@@ -26,7 +26,7 @@ from hand_unc_ros.methods.amvur.network import load_amvur
 from hand_unc_ros.methods.amvur.single_hand import SingleHand, seen_hand, triangulation_of, with_joints
 from hand_unc_ros.methods.amvur.texture import load_textured
 from hand_unc_ros.methods.contract import Crop, Fused, HandPrior, MethodOptions, NotFused, ViewReading
-from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files
+from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files, refuse_head
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
@@ -53,6 +53,7 @@ def files(options: MethodOptions) -> dict[str, Path]:
         except ConfigError as error:
             raise ConfigError('the method amvur has no weights here; train it (hand-unc train'
                               ' config/train/amvur_lite.yaml) and name them in the setting weights') from error
+    refuse_head(options, 'amvur')
     hand, palm, variance_head = landmark_files()
     texture = {'texture_weights': Path(options.texture_weights)} if options.texture_weights else {}
     return {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),
