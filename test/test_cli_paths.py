@@ -51,6 +51,7 @@ READ = {
     ('adapt', 'judges'): 'adapt --bag {images} --judge PATH --out {new}',
     ('adapt', 'rig'): 'adapt --bag {images} --rig PATH --out {new}',
     ('adapt', 'labels'): 'adapt --bag {images} --labels PATH --out {new}',
+    ('adapt', 'detector'): 'adapt --bag {images} --detector PATH --out {new}',
     ('adapt', 'config'): 'adapt --bag {images} --config PATH --out {new}',
     ('export', 'model'): 'export --model PATH --onnx {new}',
     ('models get', 'wheel'): 'models get landmarks --wheel PATH',
