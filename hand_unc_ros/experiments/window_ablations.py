@@ -41,14 +41,17 @@ from hand_unc_ros.training.run import train
 CONFIG = 'config/train/ust_hand_lite.yaml'
 WHOLE, NO_FLOW, GEOMETRY = 'whole', 'no flow', 'triangulated'
 CLEAN = 'as they are'
-# Name → changes of the configuration. Without the flow's loss it stays the identity, so its mode is the landmarks; and
-# nobody attends to its hypotheses.
+# Name → changes of the configuration. The paper's DLT starts from the confidences, which the configuration's robust
+# least squares, by 1/σ², does not look at. Without its loss the flow stays the identity, so that its mode is the
+# landmarks; without attention to the anchors nobody looks at its hypotheses.
 SWITCHES = {f'no {name.replace("_", " ")}': (f'network.{name}=false',) for name in (
     'heatmap_confidence', 'projection', 'stpt', 'gcn', 'casa', 'spatial', 'temporal', 'cross')}
 VARIANTS = {
     WHOLE: (), **SWITCHES,
     **{f'{count} frames': (f'network.frames={count}',) for count in (1, 3, 7)},
     **{f'{count} blocks': (f'network.blocks={count}',) for count in (1, 3, 4)},
+    'DLT': ('network.start=confidence',),
+    'DLT, no heatmap confidence': ('network.start=confidence', 'network.heatmap_confidence=false'),
     NO_FLOW: ('losses.nll=0', 'network.cross=false'),
 }
 # The first frame that is judged; with so many before it the configuration's window is full.
