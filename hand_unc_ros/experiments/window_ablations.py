@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,8 @@ from hand_unc_ros.training.feature_stream import held_out_features
 from hand_unc_ros.training.run import train
 
 CONFIG = 'config/train/ust_hand_lite.yaml'
-WHOLE, NO_FLOW, GEOMETRY = 'whole', 'no flow', 'triangulated'
+# LIVE: the whole network from the joints of GEOMETRY, as the live estimator has it, and not from its own.
+WHOLE, NO_FLOW, GEOMETRY, LIVE = 'whole', 'no flow', 'triangulated', 'whole, from the triangulated'
 CLEAN = 'as they are'
 # Name → changes of the configuration. The paper's DLT starts from the confidences, which the configuration's robust
 # least squares, by 1/σ², does not look at. Without its loss the flow stays the identity, so that its mode is the
@@ -92,6 +94,10 @@ class Study:
     steps: int
     changes: tuple[str, ...] = ()
 
+    def place(self, run: Run) -> Path:
+        """The folder of a run's training."""
+        return self.folder / 'runs' / run.name
+
     def protocol(self) -> dict[str, object]:
         """What decides the numbers, beside a run's own choices."""
         sets = {name: FeatureShards(getattr(self, name)) for name in ('train', 'test')}
@@ -137,7 +143,7 @@ def plan(seeds: int, levels: Sequence[str] = tuple(LEVELS)) -> list[Run]:
 
 def trained(study: Study, run: Run) -> UstHand:
     """The variant's network, trained. Raises what training raises."""
-    steps, where = study.steps, study.folder / 'runs' / run.name
+    steps, where = study.steps, study.place(run)
     path, _ = study.of_level(run.level)
     config = load_config(resource(CONFIG))
     # What the configuration says in steps stays the same share of the training.
@@ -152,19 +158,23 @@ def trained(study: Study, run: Run) -> UstHand:
 
 
 @torch.no_grad()
-def refined(network: UstHand, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor | None]:
-    """An Answer: of each frame by the window that ends there, as long as the network's or as there are frames. Raises
-    ConfigError for a network that refines the middle of a window."""
+def refined(network: UstHand, batch: dict[str, Tensor], start: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """An Answer: of each frame by the window that ends there, as long as the network's or as there are frames.
+
+    start: (B, W, 21, 3) metres, world, NaN where unknown, in place of the network's own triangulation of these frames.
+    Raises ConfigError for a network that refines the middle of a window.
+    """
     config = network.config
     if config.centre != 'last':
         raise ConfigError(f'the network refines the {config.centre} frame of a window; set network.centre to last')
     maps, mask = network.view.of_batch(batch), seen_by_live(batch)
     joints, vertices = [], []
-    for end in range(FIRST + 1, mask.shape[2] + 1):
-        part = slice(max(0, end - config.frames), end)
+    for frame in range(FIRST, mask.shape[2]):
+        part = slice(max(0, frame + 1 - config.frames), frame + 1)
         window = ViewMaps(*(None if value is None else value[:, :, part] for value in maps))
-        out = network.fuse(window, Cameras(batch['K'][:, :, part], batch['camera_from_world'][:, :, part],
-                                           mask[:, :, part], batch['stamps_s'][:, part]))
+        cameras = Cameras(batch['K'][:, :, part], batch['camera_from_world'][:, :, part], mask[:, :, part],
+                          batch['stamps_s'][:, part])
+        out = network.fuse(window, cameras, None if start is None else start[:, frame - FIRST].float())
         valid = out.coarse_valid[:, -1, :, None]
         joints.append(torch.where(valid, out.joints[-1][:, -1], torch.nan))
         if out.vertices is not None:
@@ -215,18 +225,26 @@ def scores_of(answer: Answer, test: Path) -> dict[str, dict]:
 
 
 def work(study: Study, runs: Sequence[Run]) -> Iterator[dict]:
-    """The rows of all runs, those made that are missing; and before the first of a level that of geometry alone."""
+    """The rows of all runs, those made that are missing; before the first of a level that of geometry alone, and after
+    the whole network that of it as it is live."""
     for run in runs:
-        geometry = replace(run, variant=GEOMETRY, seed=0)
-        for part in (geometry, run):
-            row = study.row(part)
-            if row is None:
+        for part in (replace(run, variant=GEOMETRY, seed=0), run, replace(run, variant=LIVE)):
+            if study.row(part) is None and (part.variant != LIVE or run.variant == WHOLE):
                 started = time.monotonic()
-                network = None if part is geometry else trained(study, part)
-                answer = triangulated if network is None else lambda batch, network=network: refined(network, batch)
-                row = study.keep(part, scores_of(answer, study.of_level(run.level)[1]), time.monotonic() - started)
+                scores = scores_of(answer_of(study, part), study.of_level(run.level)[1])
+                row = study.keep(part, scores, time.monotonic() - started)
                 print(f'{part.name}: {row["seconds"]} s', flush=True)
                 yield row
+
+
+def answer_of(study: Study, run: Run) -> Answer:
+    """What is judged. A network is trained for it, but for LIVE, which is that of WHOLE."""
+    if run.variant == GEOMETRY:
+        return triangulated
+    if run.variant == LIVE:
+        network = load_ust_hand(study.place(replace(run, variant=WHOLE)) / 'ust_hand.safetensors')
+        return lambda batch: refined(network, batch, triangulated(batch)[0])
+    return partial(refined, trained(study, run))
 
 
 def finished(study: Study) -> list[dict]:
@@ -259,22 +277,32 @@ def paired(ours: dict[int, float], theirs: dict[int, float], seed: int = 0) -> t
 
 
 def table(rows: Sequence[dict], views: int) -> str:
-    """Markdown: every variant and level by so many views, and its difference in MPJPE from the whole network of the
-    same level, of the seeds that both have; * where the interval leaves out zero."""
-    lines = ['| labels | variant | seeds | MPJPE mm | PA-J | MPVPE | PA-V | acceleration error m/s² |'
-             ' MPJPE − whole, mm |', '|' + '---|' * 9]
+    """Markdown: every variant and level by so many views, and its differences from the whole network and from geometry
+    alone, of the same level and the seeds that both have; * where the interval leaves out zero."""
+    lines = ['| labels | variant | seeds | MPJPE mm | PA-J | MPVPE | PA-V | acceleration error m/s² | MPJPE − whole |'
+             ' MPJPE − triangulated | acceleration error − whole |', '|' + '---|' * 11]
     for level in dict.fromkeys(row['level'] for row in rows):
-        of_level = [row for row in rows if row['level'] == level]
-        for variant in (name for name in (GEOMETRY, *VARIANTS) if any(row['variant'] == name for row in of_level)):
-            ours = [row for row in of_level if row['variant'] == variant]
-            seeds = {row['seed'] for row in of_level if variant == GEOMETRY or row in ours}
-            whole = [row for row in of_level if row['variant'] == WHOLE and row['seed'] in seeds]
+        of = {variant: [row for row in rows if (row['level'], row['variant']) == (level, variant)]
+              for variant in (GEOMETRY, LIVE, *VARIANTS)}
+        for variant, ours in of.items():
+            if not ours:
+                continue
+            seeds = {row['seed'] for row in of[WHOLE] if variant == GEOMETRY} | {row['seed'] for row in ours}
+            whole = [row for row in of[WHOLE] if row['seed'] in seeds]
             cells = [f'{metrics.finite_mean(np.array(list(by_sequence(ours, views, number).values()))):.2f}'
                      for number in NUMBERS]
-            off, low, high = paired(by_sequence(ours, views, 'mpjpe_mm'), by_sequence(whole, views, 'mpjpe_mm'))
-            apart = '' if variant == WHOLE else f'{off:+.2f} [{low:+.2f}, {high:+.2f}]{"*" if low * high > 0 else ""}'
-            lines.append(f'| {level} | {variant} | {len(ours)} | {" | ".join(cells)} | {apart} |')
-    return '\n'.join(lines).replace('nan', '–')
+            for name, others, number in ((WHOLE, whole, 'mpjpe_mm'), (GEOMETRY, of[GEOMETRY], 'mpjpe_mm'),
+                                         (WHOLE, whole, 'acceleration_mps2')):
+                off = paired(by_sequence(ours, views, number), by_sequence(others, views, number))
+                cells.append('' if variant == name else interval(off))
+            lines.append(f'| {level} | {variant} | {len(ours)} | {" | ".join(cells)} |')
+    return '\n'.join(lines).replace('+nan', 'nan').replace('nan', '–')
+
+
+def interval(found: tuple[float, float, float]) -> str:
+    """A difference and the ends of its interval, in words."""
+    off, low, high = found
+    return f'{off:+.2f} [{low:+.2f}, {high:+.2f}]{"*" if low * high > 0 else ""}'
 
 
 def views_table(rows: Sequence[dict]) -> str:
@@ -284,7 +312,7 @@ def views_table(rows: Sequence[dict]) -> str:
     lines = [f'| labels | variant | sequences | {" | ".join(f"{views} views" for views in counts)} |',
              '|' + '---|' * (len(counts) + 3)]
     for level, variant in dict.fromkeys((row['level'], row['variant']) for row in rows):
-        if variant in (WHOLE, GEOMETRY):
+        if variant in (WHOLE, GEOMETRY, LIVE):
             ours = [row for row in rows if (row['level'], row['variant']) == (level, variant)]
             kept = by_sequence(ours, counts[-1], 'mpjpe_mm').keys()
             found = [by_sequence(ours, views, 'mpjpe_mm') for views in counts]

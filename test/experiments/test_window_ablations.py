@@ -25,6 +25,7 @@ from hand_unc_ros.experiments.window_ablations import (  # noqa: E402
     CLEAN,
     FIRST,
     GEOMETRY,
+    LIVE,
     NO_FLOW,
     WHOLE,
     by_sequence,
@@ -62,6 +63,10 @@ def test_of_exact_landmarks_geometry_and_an_untrained_network_give_the_truth() -
     torch.testing.assert_close(joints, truth, atol=2e-5, rtol=0)
     for frames in (1, 3, 7):
         torch.testing.assert_close(refined(ust_hand(frames=frames), batch)[0].double(), truth, atol=2e-5, rtol=0)
+    start = truth + 0.01
+    start[0, 1, 5] = torch.nan
+    found, _ = refined(ust_hand(), batch, start)
+    torch.testing.assert_close(found.double(), start, atol=1e-6, rtol=0, equal_nan=True)
     with pytest.raises(ConfigError, match='set network.centre to last'):
         refined(ust_hand(centre='middle'), batch)
 
@@ -136,7 +141,8 @@ def test_a_tiny_study_from_end_to_end(tmp_path, capsys, monkeypatch) -> None:
     rows = {(row['variant'], row['level']): row for row in map(json.loads, (
         file.read_text() for file in (out / 'rows').iterdir()))}
     assert rows.keys() == {(WHOLE, CLEAN), (NO_FLOW, CLEAN), ('no stpt', CLEAN)} | {
-        (variant, level) for variant in (WHOLE, NO_FLOW) for level in LEVELS} | {(GEOMETRY, level) for level in LEVELS}
+        (variant, level) for variant in (WHOLE, NO_FLOW) for level in LEVELS} | {(variant, level)
+                                                                 for variant in (GEOMETRY, LIVE) for level in LEVELS}
     for row in rows.values():
         assert list(row['scores']) == ['2', '4'] and row['scores']['4']['sequence'] == [0, 1, 2]
         assert np.isfinite(row['scores']['4']['mpjpe_mm']).all()
