@@ -278,24 +278,24 @@ def paired(ours: dict[int, float], theirs: dict[int, float], seed: int = 0) -> t
 
 def table(rows: Sequence[dict], views: int) -> str:
     """Markdown: every variant and level by so many views, and its differences from the whole network and from geometry
-    alone, of the same level and the seeds that both have; * where the interval leaves out zero."""
+    alone, of the same level and the seeds that both have; * where the interval leaves out zero. The further seeds of the
+    whole network, beside its first, say what a seed makes of it."""
     lines = ['| labels | variant | seeds | MPJPE mm | PA-J | MPVPE | PA-V | acceleration error m/s² | MPJPE − whole |'
              ' MPJPE − triangulated | acceleration error − whole |', '|' + '---|' * 11]
     for level in dict.fromkeys(row['level'] for row in rows):
         of = {variant: [row for row in rows if (row['level'], row['variant']) == (level, variant)]
               for variant in (GEOMETRY, LIVE, *VARIANTS)}
-        for variant, ours in of.items():
-            if not ours:
-                continue
-            seeds = {row['seed'] for row in of[WHOLE] if variant == GEOMETRY} | {row['seed'] for row in ours}
-            whole = [row for row in of[WHOLE] if row['seed'] in seeds]
+        shown = [(variant, ours, [row for row in of[WHOLE] if variant == GEOMETRY or row['seed'] in {
+            one['seed'] for one in ours}]) for variant, ours in of.items() if ours]
+        shown += [(f'{WHOLE}, seed {row["seed"]}', [row], of[WHOLE][:1]) for row in of[WHOLE][1:]]
+        for name, ours, whole in shown:
             cells = [f'{metrics.finite_mean(np.array(list(by_sequence(ours, views, number).values()))):.2f}'
                      for number in NUMBERS]
-            for name, others, number in ((WHOLE, whole, 'mpjpe_mm'), (GEOMETRY, of[GEOMETRY], 'mpjpe_mm'),
-                                         (WHOLE, whole, 'acceleration_mps2')):
+            for other, others, number in ((WHOLE, whole, 'mpjpe_mm'), (GEOMETRY, of[GEOMETRY], 'mpjpe_mm'),
+                                          (WHOLE, whole, 'acceleration_mps2')):
                 off = paired(by_sequence(ours, views, number), by_sequence(others, views, number))
-                cells.append('' if variant == name else interval(off))
-            lines.append(f'| {level} | {variant} | {len(ours)} | {" | ".join(cells)} |')
+                cells.append('' if name == other else interval(off))
+            lines.append(f'| {level} | {name} | {len(ours)} | {" | ".join(cells)} |')
     return '\n'.join(lines).replace('+nan', 'nan').replace('nan', '–')
 
 

@@ -120,6 +120,18 @@ def test_numbers_are_means_over_seeds() -> None:
     assert by_sequence(rows, 2, 'mpjpe_mm') == {4: 2.0, 5: 4.0} and by_sequence(rows, 8, 'mpjpe_mm') == {}
 
 
+def test_variants_are_compared_with_the_whole_network_of_their_seeds() -> None:
+    def row(variant: str, seed: int, *errors: float) -> dict:
+        numbers = {name: list(errors) for name in module.NUMBERS}
+        return {'variant': variant, 'level': CLEAN, 'seed': seed, 'scores': {'4': numbers | {'sequence': [0, 1]}}}
+
+    rows = [row(GEOMETRY, 0, 8.0, 9.0), row(WHOLE, 1, 5.0, 6.0), row(WHOLE, 2, 7.0, 8.0), row('no casa', 2, 7.5, 8.5)]
+    lines = {line.split(' | ')[1]: line.split(' | ') for line in module.table(rows, 4).splitlines()[2:]}
+    assert lines[WHOLE][2:4] == ['2', '6.50'] and lines['no casa'][8] == '+0.50 [+0.50, +0.50]*'
+    assert lines[GEOMETRY][8] == '+2.00 [+2.00, +2.00]*' and lines['no casa'][9] == '-0.50 [-0.50, -0.50]*'
+    assert lines[f'{WHOLE}, seed 2'][8] == '+2.00 [+2.00, +2.00]*'
+
+
 def test_what_matters_most_comes_first() -> None:
     runs = plan(2)
     assert runs[0] == module.Run(WHOLE, CLEAN, 1) and len(runs) == len(set(runs)) == 2 * (len(module.VARIANTS) + 4)
