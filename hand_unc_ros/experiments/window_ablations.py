@@ -56,6 +56,7 @@ VARIANTS = {
     'DLT, no heatmap confidence': ('network.start=confidence', 'network.heatmap_confidence=false'),
     NO_FLOW: ('losses.nll=0', 'network.cross=false'),
 }
+NOISE_VARIANTS = (WHOLE, NO_FLOW, 'no temporal')
 # The first frame that is judged; with so many before it the configuration's window is full.
 FIRST = 4
 VIEW_COUNTS = (2, 4, 6, 8)
@@ -137,7 +138,7 @@ def plan(seeds: int, levels: Sequence[str] = tuple(LEVELS)) -> list[Run]:
     for seed in range(1, seeds + 1):
         runs += [Run(variant, CLEAN, seed) for variant in VARIANTS]
         runs += [Run(variant, level, seed) for level in reversed(levels) if level != CLEAN
-                 for variant in (WHOLE, NO_FLOW)]
+                 for variant in NOISE_VARIANTS]
     return runs
 
 
@@ -278,8 +279,8 @@ def paired(ours: dict[int, float], theirs: dict[int, float], seed: int = 0) -> t
 
 def table(rows: Sequence[dict], views: int) -> str:
     """Markdown: every variant and level by so many views, and its differences from the whole network and from geometry
-    alone, of the same level and the seeds that both have; * where the interval leaves out zero. The further seeds of the
-    whole network, beside its first, say what a seed makes of it."""
+    alone, of the same level and the same seeds; * where the interval leaves out zero. The further seeds of the whole
+    network, beside its first, say what a seed makes of it."""
     lines = ['| labels | variant | seeds | MPJPE mm | PA-J | MPVPE | PA-V | acceleration error m/s² | MPJPE − whole |'
              ' MPJPE − triangulated | acceleration error − whole |', '|' + '---|' * 11]
     for level in dict.fromkeys(row['level'] for row in rows):

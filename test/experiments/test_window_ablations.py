@@ -134,7 +134,7 @@ def test_variants_are_compared_with_the_whole_network_of_their_seeds() -> None:
 
 def test_what_matters_most_comes_first() -> None:
     runs = plan(2)
-    assert runs[0] == module.Run(WHOLE, CLEAN, 1) and len(runs) == len(set(runs)) == 2 * (len(module.VARIANTS) + 4)
+    assert runs[0] == module.Run(WHOLE, CLEAN, 1) and len(runs) == len(set(runs)) == 2 * (len(module.VARIANTS) + 6)
     assert [run.level for run in runs[len(module.VARIANTS):]][:2] == [WORST, WORST]
     assert len({run.name for run in runs}) == len(runs)
 
