@@ -10,7 +10,6 @@ from torch import Tensor
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
-from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.methods.contract import Triangulation
 from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS, fuse
 from hand_unc_ros.methods.predictions import Predictions, PredictorOptions
@@ -64,8 +63,9 @@ class LandmarksPredictor:
         mean, sigma, presence = (part.double().cpu().unflatten(0, (count, views)) for part in (
             maps.landmarks, maps.log_sigma.exp(), maps.presence))
         seen = batch['view_mask'] & (presence >= PRESENCE_THRESHOLD)
-        found = [_fused(*parts, self.triangulation) for parts in zip(mean, sigma, seen, batch['K'],
-                                                                     batch['camera_from_world'])]
+        valid = seen[..., None].expand(mean.shape[:-1])
+        found = [fused_crops(*parts, self.triangulation) for parts in zip(mean, sigma, valid, batch['K'],
+                                                                          batch['camera_from_world'])]
         joints = torch.from_numpy(np.stack([one.joints for one in found]))
         return Predictions(joints, joints, joints.new_zeros(count, 0, 3),
                            torch.from_numpy(np.stack([one.weights for one in found])), mean,
@@ -73,9 +73,10 @@ class LandmarksPredictor:
                            np.stack([block_diagonal(one.covariance) for one in found]))
 
 
-def _fused(mean: Tensor, sigma: Tensor, seen: Tensor, K: Tensor, camera_from_world: Tensor,
-           triangulation: str) -> Triangulation:
-    """Of one sample with V views; the crops are its cameras."""
+def fused_crops(mean: Tensor, sigma: Tensor, valid: Tensor, K: Tensor, camera_from_world: Tensor,
+                triangulation: str) -> Triangulation:
+    """One hand in V crops, which are its cameras, fused as live. mean, sigma: (V, 21, 2) pixels of the crops.
+    valid: (V, 21) bool.  K: (V, 3, 3).  camera_from_world: (V, 3, 4)."""
     cameras = []
     for place, (turned, pose) in enumerate(zip(K.double().numpy(), camera_from_world.double().numpy())):
         # Crops are turned about the optical axis; the turn of a camera belongs to its pose.
@@ -84,8 +85,8 @@ def _fused(mean: Tensor, sigma: Tensor, seen: Tensor, K: Tensor, camera_from_wor
         intrinsics, turn = intrinsics @ signs, signs @ turn
         world_from_camera = np.linalg.inv(np.vstack([turn @ pose, [0, 0, 0, 1]]))
         cameras.append(Camera(f'view{place}', HAND_SIZE, HAND_SIZE, intrinsics, 'none', np.zeros(0), world_from_camera))
-    valid = np.repeat(seen.numpy()[:, None], JOINT_COUNT, axis=1)
-    px, variance = (np.where(valid[..., None], part.numpy(), np.nan) for part in (mean, sigma.square()))
+    given = valid.numpy()
+    px, variance = (np.where(given[..., None], part.numpy(), np.nan) for part in (mean, sigma.square()))
     boxes = np.tile([(HAND_SIZE - 1) / 2, (HAND_SIZE - 1) / 2, HAND_SIZE, 0.0], (len(cameras), 1))
     rig = CameraRig(cameras)
-    return fuse(ViewGaussians(rig.names, px, variance, valid, seen.double().numpy(), boxes), rig, triangulation)
+    return fuse(ViewGaussians(rig.names, px, variance, given, given.any(1).astype(float), boxes), rig, triangulation)

@@ -34,8 +34,9 @@ def test_true_landmarks_of_turned_crops_give_the_true_joints():
     local = joints @ pose[:, :, :3].swapaxes(1, 2) + pose[:, None, :, 3]
     px = local @ K.swapaxes(1, 2)
     px = torch.from_numpy(px[..., :2] / px[..., 2:])
-    found = evaluation._fused(px, torch.full_like(px, 2.0), torch.tensor([True, True, True, False]),
-                              torch.from_numpy(K), torch.from_numpy(pose), 'refined')
+    valid = torch.tensor([True, True, True, False])[:, None].expand(-1, 21)
+    found = evaluation.fused_crops(px, torch.full_like(px, 2.0), valid, torch.from_numpy(K), torch.from_numpy(pose),
+                                   'refined')
     np.testing.assert_allclose(found.joints, joints, atol=1e-6)
     assert found.used.tolist() == [True, True, True, False]
 
