@@ -1,8 +1,8 @@
 """What AMVUR's texture is worth on lifelike synthetic hands: `python -m hand_unc_ros.experiments.texture --help`.
 
 The colours that one view gives are drawn on the mesh in that view and on the mesh in the next view of the same moment,
-and compared with the images on the pixels that the mesh covers; the rival is one colour, the mean of the source view's
-covered pixels. Hands are drawn as they are needed, of a seed that no training has seen.
+and compared with the images on the pixels that the mesh and the true hand cover; the rival is one colour, the mean of the
+source view's such pixels. Hands are drawn as they are needed, of a seed that no training has seen.
 """
 
 from __future__ import annotations
@@ -83,12 +83,14 @@ def judge(network: TexturedAmvur, batch: Mapping[str, Tensor], read: CropReader,
     """The crops of a batch. true_mesh: colours and images are compared on the true meshes, else on the network's."""
     evidence, rows = read(network.amvur, batch)
     images, K = image_tensor(batch['images']).flatten(0, 1)[rows], batch['K'].flatten(0, 1)[rows].float()
-    meshes = true_meshes(batch, rows, len(network.amvur.template)) if true_mesh else network.meshes(evidence)
+    truth = true_meshes(batch, rows, len(network.amvur.template))
+    meshes, known = truth if true_mesh else network.meshes(evidence), network.covered(truth, K, HAND_SIZE)
     rendered = network(images, K, evidence, meshes)
     where = partners(rows, VIEWS)
     axes = batch['camera_from_world'].flatten(0, 1)[rows][:, 2, :3]
     angle = torch.rad2deg((axes * axes[where]).sum(-1).clamp(-1, 1).acos())
-    return Judged(compared(network, rendered, images, where), angle.numpy(), where, images, K, rendered.colours, meshes)
+    return Judged(compared(network, rendered, images, known, where), angle.numpy(), where, images, K, rendered.colours,
+                  meshes)
 
 
 def summary(parts: Sequence[Judged]) -> dict[str, float]:

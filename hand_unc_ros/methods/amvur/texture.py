@@ -34,10 +34,16 @@ from hand_unc_ros.networks.weights import fingerprint
 
 # Where the shallow map of a ResNet has 64 channels; of crops that the landmark network reads, a convolution of our own.
 RESNET_SHALLOW, OWN_SHALLOW = 64, 24
+# Scales of the means of colours around a token, metres on the template, and the weight of the mean of all in them, for
+# places around which nothing is seen.  Levels: the token's own colour, these, and the mean of all.
+SCALES, FAINT = (0.006, 0.012, 0.025), 0.05
+LEVELS = len(SCALES) + 2
 # How far a vertex's colour may be from that of its tokens, at most.
 MOST_DETAIL = 0.4
 # Range of the gains by which two cameras may expose the same hand differently.
 LEAST_GAIN, MOST_GAIN = 0.25, 4.0
+# Differences of colours beyond which it is hardly the same part of a hand that two views show.
+ROBUST = 0.12
 # Fewer pixels of a mesh are no picture of it.
 LEAST_PIXELS = 50
 
@@ -96,15 +102,20 @@ class TextureNet(nn.Module):
         if own:
             self.shallow = nn.Sequential(nn.Conv2d(3, shallow, 5, 2, 2), nn.GroupNorm(4, shallow), nn.GELU())
         self.whole = nn.Linear(POOLED_CHANNELS if own else base.backbone.channels[-1], config.width)
-        # Place, normal, colour, whether it is seen, and the shallow map.
-        self.embed = nn.Linear(3 + 3 + 3 + 1 + shallow, config.width)
+        # Place, normal, colour, that around it, whether it is seen, and the shallow map.
+        self.embed = nn.Linear(3 + 3 + 3 + 3 + 1 + shallow, config.width)
         self.attention = nn.ModuleList(Attention(config.width, config.heads) for _ in range(config.layers))
         self.update = nn.ModuleList(nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, config.width),
                                                   nn.GELU(), nn.Linear(config.width, config.width))
                                     for _ in range(config.layers))
-        self.colour = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, 3 + (len(counts) > 0)))
+        # Shares of the levels, a change, and with fewer tokens than vertices how far vertices may differ from them.
+        self.colour = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, LEVELS + 3 + (len(counts) > 0)))
         nn.init.zeros_(self.colour[-1].weight)
         nn.init.zeros_(self.colour[-1].bias)
+        place = HAND_UNIT * base.template[self.upsampling.picked]
+        apart = torch.cdist(place, place)
+        self.register_buffer('kernels', torch.stack([torch.exp(-(apart / scale).square() / 2) for scale in SCALES]),
+                             persistent=False)
 
     def forward(self, images: Tensor, whole: Tensor, surface: Tensor, places: Tensor, seen: Tensor,
                 shallow: Tensor | None = None) -> Tensor:
@@ -116,21 +127,30 @@ class TextureNet(nn.Module):
         shallow = self.shallow(images) if self.shallow is not None else shallow
         own, features = _sampled(images, places), _sampled(shallow, places[:, picked])
         colours, shown = own[:, picked], seen[:, picked, None]
-        tokens = torch.cat([surface[:, picked], colours, shown.float(), features], -1)
+        levels = self._levels(colours, shown)
+        tokens = torch.cat([surface[:, picked], colours, levels[:, 2], shown.float(), features], -1)
         x = self.embed(tokens) + self.whole(F.layer_norm(whole, whole.shape[-1:]))[:, None]
         for attend, update in zip(self.attention, self.update):
             x = attend(x)
             x = x + update(x)
-        # What it sees is the start, the mean of that where it is hidden; the attention decides what is to change.
-        mean = torch.where(shown, colours, 0.0).sum(1, keepdim=True) / shown.sum(1, keepdim=True).clamp_min(1)
-        start = torch.where(shown, colours, mean).clamp(0.02, 0.98)
-        change = self.colour(x)
-        smooth = self.upsampling.spread @ torch.sigmoid(torch.logit(start) + change[..., :3])
-        if change.shape[-1] == 3:
+        shares, change, detail = self.colour(x).tensor_split([LEVELS, LEVELS + 3], -1)
+        mixed = torch.einsum('nml,nlmc->nmc', shares.softmax(-1), levels).clamp(0.02, 0.98)
+        smooth = self.upsampling.spread @ torch.sigmoid(torch.logit(mixed) + change)
+        if not detail.shape[-1]:
             return smooth
         # Vertices between the tokens have colours of their own; at silhouettes these may be the background's.
-        limit = self.upsampling.spread @ (MOST_DETAIL * torch.sigmoid(change[..., 3:]))
+        limit = self.upsampling.spread @ (MOST_DETAIL * torch.sigmoid(detail - 2.0))
         return torch.where(seen[..., None], smooth + limit * torch.tanh((own - smooth) / limit), smooth)
+
+    def _levels(self, colours: Tensor, shown: Tensor) -> Tensor:
+        """(N, LEVELS, M, 3): of each token the colour (N, M, 3) that it shows, the mean around it at every scale, and the
+        mean of all; where it is hidden, the finest mean for its own. shown: (N, M, 1)."""
+        visible = torch.where(shown, colours, 0.0)
+        mean = visible.sum(1, keepdim=True) / shown.sum(1, keepdim=True).clamp_min(1)
+        around = (self.kernels @ visible[:, None] + FAINT * mean[:, None]) / (
+            self.kernels @ shown[:, None].float() + FAINT)
+        own = torch.where(shown, colours, around[:, 0])
+        return torch.cat([own[:, None], around, mean.expand_as(own)[:, None]], 1)
 
 
 def _sampled(level: Tensor, places: Tensor) -> Tensor:
@@ -249,10 +269,16 @@ def _difference(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     return torch.where(covered, (image - target).abs(), 0.0).sum() / (3 * covered.sum()).clamp_min(1)
 
 
+def _robust_difference(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Geman and McClure's s d² / (d² + s²) of the colours' mean absolute difference d, on the mask."""
+    squared = (image - target).abs().mean(-1).square()
+    return torch.where(mask, ROBUST * squared / (squared + ROBUST ** 2), 0.0).sum() / mask.sum().clamp_min(1)
+
+
 def texture_losses(network: TexturedAmvur, batch: Mapping[str, Tensor], read: CropReader) -> dict[str, Tensor]:
     """Algorithm 4: photometric, where the true mesh is known on its pixels alone, so that a mesh beside the hand does
-    not learn the colours of the background. other_view: the same in the next view of each sample, up to the gains of
-    its channels; zero without any."""
+    not learn the colours of the background. other_view: in the next view of each sample, up to the gains of its
+    channels; robust, since something may be before the hand there; zero without any."""
     rendered, images, rows = _rendered(network, batch, read)
     with torch.autocast(images.device.type, enabled=False):
         known = network.covered(true_meshes(batch, rows, rendered.colours.shape[1]),
@@ -261,7 +287,7 @@ def texture_losses(network: TexturedAmvur, batch: Mapping[str, Tensor], read: Cr
         other, target = network.elsewhere(rendered, where), target_of(rendered, images)[where]
         mask = other.raster.mask & known[where] & (where != torch.arange(len(where), device=where.device))[:, None, None]
         return {'photometric': photometric(rendered, images, known),
-                'other_view': _difference(matched(other.image, target, mask), target, mask)}
+                'other_view': _robust_difference(matched(other.image, target, mask), target, mask)}
 
 
 def true_meshes(batch: Mapping[str, Tensor], rows: Tensor, vertices: int) -> Tensor:
@@ -279,13 +305,15 @@ def true_meshes(batch: Mapping[str, Tensor], rows: Tensor, vertices: int) -> Ten
 def texture_scores(network: TexturedAmvur, batches: Iterable[Mapping[str, Tensor]],
                    read: CropReader) -> dict[str, float]:
     """photometric: the mean absolute difference of colours; covered: the share of pixels that meshes cover.  By crop,
-    on those pixels: psnr_db, and by how much it is above that of their mean colour, gain_db.  other_psnr_db and
-    other_gain_db: in the next view of each sample, of the colours, and of the mean colour, of this one;
-    matched_psnr_db and matched_gain_db: the same after `matched`."""
+    on pixels that mesh and hand cover: psnr_db, and by how much it is above that of their mean colour, gain_db.
+    other_psnr_db and other_gain_db: in the next view of each sample, of the colours, and of the mean colour, of this
+    one; matched_psnr_db and matched_gain_db: the same after `matched`."""
     values, numbers = [], []
     for batch in batches:
         rendered, images, rows = _rendered(network, batch, read)
-        numbers.append(compared(network, rendered, images, partners(rows, batch['view_mask'].shape[1])))
+        known = network.covered(true_meshes(batch, rows, rendered.colours.shape[1]),
+                                batch['K'].flatten(0, 1)[rows].float(), images.shape[-1])
+        numbers.append(compared(network, rendered, images, known, partners(rows, batch['view_mask'].shape[1])))
         values.append((photometric(rendered, images).item(), rendered.raster.mask.float().mean().item()))
     photometric_mean, covered = np.mean(values, 0)
     means = {name: float(np.nanmean(np.concatenate([one[name] for one in numbers]))) for name in numbers[0]}
@@ -293,18 +321,19 @@ def texture_scores(network: TexturedAmvur, batches: Iterable[Mapping[str, Tensor
 
 
 @torch.no_grad()
-def compared(network: TexturedAmvur, rendered: Rendered, images: Tensor, where: Tensor) -> dict[str, np.ndarray]:
+def compared(network: TexturedAmvur, rendered: Rendered, images: Tensor, known: Tensor,
+             where: Tensor) -> dict[str, np.ndarray]:
     """The PSNRs of `texture_scores` crop by crop (N,), NaN where too little of a hand is seen or no other view is there.
-    images: (N, 3, S, S).  where: see `partners`."""
-    target, mask = target_of(rendered, images), rendered.raster.mask
+    images: (N, 3, S, S).  known: (N, R, R), where the hand really is.  where: see `partners`."""
+    target, mask = target_of(rendered, images), rendered.raster.mask & known
     flat = _mean_colour(target, mask).expand_as(target)
     found = {'psnr_db': psnr(rendered.image, target, mask), 'gain_db': psnr(flat, target, mask)}
     other, there = network.elsewhere(rendered, where), target[where]
     alone = where == torch.arange(len(where), device=where.device)
-    known = other.raster.mask & ~alone[:, None, None]
-    found |= {'other_psnr_db': psnr(other.image, there, known), 'other_gain_db': psnr(flat, there, known),
-              'matched_psnr_db': psnr(matched(other.image, there, known), there, known),
-              'matched_gain_db': psnr(matched(flat, there, known), there, known)}
+    shown = mask[where] & ~alone[:, None, None]
+    found |= {'other_psnr_db': psnr(other.image, there, shown), 'other_gain_db': psnr(flat, there, shown),
+              'matched_psnr_db': psnr(matched(other.image, there, shown), there, shown),
+              'matched_gain_db': psnr(matched(flat, there, shown), there, shown)}
     for name in ('', 'other_', 'matched_'):
         found[f'{name}gain_db'] = found[f'{name}psnr_db'] - found[f'{name}gain_db']
     return {name: value.cpu().numpy() for name, value in found.items()}

@@ -64,8 +64,8 @@ def test_the_untrained_texture_has_the_colours_that_are_seen() -> None:
                                 part[:1].repeat(2, *(1,) * (part.dim() - 1)) for part in evidence.frame)))
     images, K = images[:1].repeat(2, 1, 1, 1), K[:1].repeat(2, 1, 1)
     rendered = network(images, K, same)
-    numbers = compared(network, rendered, images, torch.tensor([1, 0]))
-    assert numbers['gain_db'].min() > 6
+    numbers = compared(network, rendered, images, rendered.raster.mask, torch.tensor([1, 0]))
+    assert numbers['gain_db'].min() > 3
     assert numbers['other_psnr_db'] == pytest.approx(numbers['psnr_db'], abs=1e-4)
 
 
