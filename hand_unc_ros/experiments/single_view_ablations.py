@@ -77,7 +77,8 @@ class Protocol:
         """Of the configuration, for a run in the folder `out`."""
         return [f'out={out}', f'seed={seed}', f'steps={self.steps}', f'data.path={self.data}',
                 f'data.crops={self.crops}', 'data.workers=0', f'validation.path={self.data}', 'validation.samples=8',
-                f'validation.every={self.steps}', 'checkpoint_every=100', f'optimiser.warmup={self.steps // 12}',
+                'validation.views=2', f'validation.every={self.steps}', 'checkpoint_every=100',
+                f'optimiser.warmup={self.steps // 12}',
                 # The average is over the last part of a run as short as these.
                 'average=0.99', *variant.changes]
 

