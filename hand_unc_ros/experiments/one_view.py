@@ -124,7 +124,8 @@ def plot(shown: Course, alone: int) -> bytes:
     figure = Figure(figsize=(7.0, 3.4), layout='constrained')
     axes = figure.add_subplot()
     time_s = np.arange(shown.error_mm.shape[1]) / RATE_HZ
-    axes.axvspan((BEFORE - 0.5) / RATE_HZ, (BEFORE + alone - 0.5) / RATE_HZ, color='#ececec', label='one camera is left')
+    lonely = (np.array([BEFORE, BEFORE + alone]) - 0.5) / RATE_HZ
+    axes.axvspan(*lonely, color='#ececec', label='one camera is left')
     for name, colour, (low, middle, high) in (('error of the joints', COLOURS[1], shown.error_mm),
                                               ('standard deviation that is published', COLOURS[0], shown.sigma_mm)):
         axes.fill_between(time_s, low, high, color=colour, alpha=0.25, linewidth=0)
@@ -159,7 +160,8 @@ def main() -> None:
     if args.plot is not None:
         write_file(args.plot, plot(course(followed), args.alone))
     if args.json is not None:
-        write_file(args.json, json.dumps(vars(args) | {'json': None, 'plot': None, 'numbers': numbers}, indent=1) + '\n')
+        about = vars(args) | {'json': None, 'plot': None, 'numbers': numbers}
+        write_file(args.json, json.dumps(about, indent=1) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
-"""AMVUR's comparisons (supplement, Tables 3 and 4) on kept features of synthetic sequences: `python -m
+"""AMVUR's comparisons (supplement, Tables 3 and 4) on kept features of synthetic hands: `python -m
 hand_unc_ros.experiments.single_view_ablations --help`.
 
-Every variant is a run of config/train/amvur_lite.yaml with a few settings changed; all runs of a seed see the same crops
-in the same order. Training and held-out sequences are made by experiments/sequence_features.py. The loss terms are added
-one by one without what this package adds to the paper's (`OURS`). An interrupted study goes on where it was.
+Every variant is a run of config/train/amvur_lite.yaml with a few settings changed; all runs of a seed see the same
+crops in the same order. Held-out sequences are made by sequence_features.py, those to train on by any command that
+keeps features. The loss terms are added one by one without what this package adds to the paper's (`OURS`). An
+interrupted study goes on where it was.
 """
 
 from __future__ import annotations
@@ -163,7 +164,7 @@ def table(content: dict, seeds: Sequence[int]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--data', type=Path, required=True, help='sequences to train on, by sequence_features')
+    parser.add_argument('--data', type=Path, required=True, help='features to train on')
     parser.add_argument('--held-out', type=Path, required=True, help='sequences to judge on, of another seed')
     parser.add_argument('--json', type=Path, required=True, help='results; an interrupted study goes on from there')
     parser.add_argument('--runs', type=Path, required=True, help='folder of the trainings')

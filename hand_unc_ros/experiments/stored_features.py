@@ -1,9 +1,9 @@
 """Keeps what the frozen landmark network says of the hands in a stored set of images: `python -m
 hand_unc_ros.experiments.stored_features --help`.
 
-The set is one of `hand-unc synth`; what was rendered for one training serves those on features as well. Crops are cut as
-by landmark_features, and every sample is cut several times, each time a little differently. The command may be killed and
-run again.
+The set is one of `hand-unc synth`; what was rendered for one training serves those on features as well. Crops are cut
+as by landmark_features, and every sample is cut several times, each time a little differently. The command may be
+killed and run again.
 """
 
 from __future__ import annotations
@@ -43,9 +43,8 @@ class StoredFeatures:
         source = open_shards(self.images)
         made_of = {'images': source.content.digest, 'times': self.times, 'seed': self.seed, 'levels': 0,
                    'shard_samples': SHARD_SAMPLES, 'augmentation': asdict(FEATURE_AUGMENTATION)}
-        return FeatureSet(f'{source.description}, each cut {self.times} times', -(-len(source) * self.times
-                                                                                  // SHARD_SAMPLES),
-                          frozen_landmarks().fingerprints, made_of)
+        return FeatureSet(f'{source.description}, each cut {self.times} times',
+                          -(-len(source) * self.times // SHARD_SAMPLES), frozen_landmarks().fingerprints, made_of)
 
     def maker(self) -> StoredMaker:
         """What makes its shards."""

@@ -1,8 +1,8 @@
 """What AMVUR's texture is worth on lifelike synthetic hands: `python -m hand_unc_ros.experiments.texture --help`.
 
 The colours that one view gives are drawn on the mesh in that view and on the mesh in the next view of the same moment,
-and compared with the images on the pixels that the mesh and the true hand cover; the rival is one colour, the mean of the
-source view's such pixels. Hands are drawn as they are needed, of a seed that no training has seen.
+and compared with the images on the pixels that the mesh and the true hand cover; the rival is one colour, the mean of
+these pixels in the first view. Hands are drawn as they are needed, of a seed that no training has seen.
 """
 
 from __future__ import annotations
@@ -133,9 +133,9 @@ def _seconds(work: Callable[[], None], times: int = 3) -> float:
 
 
 def picture(network: TexturedAmvur, own: Sequence[Judged], true: Sequence[Judged]) -> np.ndarray:
-    """RGB uint8: a row for each of SHOWN, from the largest gain in the next view, on true meshes, to the smallest: a crop,
-    the network's mesh in the colours that it gives, the next view's crop, and in the first one's colours the network's
-    mesh and the true mesh in that view. own, true: judged on the network's meshes and on the true ones, the same crops.
+    """RGB uint8: a row for each of SHOWN, from the largest gain in the next view, on true meshes, to the smallest: a
+    crop, the network's mesh in the colours that it gives, the next view's crop, and in the first one's colours the
+    network's mesh and the true mesh in that view. own, true: the same crops, judged on these two.
     """
     places = [(number, row) for number, part in enumerate(true) for row in range(len(part.images))
               if np.isfinite(part.numbers['other_gain_db'][row])]

@@ -48,7 +48,8 @@ def describe_set(kind: str, seed: int, samples: int, views: int, frames: int,
         if frames != 1:
             raise ConfigError(f'training samples are single moments; give 1 frame per sequence, not {frames}')
         # Backgrounds depend on the photographs that this machine has.
-        generator = asdict(MultiviewSettings(image_size=image_size)) | {'photographs': [path.name for path in installed()]}
+        settings = MultiviewSettings(image_size=image_size)
+        generator = asdict(settings) | {'photographs': [path.name for path in installed()]}
         distortion_model = 'none'
     elif kind in HELD_OUT:
         if image_size != CROP_PX:

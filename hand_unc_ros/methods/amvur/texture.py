@@ -143,8 +143,8 @@ class TextureNet(nn.Module):
         return torch.where(seen[..., None], smooth + limit * torch.tanh((own - smooth) / limit), smooth)
 
     def _levels(self, colours: Tensor, shown: Tensor) -> Tensor:
-        """(N, LEVELS, M, 3): of each token the colour (N, M, 3) that it shows, the mean around it at every scale, and the
-        mean of all; where it is hidden, the finest mean for its own. shown: (N, M, 1)."""
+        """(N, LEVELS, M, 3): of each token the colour (N, M, 3) that it shows, the mean around it at every scale, and
+        the mean of all; where it is hidden, the finest mean for its own. shown: (N, M, 1)."""
         visible = torch.where(shown, colours, 0.0)
         mean = visible.sum(1, keepdim=True) / shown.sum(1, keepdim=True).clamp_min(1)
         around = (self.kernels @ visible[:, None] + FAINT * mean[:, None]) / (
@@ -185,8 +185,8 @@ class TexturedAmvur(nn.Module):
         self.register_buffer('faces', faces, persistent=False)
 
     def forward(self, images: Tensor, K: Tensor, evidence: Evidence, vertices: Tensor | None = None) -> Rendered:
-        """Of crops (N, 3, S, S) in [0, 1] with intrinsics K (N, 3, 3). vertices: (N, V, 3) metres, camera frames, of the
-        meshes; by default those that the network sees."""
+        """Of crops (N, 3, S, S) in [0, 1] with intrinsics K (N, 3, 3). vertices: (N, V, 3) metres, camera frames, of
+        the meshes; by default those that the network sees."""
         amvur, size = self.amvur, images.shape[-1]
         with torch.no_grad():
             vertices = self.meshes(evidence) if vertices is None else vertices
@@ -251,7 +251,8 @@ def target_of(rendered: Rendered, images: Tensor) -> Tensor:
 
 
 def matched(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Images (N, R, R, 3) with the gain of each channel that brings them nearest to their targets on masks (N, R, R)."""
+    """Images (N, R, R, 3) with the gain of each channel that brings them nearest to their targets on masks (N, R, R).
+    """
     shown = torch.where(mask[..., None], image, 0.0).detach()
     gain = (shown * target).sum((1, 2), keepdim=True) / shown.square().sum((1, 2), keepdim=True).clamp_min(1e-6)
     return image * gain.clamp(LEAST_GAIN, MOST_GAIN)
@@ -285,7 +286,8 @@ def texture_losses(network: TexturedAmvur, batch: Mapping[str, Tensor], read: Cr
                                 batch['K'].flatten(0, 1)[rows].float(), images.shape[-1])
         where = partners(rows, batch['view_mask'].shape[1])
         other, target = network.elsewhere(rendered, where), target_of(rendered, images)[where]
-        mask = other.raster.mask & known[where] & (where != torch.arange(len(where), device=where.device))[:, None, None]
+        apart = where != torch.arange(len(where), device=where.device)
+        mask = other.raster.mask & known[where] & apart[:, None, None]
         return {'photometric': photometric(rendered, images, known),
                 'other_view': _robust_difference(matched(other.image, target, mask), target, mask)}
 
@@ -323,8 +325,8 @@ def texture_scores(network: TexturedAmvur, batches: Iterable[Mapping[str, Tensor
 @torch.no_grad()
 def compared(network: TexturedAmvur, rendered: Rendered, images: Tensor, known: Tensor,
              where: Tensor) -> dict[str, np.ndarray]:
-    """The PSNRs of `texture_scores` crop by crop (N,), NaN where too little of a hand is seen or no other view is there.
-    images: (N, 3, S, S).  known: (N, R, R), where the hand really is.  where: see `partners`."""
+    """The PSNRs of `texture_scores` crop by crop (N,), NaN where too little of a hand is seen or no other view is
+    there. images: (N, 3, S, S).  known: (N, R, R), where the hand really is.  where: see `partners`."""
     target, mask = target_of(rendered, images), rendered.raster.mask & known
     flat = _mean_colour(target, mask).expand_as(target)
     found = {'psnr_db': psnr(rendered.image, target, mask), 'gain_db': psnr(flat, target, mask)}
@@ -340,8 +342,8 @@ def compared(network: TexturedAmvur, rendered: Rendered, images: Tensor, known: 
 
 
 def psnr(image: Tensor, target: Tensor, mask: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio (N,) in dB of images (N, R, R, 3) in [0, 1] on masks (N, R, R), NaN below LEAST_PIXELS.
-    """
+    """Peak signal-to-noise ratio (N,) in dB of images (N, R, R, 3) in [0, 1] on masks (N, R, R), NaN below
+    LEAST_PIXELS."""
     count = mask.sum((1, 2))
     error = torch.where(mask[..., None], (image - target).square(), 0.0).sum((1, 2, 3)) / (3 * count)
     return torch.where(count >= LEAST_PIXELS, -10 * error.clamp_min(1e-10).log10(), torch.nan)

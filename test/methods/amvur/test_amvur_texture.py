@@ -1,4 +1,4 @@
-"""Colours of one view in another one: which views go together, gains, and what teaches the colours of hidden vertices."""
+"""Colours of one view in another one: which views go together, gains, what teaches the colours of hidden vertices."""
 
 from __future__ import annotations
 
