@@ -318,7 +318,11 @@ def texture_scores(network: TexturedAmvur, batches: Iterable[Mapping[str, Tensor
         numbers.append(compared(network, rendered, images, known, partners(rows, batch['view_mask'].shape[1])))
         values.append((photometric(rendered, images).item(), rendered.raster.mask.float().mean().item()))
     photometric_mean, covered = np.mean(values, 0)
-    means = {name: float(np.nanmean(np.concatenate([one[name] for one in numbers]))) for name in numbers[0]}
+    means = {}
+    for name in numbers[0]:
+        known_values = np.concatenate([one[name] for one in numbers])
+        known_values = known_values[np.isfinite(known_values)]
+        means[name] = float(known_values.mean()) if len(known_values) else np.nan
     return {'photometric': float(photometric_mean), 'covered': float(covered)} | means
 
 
