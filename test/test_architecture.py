@@ -23,7 +23,8 @@ MAY_IMPORT = {
     'evaluation': {'settings', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
     'adaptation': {'evaluation', 'settings', 'training', 'estimation', 'data', 'methods', 'networks', 'hand',
                    'geometry'},
-    'experiments': {'evaluation', 'training', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
+    'experiments': {'adaptation', 'evaluation', 'settings', 'training', 'estimation', 'data', 'methods', 'networks',
+                    'hand', 'geometry'},
     'viewer': {'estimation', 'hand', 'geometry'},
     'nodes': {'processes', 'settings', 'viewer', 'estimation', 'data', 'methods', 'networks', 'hand', 'geometry'},
 }

@@ -1,5 +1,5 @@
 """Pseudo-labels of recordings by the live pipeline, part by part, kept on disk: a killed run goes on with the next
-part.
+part. The pipeline finds and follows the hands; their landmarks are its own, or those of another network.
 
 Labels lie beside the recording, or in a folder of the user's choice, in a folder that is named by the hash of all that
 decides them: the recording, the rig, the networks and the settings. Another rig file makes other labels and leaves
@@ -8,7 +8,7 @@ these.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +21,39 @@ from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.pseudo_labels import NO_IMAGE, PseudoLabels, joined, load_labels, no_labels, save_labels
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.estimation.build import build_estimator
+from hand_unc_ros.estimation.crop_boxes import boxes_around
 from hand_unc_ros.evaluation.recordings.replay import Replay, find_calibration
-from hand_unc_ros.methods.contract import HANDEDNESS
+from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.methods.contract import HANDEDNESS, View
+from hand_unc_ros.methods.cropping import cut_crop
+from hand_unc_ros.methods.view_gaussians import ViewGaussians
+from hand_unc_ros.networks.landmark_noise import known_landmarks, landmark_variance
+from hand_unc_ros.networks.onnx_landmarks import OnnxLandmarks
+from hand_unc_ros.networks.weights import fingerprint
 
 # Raised where the rules of consensus.py change, so that labels by others are not taken for theirs.
 RULES = 1
 
 
-def label_folder(source: Source, cache: Path | None = None) -> Path:
+def label_folder(source: Source, cache: Path | None = None, detector: Path | None = None) -> Path:
     """Where the labels of a recording lie."""
     made_of = {'rules': RULES, 'bag': source.sha256, 'rig': rig_content(source.rig),
                'estimator': estimator_content(source.settings.estimator),
-               'period_s': source.settings.period_s, 'tolerance_s': source.settings.tolerance_s}
+               'period_s': source.settings.period_s, 'tolerance_s': source.settings.tolerance_s,
+               **({} if detector is None else {'detector': fingerprint(detector)})}
     name = f'{source.path.name}.labels'
     return (cache / name if cache is not None else source.path.with_name(name)) / content_hash(made_of)[:16]
 
 
-def label_parts(parts: Sequence[Part], cache: Path | None = None) -> dict[Source, PseudoLabels]:
+def label_parts(parts: Sequence[Part], cache: Path | None = None,
+                detector: Path | None = None) -> dict[Source, PseudoLabels]:
     """The labels of all hands in parts of recordings, by recording: what is on disk is read, what is missing is made.
-    cache: the folder to keep them in, beside each recording by default. Raises DatasetError where that cannot be
-    written, RecordingError for a recording that cannot be read."""
+    cache: the folder to keep them in, beside each recording by default.  detector: a landmark network whose landmarks
+    are taken. Raises DatasetError where the folder cannot be written, RecordingError for a recording that cannot be
+    read, ConfigError for a detector that is none."""
     made: dict[Source, list[PseudoLabels]] = {}
-    folders = {source: label_folder(source, cache) for source in dict.fromkeys(part.source for part in parts)}
+    network = None if detector is None else OnnxLandmarks(detector)
+    folders = {source: label_folder(source, cache, detector) for source in dict.fromkeys(part.source for part in parts)}
     for folder in folders.values():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -53,13 +64,14 @@ def label_parts(parts: Sequence[Part], cache: Path | None = None) -> dict[Source
         begin, end = (round(1e3 * seconds) for seconds in part.part_s)
         path = folders[part.source] / f'{begin:09d}-{end:09d}.npz'
         if not path.is_file():
-            save_labels(path, label_part(part))
+            save_labels(path, label_part(part, network))
         made.setdefault(part.source, []).append(load_labels(path))
     return {source: rigid(joined(labels)) for source, labels in made.items()}
 
 
-def label_part(part: Part) -> PseudoLabels:
-    """The labels of a part, by the pipeline that its settings describe."""
+def label_part(part: Part, network: OnnxLandmarks | None = None) -> PseudoLabels:
+    """The labels of a part, by the pipeline that its settings describe. network: whose landmarks of the hands are taken
+    in place of the pipeline's."""
     cameras = part.source.cameras
     settings = part.settings
     rows: list[dict[str, Any]] = []
@@ -70,6 +82,8 @@ def label_part(part: Part) -> PseudoLabels:
                 views = processed.frames.views
                 for hand in processed.result.hands:
                     read = processed.result.readings_of(hand).gaussians
+                    if network is not None:
+                        read = read_again(network, views, part.source.rig.subset(list(read.cameras)), hand.joints)
                     joints, px, sigma = consensus(read, part.source.rig.subset(list(read.cameras)),
                                                   settings.estimator.triangulation)
                     if not np.isfinite(sigma).any():
@@ -88,6 +102,22 @@ def label_part(part: Part) -> PseudoLabels:
     if not rows:
         return no_labels(cameras)
     return PseudoLabels(cameras, **{name: np.array([row[name] for row in rows]) for name in rows[0]})
+
+
+def read_again(network: OnnxLandmarks, views: Mapping[str, View], rig: CameraRig, joints: np.ndarray) -> ViewGaussians:
+    """What a landmark network makes of a hand in the images of a rig's cameras, with the variances of the noise model.
+    joints: (21, 3) metres, world, NaN where unknown: where the hand is."""
+    boxes = boxes_around(rig, joints)
+    seen = np.flatnonzero(np.isfinite(boxes).all(axis=1))
+    # Not mirrored for left hands: such networks know both.
+    crops = [cut_crop(views[rig.names[row]], boxes[row], HANDEDNESS[0], network.size) for row in seen]
+    px, variance = np.full((len(rig), 21, 2), np.nan), np.full((len(rig), 21, 2), np.nan)
+    for row, crop, landmarks in zip(seen, crops, network.read(np.array([crop.image for crop in crops]))):
+        xy = (landmarks - crop.K[:2, 2]) @ np.linalg.inv(crop.K[:2, :2]).T
+        found = crop.camera.denormalise(xy)
+        px[row], variance[row] = known_landmarks(found, landmark_variance(found), crop.camera.width, crop.camera.height)
+    valid = np.isfinite(px).all(-1)
+    return ViewGaussians(rig.names, px, variance, valid, valid.any(1).astype(float), boxes)
 
 
 def labels_of_file(path: Path, source: Source) -> PseudoLabels:

@@ -41,6 +41,7 @@ from hand_unc_ros.methods.tasks import load_config
 from hand_unc_ros.networks.blaze_hand import load_hand_landmark_net
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
 from hand_unc_ros.networks.landmark_variance import load_landmark_variance
+from hand_unc_ros.networks.onnx_landmarks import OnnxLandmarks
 from hand_unc_ros.networks.weights import state_fingerprint
 from hand_unc_ros.resources import resource
 from hand_unc_ros.settings.recordings import BagSettings
@@ -64,9 +65,9 @@ JUDGING = 1.7
 class Request:
     """bags: to learn from; judges: that only judge.  rig: of all of them, None for that beside each.  out: folder to
     write.  minutes: of recording, at most.  cache: folder of the pseudo-labels, None for beside the bags.  labels:
-    files of pseudo-labels, one for each bag, or none.  config: of the training, '' for the default, 'none' to go
-    without. changes: to it, 'key=value'.  estimator: in use before.  per_minute: sequences of each hand in a minute, at
-    most."""
+    files of pseudo-labels, one for each bag, or none.  detector: an ONNX file of a landmark network that pseudo-labels
+    are made by, None for the estimator.  config: of the training, '' for the default, 'none' to go without.  changes:
+    to it, 'key=value'.  estimator: in use before.  per_minute: sequences of each hand in a minute, at most."""
 
     bags: Sequence[Path]
     out: Path
@@ -75,6 +76,7 @@ class Request:
     minutes: float = 10.0
     cache: Path | None = None
     labels: Sequence[Path] = ()
+    detector: Path | None = None
     config: str = ''
     changes: Sequence[str] = ()
     estimator: EstimatorSettings = EstimatorSettings(method='landmarks', handedness='both')
@@ -136,6 +138,8 @@ def _inputs(request: Request) -> tuple[Path | None, list[Source]]:
     if request.labels and len(request.labels) != len(request.bags):
         raise ConfigError(f'{len(request.labels)} files of labels are given for {len(request.bags)} bags; give one for '
                           'each, or none')
+    if request.detector is not None:
+        OnnxLandmarks(request.detector)
     settings = BagSettings(estimator=request.estimator, rig=request.rig)
     sources = [open_source(path, settings, judges) for judges, paths in ((False, request.bags), (True, request.judges))
                for path in paths]
@@ -209,10 +213,10 @@ def _labelled(request: Request, parts: Sequence[Part], trains: bool) -> dict[Sou
     judging = [part for part in parts if part.source.judges and trains]
     learning = [part for part in parts if not part.source.judges]
     if not request.labels:
-        return label_parts(learning + judging, request.cache)
+        return label_parts(learning + judging, request.cache, request.detector)
     sources = list(dict.fromkeys(part.source for part in learning))
     return ({source: labels_of_file(path, source) for source, path in zip(sources, request.labels)}
-            | (label_parts(judging, request.cache) if judging else {}))
+            | (label_parts(judging, request.cache, request.detector) if judging else {}))
 
 
 def _material(request: Request, parts: Sequence[Part], labels: Mapping[Source, PseudoLabels], found: Sequence[Found],

@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--labels', type=Path, action='append', default=[], metavar='FILE',
                         help='2D labels of your own, one .npz for each --bag in their order (default: made from what '
                              'the views agree on)')
+    parser.add_argument('--detector', type=Path, metavar='FILE.onnx',
+                        help='landmark network that the labels are made by, in place of the one in use')
     parser.add_argument('--cache', type=Path, metavar='DIR',
                         help='folder of the pseudo-labels (default: beside each bag)')
     parser.add_argument('--config', default='', metavar='FILE',
@@ -41,8 +43,8 @@ def adapt(args: argparse.Namespace) -> int:
     from hand_unc_ros.estimation.settings import EstimatorSettings
     logging.basicConfig(level=logging.INFO, format='%(message)s')
     report = adapt(Request(
-        args.bags, args.out, args.rig, args.judges, args.minutes, args.cache, args.labels, args.config, args.changes,
-        EstimatorSettings(method='landmarks', handedness=args.handedness)))
+        args.bags, args.out, args.rig, args.judges, args.minutes, args.cache, args.labels, args.detector, args.config,
+        args.changes, EstimatorSettings(method='landmarks', handedness=args.handedness)))
     for part in report['not_verified']:
         print(f'not verified: {part}')
     print(report['verdict'] + (f': weights: {args.out}' if report['better'] else ''))

@@ -64,6 +64,9 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     sets.add_argument('--covariance-map', default='', metavar='FILE',
                       help='none: go without (default: what lies beside the weights)')
     sets.add_argument('--auc-mm', type=positive, default=20.0, metavar='MM', help='range of the AUC (default 20)')
+    sets.add_argument('--submission', type=Path, metavar='F.zip',
+                      help="write the official prediction file of a dataset's test set in place of numbers, e.g. --method"
+                           ' amvur --data freihand:/data/FreiHAND; .json: not zipped')
     bags = parser.add_argument_group('the whole pipeline on a recording')
     _bag_arguments(bags)
     bags.add_argument('--estimates', default='', metavar='TOPIC',
@@ -112,8 +115,13 @@ def evaluate(args: argparse.Namespace) -> None:
         run_bag(args.bag, settings, estimates='none' if images else args.estimates, truth=args.truth,
                 report=args.report, output=args.json)
         return
-    from hand_unc_ros.evaluation.benchmark import Request, run
     from hand_unc_ros.methods import DEFAULT
+    if args.submission is not None:
+        from hand_unc_ros.evaluation import submissions
+        submissions.run(submissions.Request(args.model, args.data, args.method or DEFAULT, args.submission,
+                                            device=args.device, precision=args.precision, options=dict(args.options)))
+        return
+    from hand_unc_ros.evaluation.benchmark import Request, run
     run(Request(args.model, args.data, args.views, method=args.method or DEFAULT, gate=args.gate,
                 triangulation=args.triangulation, reference=args.reference, covariance_head=args.covariance_head,
                 covariance_map=args.covariance_map, auc_mm=args.auc_mm, device=args.device, precision=args.precision,
@@ -127,7 +135,8 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
                           'samples')
     of_sets = {'--model': args.model, '--data': args.data, '--option': args.options, '--gate': args.gate,
                '--triangulation': args.triangulation, '--reference': args.reference,
-               '--covariance-head': args.covariance_head, '--covariance-map': args.covariance_map}
+               '--covariance-head': args.covariance_head, '--covariance-map': args.covariance_map,
+               '--submission': args.submission}
     of_bags = {'--truth': args.truth, '--report': args.report, '--params': args.params, '--rig': args.rig,
                '--estimates': args.estimates, '--weights': args.weights, '--handedness': args.handedness,
                '--part': args.part}
@@ -135,6 +144,12 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
     if wrong:
         raise ConfigError(f'{wrong[0]} does not go with {"--data" if args.bag is None else "--bag"}; '
                           'leave one of them out')
+    scored = {'--gate': args.gate, '--triangulation': args.triangulation, '--reference': args.reference,
+              '--covariance-head': args.covariance_head, '--covariance-map': args.covariance_map, '--json': args.json}
+    wrong = [name for name, value in scored.items() if value]
+    if args.submission is not None and wrong:
+        raise ConfigError(f'{wrong[0]} does not go with --submission, which writes predictions and no numbers; leave one'
+                          ' of them out')
 
 
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:

@@ -49,7 +49,8 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
     """One sample as arrays with a leading view axis; see `collate` for the names.
 
     views: which of its views, in which order; all by default.  seed: decides the augmentation; give the frames of a
-    window the same one.  rule: draws the box that is augmented, see hand_box.  A left hand comes out mirrored: its
+    window the same one.  rule: draws the box that is augmented, see hand_box; where the palm is unknown, the view's own
+    is taken.  A left hand comes out mirrored: its
     world is reflected in x = 0, its images left to right.
     """
     chosen = [sample.views[i] for i in (range(len(sample.views)) if views is None else views)]
@@ -58,7 +59,7 @@ def crop_sample(sample: Sample, size: int, augmentation: Augmentation = NO_AUGME
     mirrored = sample.side == 'left'
     for place, view in enumerate(chosen):
         rng = np.random.default_rng((*seed, place))
-        box = jitter(hand_box(sample.joints, view.camera, rule=rule), augmentation, rng)
+        box = jitter(_box(sample, view, rule), augmentation, rng)
         seen = view.image is not None and bool(np.isfinite(box).all())
         K = crop_intrinsics(view.camera, box, size) if seen else np.eye(3)
         image = develop(cut_pinhole(view.read(), view.camera, K, size), augmentation, rng) if seen else \
@@ -92,7 +93,8 @@ def collate(samples: Sequence[dict[str, np.ndarray]], indices: Sequence[int] | N
     views = max(len(sample['view_mask']) for sample in samples)
     samples = _with_vertices(samples)
     batch = {name: np.stack([_padded(name, sample[name], views) for sample in samples]) for name in samples[0]}
-    origin = np.nan_to_num(np.nanmean(batch['joints'], axis=1, keepdims=True))
+    known = np.isfinite(batch['joints']).all(axis=-1, keepdims=True)
+    origin = np.where(known, batch['joints'], 0.0).sum(1, keepdims=True) / known.sum(1, keepdims=True).clip(1)
     batch['joints'] = batch['joints'] - origin
     batch['vertices'] = batch['vertices'] - origin
     pose = batch['camera_from_world']
@@ -135,6 +137,12 @@ def jitter(box: np.ndarray, augmentation: Augmentation, rng: np.random.Generator
     draw = rng.standard_normal(4)
     centre = box[:2] + augmentation.centre * box[2] * draw[:2]
     return np.array([*centre, box[2] * np.exp(augmentation.scale * draw[2]), box[3] + augmentation.roll * draw[3]])
+
+
+def _box(sample: Sample, view: SampleView, rule: BoxRule) -> np.ndarray:
+    """(4,) NaN where nothing says where the hand is."""
+    box = hand_box(sample.joints, view.camera, rule=rule)
+    return box if view.box_px is None or np.isfinite(box).all() else view.box_px
 
 
 def _crop_joints(view: SampleView, K: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -31,12 +31,15 @@ class SampleView:
     camera: intrinsics of the whole image, its pose in the sample's world frame.  image: a file, an encoded image,
     RGB uint8 (H, W, 3), or None for a camera that delivered nothing.  joints_px: (21, 2) in the whole (distorted)
     image, NaN where not annotated. visible: (21,) bool, annotated and not marked as hidden.
+    box_px: (4,) centre x, y, side and roll, as in hand/crops.py, of a box in which the dataset says the hand is; None
+    where it says so by the joints alone.
     """
 
     camera: Camera
     image: Path | bytes | np.ndarray | None
     joints_px: np.ndarray
     visible: np.ndarray
+    box_px: np.ndarray | None = None
 
     @property
     def annotated(self) -> np.ndarray:

@@ -32,4 +32,5 @@ def ahead(hand: HandEstimate, stamp_ns: int) -> HandEstimate:
     # The map scales what the filter says of the joints and not what it says of their velocities.
     covariance[rows] = nearest_psd(covariance[rows])
     return replace(hand, stamp_ns=hand.stamp_ns + round(1e9 * seconds), joints=hand.joints + seconds * hand.velocity,
-                   covariance=covariance, vertices=None, vertex_variance=None, fit=None)
+                   covariance=covariance, vertices=None, vertex_variance=None,
+                   vertex_colours=None, fit=None)

@@ -245,7 +245,7 @@ def _identified(found: list[AssociatedHand], expected: Sequence[ExpectedHand]) -
     if not found or not expected:
         return found
     cost = np.array([[_track_cost(hand, other) for other in expected] for hand in found])
-    out = TRACK_GATE ** 2
+    out = 3 * TRACK_GATE ** 2
     rows, columns = linear_sum_assignment(np.minimum(cost, out))
     owner = {row: column for row, column in zip(rows, columns) if cost[row, column] < out}
     return [AssociatedHand(hand.members, hand.joints, hand.covariance, hand.right, owner.get(row))
@@ -253,12 +253,15 @@ def _identified(found: list[AssociatedHand], expected: Sequence[ExpectedHand]) -
 
 
 def _track_cost(hand: AssociatedHand, expected: ExpectedHand) -> float:
-    """Mean squared Mahalanobis distance over the joints, per axis, and twice the surprise of the handedness."""
+    """Squared Mahalanobis distance, the mean over the joints, which move together, and twice the surprise of the
+    handedness: −2 times the log-likelihood, up to a constant."""
     spread = hand.covariance * SIGMA_FACTOR ** 2 + expected.covariance
     change = hand.joints - expected.joints
     known = np.isfinite(change).all(1) & np.isfinite(spread).all((1, 2))
     if known.sum() < MIN_JOINTS:
         return np.inf
-    squared = (change[known] * np.linalg.solve(spread[known], change[known][..., None])[..., 0]).sum(1) / 3
-    same = hand.right * expected.right + (1 - hand.right) * (1 - expected.right)
-    return float(squared.mean() - 2 * np.log(max(same, 1e-3)))
+    squared = (change[known] * np.linalg.solve(spread[known], change[known][..., None])[..., 0]).sum(1)
+    # What makes a view take a right hand for a left one, a posture or the other hand, others often see as well.
+    right = np.clip(hand.right, 1 - HANDEDNESS_LIMIT, HANDEDNESS_LIMIT)
+    same = right * expected.right + (1 - right) * (1 - expected.right)
+    return float(squared.mean() - 2 * np.log(same))

@@ -42,12 +42,18 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
 
 
 def with_method(settings: EstimatorSettings) -> EstimatorSettings:
-    """The settings with the method that 'auto' stands for on this machine, and with the files of the folder that
-    `weights` may name."""
+    """The settings with the method that 'auto' stands for on this machine, with what `temporal` makes of it, and with
+    the files of the folder that `weights` may name. Raises ConfigError for a method that nothing refines over time."""
     settings = with_folder(settings)
-    if settings.method != AUTOMATIC:
+    if settings.method == AUTOMATIC:
+        settings = replace(settings, method=automatic(settings.method_options))
+    if settings.temporal == 'off' or settings.method == 'ust_hand':
         return settings
-    return replace(settings, method=automatic(settings.method_options))
+    if settings.method != 'landmarks' or settings.weights:
+        raise ConfigError(f'temporal: {settings.temporal} refines what the method landmarks reads by its own networks, and'
+                          f' the method is {settings.method}{" with other weights" if settings.weights else ""}; set'
+                          ' temporal: off, or method: landmarks without weights')
+    return replace(settings, method='ust_hand')
 
 
 def files_of(settings: EstimatorSettings) -> dict[str, Path]:

@@ -272,7 +272,7 @@ class HandEstimator:
         lost = next((one for one in self._lost if one.handedness == side and one.is_again(joints, stamp_ns)), None)
         self._lost = [one for one in self._lost if one.handedness != side]
         if lost is not None:
-            track.track_id, track.bones = lost.track_id, lost.bones
+            track.resume(lost)
         else:
             self._last_id += 1
             track.track_id = self._last_id
@@ -289,6 +289,7 @@ class HandEstimator:
             elapsed_ns = 0 if track.seen_ns is None else frames.stamp_ns - track.seen_ns
             track.bones = track.bones.learned(triangulation.joints, block_diagonal(triangulation.covariance),
                                               1e-9 * elapsed_ns)
+        track.learn_calm(frames.stamp_ns, fused.joints)
         track.seen_ns = frames.stamp_ns
         track.readings.append(sighting.readings)
         rig = self._rigs.of([view.camera for view in frames.views.values()])
@@ -305,14 +306,20 @@ class HandEstimator:
             vertices = None if track.fit is None else track.fit.vertices
         elif surface is not None:
             vertices = fused.vertices
-        spread = None if vertices is None else surface.vertex_variance(published.covariance)
+        spread = colours = None
+        if vertices is not None:
+            spread = surface.vertex_variance(published.covariance)
+            # A mesh that is fitted has the method's vertices where it is of the same hand model.
+            if fused.vertex_colours is not None and surface.name == self.method.surface:
+                colours = fused.vertex_colours
         stage_ms['finish'] += 1e3 * (time.perf_counter() - started)
         return HandEstimate(
             stamp_ns=frames.stamp_ns, handedness=track.handedness,
             score=float(np.mean(views.score[triangulation.used])), joints=published.joints,
             covariance=published.covariance, valid=valid, cameras=frames.expected, view_used=used, view_weights=weights,
             reprojection_px=residuals, covariance_calibrated=published.calibrated, velocity=published.velocity,
-            motion=published.motion, vertices=vertices, vertex_variance=spread, fit=track.fit, track_id=track.track_id)
+            motion=published.motion, vertices=vertices, vertex_variance=spread, vertex_colours=colours, fit=track.fit,
+            track_id=track.track_id)
 
 
 def _without_doubles(outcomes: Mapping[str, _Outcome]) -> dict[str, _Outcome]:

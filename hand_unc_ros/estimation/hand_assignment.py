@@ -45,7 +45,7 @@ def expected_hand(track: Track, stamp_ns: int) -> ExpectedHand | None:
     joints = track.predict(stamp_ns)
     if joints is None:
         return None
-    return ExpectedHand(joints, track.follower.predicted_covariance(stamp_ns), TRACK_RIGHT[track.handedness])
+    return ExpectedHand(joints, track.expected_covariance(stamp_ns), TRACK_RIGHT[track.handedness])
 
 
 def boxes_of_new_hands(found: Sequence[Sequence[Detection]], rig: CameraRig, sides: Sequence[str],

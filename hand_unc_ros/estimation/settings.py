@@ -10,14 +10,16 @@ from hand_unc_ros.methods.contract import HANDEDNESS, MethodOptions
 from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS
 
 HANDEDNESS_CHOICES = (*HANDEDNESS, 'both')
+TEMPORAL = ('off', 'stpt')
 
 
 @dataclass(frozen=True)
 class EstimatorSettings:
     """method: a live one of the table of methods, or 'auto': landmarks, but `methods.DEFAULT` where weights are given or
-    the networks of landmarks were not fetched.  weights, finder_weights: paths; empty takes what the package ships.
+    the networks of landmarks were not fetched.  temporal: one of TEMPORAL; 'stpt' lets UST-Hand refine what landmarks
+    reads.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
-    the weights, and a map that lies beside the head.
+    the weights, and a map that lies beside the head.  texture_weights: path, empty to go without colours of the mesh.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
     a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's
     own.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
@@ -29,10 +31,12 @@ class EstimatorSettings:
     """
 
     method: str = methods.AUTOMATIC
+    temporal: str = 'off'
     weights: str = ''
     finder_weights: str = ''
     covariance_head: str = ''
     covariance_map: str = ''
+    texture_weights: str = ''
     device: str = 'auto'
     precision: str = 'auto'
     acceleration: str = 'auto'
@@ -51,6 +55,7 @@ class EstimatorSettings:
 
     def __post_init__(self) -> None:
         for name, value, known in (('method', self.method, methods.live_choices()),
+                                   ('temporal', self.temporal, TEMPORAL),
                                    ('handedness', self.handedness, HANDEDNESS_CHOICES),
                                    ('triangulation', self.triangulation, TRIANGULATIONS)):
             if value not in known:
@@ -74,6 +79,7 @@ class EstimatorSettings:
         """Those settings that the method takes."""
         return MethodOptions(
             weights=self.weights, finder_weights=self.finder_weights, covariance_head=self.covariance_head,
-            device=self.device, precision=self.precision, acceleration=self.acceleration, handedness=self.handedness,
+            texture_weights=self.texture_weights, device=self.device, precision=self.precision,
+            acceleration=self.acceleration, handedness=self.handedness,
             triangulation=self.triangulation, refinement=self.refinement, min_views=self.min_views,
             read_twice=self.read_twice)

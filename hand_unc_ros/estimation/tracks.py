@@ -18,6 +18,9 @@ from hand_unc_ros.methods.contract import ViewReading
 TRACK_MEMORY_S = 0.5
 # A hand of the same side that appears within this distance, and what a hand moves since it was seen, is the same one.
 REUNION_M, REUNION_SPEED = 0.05, 1.5
+# The follower allows for the quickest hands. A calm one is expected as narrowly as it has kept to its predictions, in
+# the mean over about as many sets, but not below a share of the follower's variance.
+CALM_SETS, LEAST_CALM = 5, 0.05
 
 
 @dataclass
@@ -28,7 +31,7 @@ class Track:
     wrong on images unlike those it was trained on must not lose the hand.  smoother: filter of what is published.
     readings: of the last sets, oldest first, as many as the method's window needs.  fit: the hand model's parameters of
     the last set.  bones: their lengths, as far as the hand has shown them.  seen_ns: stamp of the last set that gave
-    the hand.
+    the hand.  calm: squared errors of the predictions, as a share of the variance that the follower gave them.
     """
 
     track_id: int
@@ -39,6 +42,7 @@ class Track:
     fit: HandFit | None = None
     bones: BoneLengths = field(default_factory=BoneLengths)
     seen_ns: int | None = None
+    calm: float = 1.0
 
     def predict(self, stamp_ns: int) -> np.ndarray | None:
         """Joints (21, 3) metres, world, expected at a time, NaN where unknown; None where the palm is not known."""
@@ -47,6 +51,23 @@ class Track:
             return None
         return predicted
 
+    def expected_covariance(self, stamp_ns: int) -> np.ndarray:
+        """Covariances (21, 3, 3) m² of what `predict` gives, as wide as this hand's motion of late asks for."""
+        return min(max(self.calm, LEAST_CALM), 1.0) * self.follower.predicted_covariance(stamp_ns)
+
+    def learn_calm(self, stamp_ns: int, joints: np.ndarray) -> None:
+        """Compare joints (21, 3) metres, NaN where unknown, with what was predicted for their time, before the follower
+        takes them: a surprise counts at once, calm only little by little (Mehra, 1970)."""
+        predicted = self.follower.predict(stamp_ns)
+        if predicted is None:
+            return
+        off = joints - predicted
+        known = np.isfinite(off).all(axis=1)
+        if known.any():
+            spread, off = self.follower.predicted_covariance(stamp_ns)[known], off[known]
+            share = float((off * np.linalg.solve(spread, off[..., None])[..., 0]).mean()) / 3
+            self.calm = max(share, self.calm + (share - self.calm) / CALM_SETS)
+
     def is_again(self, joints: np.ndarray, stamp_ns: int) -> bool:
         """Whether joints (21, 3) metres, world, NaN where unknown, can be of this hand, which was lost a moment ago."""
         if self.seen_ns is None or self.ended(stamp_ns):
@@ -54,6 +75,12 @@ class Track:
         apart = np.linalg.norm(joints - self.follower.joints, axis=1)
         reach = REUNION_M + REUNION_SPEED * (stamp_ns - self.seen_ns) * 1e-9
         return bool(np.isfinite(apart).any() and np.nanmedian(apart) < reach)
+
+    def resume(self, lost: Track) -> None:
+        """Go on as a hand that was lost a moment ago: with its number, its bones, and what its filters know of its
+        motion."""
+        self.track_id, self.bones, self.calm = lost.track_id, lost.bones, lost.calm
+        self.follower, self.smoother, self.seen_ns = lost.follower, lost.smoother, lost.seen_ns
 
     def ended(self, stamp_ns: int) -> bool:
         """Whether the hand cannot be followed to a time: it lies before the last one, or too long after it."""

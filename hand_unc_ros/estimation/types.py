@@ -84,7 +84,7 @@ class HandEstimate:
     joints: (21, 3) metres, NaN where invalid.  covariance: (63, 63) m², joint-major
     (x0 y0 z0 x1 …), symmetric positive semi-definite; rows and columns of invalid joints are NaN.
     valid: (21,) bool.  velocity: (21, 3) m/s and motion: its covariance, or None without the filter.
-    vertices: (N, 3) metres or None.
+    vertices: (N, 3) metres or None.  vertex_colours: (N, 3) uint8 sRGB of them, or None.
     view_weights: (V, 21) for the cameras in `cameras`; each column sums to 1, or to 0 where the
     joint is invalid or only predicted by the filter.  view_used: (V,) bool.  covariance_calibrated: whether a map
     fitted on held-out data was applied.  reprojection_px: (V, 21) residual norms, NaN where unused.  fit: the hand
@@ -107,6 +107,7 @@ class HandEstimate:
     motion: Motion | None = None
     vertices: np.ndarray | None = None
     vertex_variance: np.ndarray | None = None
+    vertex_colours: np.ndarray | None = None
     fit: HandFit | None = None
     track_id: int = 0
 

@@ -26,7 +26,7 @@ from hand_unc_ros.evaluation import metrics, uncertainty
 from hand_unc_ros.files import write_file
 from hand_unc_ros.hand.joints import FINGERTIPS, JOINT_COUNT
 from hand_unc_ros.hand.pinhole_crops import hand_box
-from hand_unc_ros.methods import DEFAULT, build_predictor
+from hand_unc_ros.methods import DEFAULT, build_predictor, fewest_views
 from hand_unc_ros.methods.predictions import Predictor, PredictorOptions
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
@@ -68,8 +68,7 @@ def open_source(data: str, options: Mapping[str, Any] | None = None) -> tuple[Sa
     options = dict(options or {})
     name, colon, rest = data.partition(':')
     if colon and name in DATASETS:
-        root, _, split = rest.partition(':')
-        split = split or 'test'
+        root, split = dataset_place(rest)
         chosen = ''.join(f', {option} {value}' for option, value in options.items())
         return open_dataset(name, root, split, **options), f'{name}, split {split}{chosen}'
     if colon and not Path(data).exists():
@@ -81,20 +80,26 @@ def open_source(data: str, options: Mapping[str, Any] | None = None) -> tuple[Sa
     return source, source.description
 
 
+def dataset_place(rest: str) -> tuple[str, str]:
+    """Root and split of root[:split], behind the name of a dataset; the split test by default."""
+    root, _, split = rest.partition(':')
+    return root, split or 'test'
+
+
 def evaluate(
     predictor: Predictor, source: SampleSource, counts: Sequence[int], *, reference: Predictor | None = None,
-    covariance_map: CovarianceMap | None = None, auc_range: metrics.AucRange = metrics.POEM_AUC,
+    covariance_map: CovarianceMap | None = None, auc_range: metrics.AucRange = metrics.POEM_AUC, least: int = 2,
 ) -> list[dict[str, Any]]:
     """A row of numbers for each number of views: the first ones of every sample, in the order of the set.
 
     reference: whose 2D error decides which tenth of the samples is hard; the predictor's own by default.
     covariance_map: the map that is applied to its covariance.
     In place of more views than any sample has, as many are taken as there are; `views` of the row says how many.
-    A sample with fewer cameras is left out and counted, as is one of which fewer than two of these views delivered an
-    image with the hand. Raises ConfigError when nothing is left for one of the numbers, before anything is run.
+    A sample with fewer cameras is left out and counted, as is one of which fewer than `least` of these views, which the
+    method needs, delivered an image with the hand. Raises ConfigError when nothing is left for one of the numbers, before anything is run.
     """
-    if min(counts) < 2:
-        raise ConfigError(f'{min(counts)} view was asked for; depth is observable from 2 on')
+    if min(counts) < least:
+        raise ConfigError(f'{min(counts)} view was asked for; depth is observable from {least} on by this method')
     coverage, shows = Coverage(), []
     for index in tqdm(range(len(source)), desc='samples', leave=False, disable=None):
         sample = source[index]
@@ -103,10 +108,10 @@ def evaluate(
     most = max(map(len, shows), default=0)
     counts = list(dict.fromkeys(min(count, most) for count in counts))
     chosen = {count: [index for index, views in enumerate(shows) if len(views) >= count] for count in counts}
-    usable = {count: [index for index in chosen[count] if sum(shows[index][:count]) >= 2] for count in counts}
+    usable = {count: [index for index in chosen[count] if sum(shows[index][:count]) >= least] for count in counts}
     for count in counts:
         if not usable[count]:
-            raise ConfigError(f'no sample has {count} views of which two deliver an image of the hand; '
+            raise ConfigError(f'no sample has {count} views of which {least} deliver an image of the hand; '
                               f'there are at most {most} cameras')
     rows = []
     for count in counts:
@@ -257,7 +262,7 @@ def run(request: Request) -> list[dict]:
         reference = build_predictor(request.method, PredictorOptions(Path(request.reference), device=request.device,
                                                                      precision=request.precision))
     rows = evaluate(predictor, source, request.views, reference=reference, covariance_map=covariance_map,
-                    auc_range=auc_range)
+                    auc_range=auc_range, least=fewest_views(request.method))
     head = options.covariance_head
     origin = ('propagated from the variances of the views' if head is None else f'head {head.name}') + (
         ', no map' if covariance_map is None else f', {covariance_map.kind} map')
@@ -271,7 +276,7 @@ def run(request: Request) -> list[dict]:
     for row in rows:
         if row['fewer_cameras'] or row['not_observable'] or row['missing_points']:
             print(f"{row['views']} views: left out are {row['fewer_cameras']} samples with fewer cameras, "
-                  f"{row['not_observable']} with fewer than two images of the hand, and {row['missing_points']} joints "
+                  f"{row['not_observable']} with too few images of the hand, and {row['missing_points']} joints "
                   'that were not placed')
     if rows[0]['joints_outside_image'] or rows[0]['cameras_without_annotation']:
         print(f"of all views, {rows[0]['joints_outside_image']} joints outside of the image are not counted in 2D, and "

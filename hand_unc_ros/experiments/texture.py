@@ -31,7 +31,7 @@ from hand_unc_ros.methods.amvur.reading import CropReader
 from hand_unc_ros.methods.amvur.texture import (
     TexturedAmvur,
     compared,
-    load_texture,
+    load_textured,
     partners,
     shrunk,
     texture_losses,
@@ -169,9 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument('--json', type=Path, help='write the numbers here')
     args = parser.parse_args(arguments)
     base_path = args.base or resource('models/amvur_lite.safetensors')
-    base = load_amvur(base_path)
-    texture = load_texture(args.weights or resource('models/amvur_texture.safetensors'), base, base_path)
-    network = TexturedAmvur(base, texture, load_hand_model(ANNY).faces).eval()
+    weights = args.weights or resource('models/amvur_texture.safetensors')
+    network = load_textured(weights, load_amvur(base_path), base_path)
     frozen = frozen_landmarks().networks
     frozen.accelerate(BATCH * VIEWS)
     read, rows, judged = CropReader(frozen), {}, {}
@@ -189,7 +188,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         assert done
         write_file(args.picture, data.tobytes())
     if args.json is not None:
-        about = {'weights': texture.config.to_dict(), 'moments': args.moments, 'views': VIEWS, 'seed': args.seed}
+        about = {'weights': network.texture.config.to_dict(), 'moments': args.moments, 'views': VIEWS,
+                 'seed': args.seed}
         write_file(args.json, json.dumps({'about': about, 'rows': rows}, indent=1) + '\n')
 
 

@@ -190,13 +190,14 @@ class _StorageUnpickler(pickle.Unpickler):
         return name, count
 
 
-def load_inert(content: bytes) -> object:
+def load_inert(content: bytes, times: int = 1) -> object:
     """What the pickle `content` holds, with inert holders for all objects: give those to `numbers` or `plain`.
 
+    times: by how much it may hold more than the limits of pickle_limits.py.
     Raises PickleError for anything but a whole pickle of plain values, arrays and tensors.
     """
-    check_opcodes(io.BytesIO(content), REFUSED_OPCODES)
-    check_tree(content)
+    check_opcodes(io.BytesIO(content), REFUSED_OPCODES, times)
+    check_tree(content, times)
     try:
         return _InertUnpickler(io.BytesIO(content), encoding='latin1').load()
     except PickleError:

@@ -35,6 +35,8 @@ ORDERS: dict[str, tuple[int, ...]] = {
     'smplx': (0, 13, 14, 15, 16, 1, 2, 3, 17, 4, 5, 6, 18, 10, 11, 12, 19, 7, 8, 9, 20),
     # One hand of InterHand2.6M: thumb, index, middle, ring, little, each tip to base, then the wrist.
     'interhand': (20, 3, 2, 1, 0, 7, 6, 5, 4, 11, 10, 9, 8, 15, 14, 13, 12, 19, 18, 17, 16),
+    # One hand of the Rendered Hand Pose Dataset: the wrist, then thumb, index, middle, ring, little, each tip to base.
+    'rhd': (0, 4, 3, 2, 1, 8, 7, 6, 5, 12, 11, 10, 9, 16, 15, 14, 13, 20, 19, 18, 17),
 }
 
 

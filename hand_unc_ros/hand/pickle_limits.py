@@ -36,18 +36,19 @@ class _Value:
 _MARK = _Value([])
 
 
-def check_opcodes(file: io.BytesIO, refused: set[str]) -> None:
-    """Refuse a pickle that is cut short, too long, or uses a refused opcode. Leaves `file` after the pickle."""
-    count = 0
+def check_opcodes(file: io.BytesIO, refused: set[str], times: int = 1) -> None:
+    """Refuse a pickle that is cut short, too long, or uses a refused opcode. Leaves `file` after the pickle.
+
+    times: by how much it may be longer than MAX_OPCODES."""
+    count, most = 0, times * MAX_OPCODES
     try:
         for opcode, argument, _ in pickletools.genops(file):
             count += 1
             if opcode.name in refused:
                 raise PickleError(f'refused: the pickle uses the opcode {opcode.name}; nothing was run')
             # A memo slot of a huge number would make the unpickler allocate all slots before it.
-            if count > MAX_OPCODES or (opcode.name in _PUTS and argument > MAX_OPCODES):
-                raise PickleError('refused: far more objects than a file of this kind holds (MAX_OPCODES, '
-                                  f'{MAX_OPCODES})')
+            if count > most or (opcode.name in _PUTS and argument > most):
+                raise PickleError(f'refused: far more objects than a file of this kind holds (MAX_OPCODES, {most})')
     except PickleError:
         raise
     except Exception as error:
@@ -55,9 +56,9 @@ def check_opcodes(file: io.BytesIO, refused: set[str]) -> None:
         raise PickleError(f'not a whole pickle ({one_line(error)})') from error
 
 
-def check_tree(content: bytes) -> None:
-    """Refuse a pickle whose values, each counted as often as it is used, are more than MAX_VALUES, or are nested deeper
-    than MAX_NESTING. content: what `check_opcodes` has let through."""
+def check_tree(content: bytes, times: int = 1) -> None:
+    """Refuse a pickle whose values, each counted as often as it is used, are more than `times` MAX_VALUES, or are
+    nested deeper than MAX_NESTING. content: what `check_opcodes` has let through."""
     try:
         values = _built(content)
     except IndexError as error:
@@ -66,7 +67,7 @@ def check_tree(content: bytes) -> None:
         raise PickleError('not a whole pickle (it uses what it has not stored)') from error
     sizes: dict[int, tuple[int, int]] = {}
     for start in values:
-        _measure(start, sizes)
+        _measure(start, sizes, times * MAX_VALUES)
 
 
 def _built(content: bytes) -> list[_Value]:
@@ -120,7 +121,7 @@ def _top(stack: list[_Value]) -> _Value:
     return stack[-1]
 
 
-def _measure(start: _Value, sizes: dict[int, tuple[int, int]]) -> None:
+def _measure(start: _Value, sizes: dict[int, tuple[int, int]], most: int) -> None:
     """Put the size and the nesting of `start`, and of all that it holds, into `sizes`, by id.
 
     A value that holds itself counts as one where it recurs: what walks through it has to notice."""
@@ -133,8 +134,8 @@ def _measure(start: _Value, sizes: dict[int, tuple[int, int]]) -> None:
             parts = [sizes.get(id(part), (1, 1)) for part in value.parts]
             size = 1 + sum(part[0] for part in parts)
             nesting = 1 + max((part[1] for part in parts), default=0)
-            if size > MAX_VALUES:
-                raise PickleError(f'refused: more values, each counted as often as used, than MAX_VALUES, {MAX_VALUES}')
+            if size > most:
+                raise PickleError(f'refused: more values, each counted as often as used, than MAX_VALUES, {most}')
             if nesting > MAX_NESTING:
                 raise PickleError(f'refused: nested deeper than MAX_NESTING, {MAX_NESTING}')
             sizes[id(value)] = size, nesting

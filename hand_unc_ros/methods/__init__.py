@@ -77,6 +77,11 @@ def fewest_views(choice: str) -> int:
     return METHODS[choice].min_views if choice in METHODS else 2
 
 
+def single_view_methods() -> tuple[str, ...]:
+    """Names of the methods that can be measured on samples of one view."""
+    return tuple(name for name, entry in METHODS.items() if entry.evaluation is not None and entry.min_views == 1)
+
+
 def live_choices() -> tuple[str, ...]:
     """What a user can choose for the live pipeline."""
     return (AUTOMATIC, *live_methods())

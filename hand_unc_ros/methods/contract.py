@@ -155,6 +155,7 @@ class Fused:
     judged.  vertices: (N, 3) metres, world, of the method's `surface`, or None.  stage_ms: what the method's own
     stages took.  declined: the method refines joints and declined this once, so that these are the triangulated ones,
     of whose errors neither its covariance head nor a covariance map fitted to refined joints knows anything.
+    vertex_colours: (N, 3) uint8 sRGB of the vertices, or None.
     """
 
     joints: np.ndarray
@@ -164,6 +165,7 @@ class Fused:
     vertices: np.ndarray | None = None
     stage_ms: Mapping[str, float] = field(default_factory=dict)
     declined: bool = False
+    vertex_colours: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -219,6 +221,7 @@ class MethodOptions:
     """The choices of a user; a method ignores those that do not concern it.
 
     weights, finder_weights, covariance_head: paths, '' for what the package ships, 'none' to go without a head.
+    texture_weights: path, '' to go without colours of the mesh.
     handedness: of the hand that `find` looks for, 'both' for one of each.  triangulation: one of geometric_fusion.TRIANGULATIONS.
     refinement: let the method's network correct the triangulated joints.  min_views: fewest views for a hand.
     device, precision, acceleration, read_twice: as the parameters of the node.
@@ -227,6 +230,7 @@ class MethodOptions:
     weights: str = ''
     finder_weights: str = ''
     covariance_head: str = ''
+    texture_weights: str = ''
     device: str = 'auto'
     precision: str = 'auto'
     acceleration: str = 'auto'

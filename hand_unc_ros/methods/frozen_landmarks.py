@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.methods.contract import MethodOptions
 from hand_unc_ros.networks.blaze_hand import HandLandmarkNet, load_hand_landmark_net
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks, LandmarkGaussianConfig
 from hand_unc_ros.networks.landmark_models import landmark_models, shipped_head
@@ -29,6 +30,13 @@ def landmark_files() -> tuple[Path, Path, Path]:
     if head is None:
         raise ConfigError('the variance head of landmarks is missing in this installation; install the package anew')
     return *stored, head
+
+
+def refuse_head(options: MethodOptions, method: str) -> None:
+    """Raise ConfigError for a covariance head, which a method on these networks has no use for."""
+    if options.covariance_head not in ('', 'none'):
+        raise ConfigError(f'the method {method} takes no covariance_head ({options.covariance_head}): its variances are'
+                          ' those that its weights were trained with; leave covariance_head empty')
 
 
 def frozen_landmarks() -> LoadedLandmarks:

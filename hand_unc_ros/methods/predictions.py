@@ -30,11 +30,12 @@ class Predictions(NamedTuple):
 
 
 class Predictor(Protocol):
-    """image_size: side of the crops in pixels.  crop_box: how they are drawn, as live.  description: the choices that
-    decide the numbers, in words."""
+    """image_size: side of the crops in pixels.  crop_box: how they are drawn, as live.  surface: name of the hand model
+    whose vertices it gives, '' without vertices.  description: the choices that decide the numbers, in words."""
 
     image_size: int
     crop_box: CropBox
+    surface: str
     description: str
 
     def predict(self, batch: dict[str, Tensor]) -> Predictions:

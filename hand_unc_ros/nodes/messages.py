@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -121,6 +122,8 @@ def mesh_to_message(estimate: HandEstimate, frame_id: str, triangles: np.ndarray
     message.triangles = array.array('I', np.ascontiguousarray(triangles, dtype=np.uint32).tobytes())
     if estimate.vertex_variance is not None:
         message.vertex_variance = _floats(estimate.vertex_variance)
+    if estimate.vertex_colours is not None:
+        message.vertex_colours = array.array('B', np.ascontiguousarray(estimate.vertex_colours, np.uint8).tobytes())
     if estimate.fit is not None:
         message.pose, message.shape, message.translation = (
             _floats(values) for values in (estimate.fit.pose, estimate.fit.shape, estimate.fit.translation))
@@ -128,10 +131,30 @@ def mesh_to_message(estimate: HandEstimate, frame_id: str, triangles: np.ndarray
     return message
 
 
-def mesh_from_message(message: HandMesh) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """vertices (N, 3) metres, triangles (F, 3), variance (N, 3) m² or None."""
-    variance = np.array(message.vertex_variance).reshape(-1, 3) if len(message.vertex_variance) else None
-    return np.array(message.vertices).reshape(-1, 3), np.array(message.triangles).reshape(-1, 3), variance
+class Mesh(NamedTuple):
+    """vertices: (N, 3) metres.  triangles: (F, 3) vertex indices.  variance: (N, 3) m² or None.  colours: (N, 3) uint8
+    sRGB or None."""
+
+    vertices: np.ndarray
+    triangles: np.ndarray
+    variance: np.ndarray | None
+    colours: np.ndarray | None
+
+
+def mesh_from_message(message: HandMesh) -> Mesh:
+    """The mesh of a message. Raises ValueError where its parts do not fit together."""
+    def rows(values: Sequence[float]) -> np.ndarray | None:
+        return np.array(values).reshape(-1, 3) if len(values) else None
+
+    vertices = np.array(message.vertices).reshape(-1, 3)
+    mesh = Mesh(vertices, np.array(message.triangles).reshape(-1, 3), rows(message.vertex_variance),
+                rows(message.vertex_colours))
+    for name, part in (('variances', mesh.variance), ('colours', mesh.colours)):
+        if part is not None and len(part) != len(vertices):
+            raise ValueError(f'{len(vertices)} vertices have {len(part)} {name}')
+    if mesh.triangles.size and mesh.triangles.max() >= len(vertices):
+        raise ValueError(f'a triangle has vertex {mesh.triangles.max()} of {len(vertices)}')
+    return mesh
 
 
 def readings_to_messages(readings: HandReadings, frame_ids: Mapping[str, str]) -> list[ViewEstimate]:

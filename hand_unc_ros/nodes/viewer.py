@@ -155,12 +155,12 @@ class ViewerNode(Node):
 
     def _take_mesh(self, message: HandMesh) -> None:
         try:
-            vertices, triangles, _ = mesh_from_message(message)
+            mesh = mesh_from_message(message)
         except ValueError as error:
             self.get_logger().warning(
                 f'a mesh does not fit together: {error}', throttle_duration_sec=_LOG_EVERY_S)
             return
-        self.view.update_mesh(vertices, triangles)
+        self.view.update_mesh(*mesh)
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         status = view_status(message.status, self.get_namespace())

@@ -11,8 +11,10 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 def estimator_settings(values: Mapping[str, Any]) -> EstimatorSettings:
     """values: of all parameters of the table. Raises ConfigError."""
     return EstimatorSettings(
-        method=values['method'], weights=values['weights'], finder_weights=values['finder_weights'],
+        method=values['method'], temporal=values['temporal'], weights=values['weights'],
+        finder_weights=values['finder_weights'],
         covariance_head=values['covariance_head'], covariance_map=values['covariance_map'],
+        texture_weights=values['texture_weights'],
         device=values['device'], precision=values['precision'], acceleration=values['acceleration'],
         threads=values['threads'], handedness=values['handedness'], hand_model=values['hand_model'],
         triangulation=values['triangulation'], refinement=values['refinement'], min_views=values['min_views'],

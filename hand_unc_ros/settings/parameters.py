@@ -98,9 +98,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'method', AUTOMATIC,
         'How images become hands: landmarks is for real hands (MediaPipe networks, fused by geometry), jump_hand a network'
-        ' trained on several synthetic views, ust_hand refines landmarks over the last sets and needs weights. auto:'
+        ' trained on several synthetic views, ust_hand refines landmarks over the last sets, amvur needs one view. auto:'
         ' landmarks, but jump_hand where weights are given or the networks of landmarks are missing.',
         choices=live_choices()),
+    Parameter(
+        'temporal', 'off',
+        'Refinement over the last sets. stpt: what the method landmarks reads is refined by UST-Hand, whose transformer'
+        ' looks at a window of sets: steadier joints for about an eighth more time. The same as method: ust_hand.',
+        choices=('off', 'stpt')),
     Parameter(
         'weights', '',
         'Weights of the method (safetensors), or a folder that hand-unc adapt wrote, which brings its method. Empty: those'
@@ -162,6 +167,10 @@ PARAMETERS: tuple[Parameter, ...] = (
         'covariance_map', '',
         'Map fitted on held-out data (hand-unc calibrate-covariance); none: go without. Empty: that which lies beside'
         ' the weights or the covariance head.'),
+    Parameter(
+        'texture_weights', '',
+        'amvur: weights that colour the mesh by the images, trained on the weights in use (stage: texture), for about'
+        ' 25 ms of a CPU core and hand. Empty: a mesh without colours.'),
     Parameter(
         'min_views', 2,
         'Fewest cameras that make an estimate; one is enough for the method amvur alone.',

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from hand_unc_ros.viewer.colours import legend_html
 from hand_unc_ros.viewer.hand_layer import HandStyle
+from hand_unc_ros.viewer.mesh_layer import MESH_COLOURS
 
 if TYPE_CHECKING:
     import viser
@@ -31,6 +32,11 @@ class Controls:
             self._skeleton = gui.add_checkbox('Skeleton', True)
             self._ellipsoids = gui.add_checkbox('Ellipsoids', True)
             self._mesh = gui.add_checkbox('Mesh', True, hint='Drawn when a hand model gives one')
+            self._mesh_colours = gui.add_dropdown(
+                'Mesh colours', MESH_COLOURS,
+                hint='Uncertainty: of each vertex along the worst axis of the world. Texture: where the estimator gives'
+                     ' one (method amvur with texture_weights)',
+            )
             self._images = gui.add_checkbox('Images', True)
             self._scale = gui.add_slider(
                 'Ellipsoid size', min=0.5, max=5.0, step=0.5, initial_value=1.0,
@@ -53,7 +59,7 @@ class Controls:
         """How hands are drawn, by the controls."""
         return HandStyle(
             self._skeleton.value, self._ellipsoids.value, self._mesh.value, self._scale.value,
-            self._limit.value,
+            self._limit.value, self._mesh_colours.value,
         )
 
     @property

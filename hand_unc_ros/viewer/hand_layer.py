@@ -8,6 +8,7 @@ import numpy as np
 
 from hand_unc_ros.hand.joints import BONES, FINGERTIPS, JOINT_COUNT, WRIST
 from hand_unc_ros.viewer import colours, shapes
+from hand_unc_ros.viewer.mesh_layer import SKIN, MeshLayer, Surface
 
 if TYPE_CHECKING:
     import viser
@@ -20,13 +21,14 @@ _ELLIPSOID_OPACITY = 0.55
 
 
 class HandStyle(NamedTuple):
-    """What is drawn and how; ellipsoid_scale multiplies the true semi-axes."""
+    """What is drawn and how; ellipsoid_scale multiplies the true semi-axes.  mesh_colours: one of MESH_COLOURS."""
 
     skeleton: bool = True
     ellipsoids: bool = True
     mesh: bool = True
     ellipsoid_scale: float = 1.0
     limit_mm: float = colours.COLOUR_LIMIT_MM
+    mesh_colours: str = SKIN
 
 
 class HandLayer:
@@ -36,7 +38,7 @@ class HandLayer:
         """probability: that an ellipsoid holds its joint."""
         self._server = server
         self._probability = probability
-        self._mesh: viser.MeshHandle | None = None
+        self._mesh = MeshLayer(server, probability)
         self._joint_radii = np.full(JOINT_COUNT, 0.0026)
         self._joint_radii[list(FINGERTIPS)] = 0.0023
         self._joint_radii[WRIST] = 0.0036
@@ -70,22 +72,15 @@ class HandLayer:
         hues = colours.uncertainty_colours(1e3 * drawn.scales[:, 0], style.limit_mm)
         self._ellipsoids.batched_colors = colours.linear(hues)
 
-    def show_mesh(self, vertices: np.ndarray, faces: np.ndarray) -> None:
-        """Draw the surface; vertices: (N, 3) metres, world.  faces: (F, 3)."""
-        if self._mesh is not None and self._mesh.faces.shape == faces.shape:
-            self._mesh.vertices = np.asarray(vertices, dtype=np.float32)
-            return
-        self._mesh = self._server.scene.add_mesh_simple(
-            '/hand/mesh', np.asarray(vertices, dtype=np.float32), np.asarray(faces, dtype=np.uint32),
-            color=colours.SKIN, side='back', cast_shadow=False, receive_shadow=False,
-        )
+    def show_mesh(self, surface: Surface, style: HandStyle) -> None:
+        """Draw the surface."""
+        self._mesh.show(surface, style.mesh_colours, style.limit_mm)
 
     def set_visible(self, style: HandStyle, *, drawn: bool, mesh_drawn: bool) -> None:
         """Apply the toggles; `drawn` and `mesh_drawn` say whether there is anything to see."""
         self._bones.visible = self._joints.visible = drawn and style.skeleton
         self._ellipsoids.visible = drawn and style.ellipsoids
-        if self._mesh is not None:
-            self._mesh.visible = mesh_drawn and style.mesh
+        self._mesh.set_visible(mesh_drawn and style.mesh)
 
     def set_faded(self, faded: bool) -> None:
         """Grey and faint while the last estimate is stale."""
@@ -93,8 +88,7 @@ class HandLayer:
         self._ellipsoids.opacity = 0.25 * _ELLIPSOID_OPACITY if faded else _ELLIPSOID_OPACITY
         if faded:
             self._ellipsoids.batched_colors = np.tile(colours.linear(colours.STALE), (JOINT_COUNT, 1))
-        if self._mesh is not None:
-            self._mesh.opacity = _FADED if faded else None
+        self._mesh.set_opacity(_FADED if faded else None)
 
 
 def _place(handle: viser.BatchedMeshHandle, instances: shapes.Instances, scale: float = 1.0) -> None:

@@ -18,6 +18,7 @@ from hand_unc_ros.viewer.arrivals import MIN_STALE_S, ArrivalStatistics
 from hand_unc_ros.viewer.camera_layer import CameraLayer
 from hand_unc_ros.viewer.controls import Controls
 from hand_unc_ros.viewer.hand_layer import HandLayer, HandStyle
+from hand_unc_ros.viewer.mesh_layer import Surface
 from hand_unc_ros.viewer.panel import CameraReadout, SystemReadout, readout_html
 from hand_unc_ros.viewer.readouts import camera_readout, hand_readout
 from hand_unc_ros.viewer.server import start_server, stop_server
@@ -97,7 +98,7 @@ class HandViewer:
         self._slots: dict[str, _CameraSlot] = {}
         self._arrivals = ArrivalStatistics(period_s)
         self._estimate: HandEstimate | None = None
-        self._surface: tuple[np.ndarray, np.ndarray] | None = None
+        self._surface: Surface | None = None
         self._surface_at = -np.inf
         self._system = SystemReadout()
         self._system_at = -np.inf
@@ -107,7 +108,7 @@ class HandViewer:
         self._drawing = threading.Lock()
         self._framed: dict[int, tuple[float, int]] = {}
         self._drawn_estimate: HandEstimate | None = None
-        self._drawn_surface: tuple[np.ndarray, np.ndarray] | None = None
+        self._drawn_surface: tuple[Surface | None, HandStyle | None] = (None, None)
         self._drawn_as: tuple[HandStyle | None, str] = (None, '')
         self._panel_at = -np.inf
 
@@ -164,10 +165,13 @@ class HandViewer:
             self._estimate = estimate
             self._arrivals.add(self._clock(), latency_s)
 
-    def update_mesh(self, vertices: np.ndarray, faces: np.ndarray) -> None:
-        """Store the newest surface; vertices: (N, 3) metres, world; all finite.  faces: (F, 3)."""
+    def update_mesh(self, vertices: np.ndarray, faces: np.ndarray, variance: np.ndarray | None = None,
+                    vertex_colours: np.ndarray | None = None) -> None:
+        """Store the newest surface; vertices: (N, 3) metres, world; all finite.  faces: (F, 3).  variance: (N, 3) m².
+        vertex_colours: (N, 3) uint8 sRGB."""
         with self._lock:
-            self._surface, self._surface_at = (vertices, faces), self._clock()
+            self._surface = Surface(vertices, np.asarray(faces), variance, vertex_colours)
+            self._surface_at = self._clock()
 
     def update_status(self, status: Mapping[str, Any]) -> None:
         """Store the estimator's newest diagnostics.
@@ -297,9 +301,10 @@ class HandViewer:
         if estimate is not None and visible and changed:
             self._hand.show(estimate, style)
             self._drawn_estimate = estimate
-        if surface is not None and mesh_visible and surface is not self._drawn_surface:
-            self._hand.show_mesh(*surface)
-            self._drawn_surface = surface
+        drawn, drawn_style = self._drawn_surface
+        if surface is not None and mesh_visible and (surface is not drawn or style != drawn_style):
+            self._hand.show_mesh(surface, style)
+            self._drawn_surface = surface, style
         self._hand.set_faded(state == 'stale')
         self._hand.set_visible(style, drawn=visible, mesh_drawn=mesh_visible)
         self._drawn_as = (style, state)

@@ -1,4 +1,4 @@
-"""Meshes and transforms of what is drawn of a hand: ellipsoids, joints and bones."""
+"""Meshes and transforms of what is drawn of a hand: ellipsoids, joints, bones and painted faces."""
 
 from __future__ import annotations
 
@@ -134,6 +134,37 @@ def bones(joints: np.ndarray, valid: np.ndarray, radius: float) -> Instances:
     direction = np.where(shown[:, None], vector / np.maximum(length, HIDDEN_SCALE)[:, None], [0.0, 0.0, 1.0])
     scales = np.stack([np.full(len(length), radius)] * 2 + [length], axis=1)
     return Instances(start, _from_z_axis(direction), np.where(shown[:, None], scales, HIDDEN_SCALE), shown)
+
+
+def unit_right_triangle() -> Mesh:
+    """Legs of length 1 along +x and +y from the right angle at the origin; it faces +z."""
+    return Mesh(np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0]], dtype=np.float32), np.array([[0, 1, 2]], dtype=np.uint32))
+
+
+def right_triangles(vertices: np.ndarray, faces: np.ndarray) -> Instances:
+    """Faces (F, 3) of vertices (N, 3), each cut by the altitude onto its longest side into two right triangles, as 2F
+    instances of `unit_right_triangle`: first one half of each face, then the other. Outside stays outside.
+
+    Faces without area are not shown.
+    """
+    corners = np.asarray(vertices, dtype=float)[faces]
+    sides = np.linalg.norm(np.roll(corners, -1, axis=1) - corners, axis=2)
+    # Corners a, b of the longest side, and c before it, in the order of the face.
+    a, b, c = (corners[np.arange(len(corners)), (sides.argmax(axis=1) + step) % 3] for step in range(3))
+    length = np.maximum(sides.max(axis=1), HIDDEN_SCALE)[:, None]
+    along = (b - a) / length
+    foot = a + ((c - a) * along).sum(axis=1, keepdims=True) * along
+    height = np.linalg.norm(c - foot, axis=1)
+    shown = (height > HIDDEN_SCALE) & (length[:, 0] > HIDDEN_SCALE)
+    along = np.where(shown[:, None], along, [1.0, 0.0, 0.0])
+    up = np.where(shown[:, None], (c - foot) / np.maximum(height, HIDDEN_SCALE)[:, None], [0.0, 1.0, 0.0])
+    out = np.cross(along, up)
+    turns = np.concatenate([np.stack([along, up, out], axis=2), np.stack([up, -along, out], axis=2)])
+    first, second = (np.linalg.norm(corner - foot, axis=1) for corner in (b, a))
+    scales = np.concatenate([np.stack([first, height, height], axis=1), np.stack([height, second, height], axis=1)])
+    shown, foot = np.tile(shown, 2), np.tile(foot, (2, 1))
+    scales = np.where(shown[:, None], np.maximum(scales, HIDDEN_SCALE), HIDDEN_SCALE)
+    return Instances(foot, quaternions(turns), scales, shown)
 
 
 def _finite(points: np.ndarray, usable: np.ndarray) -> np.ndarray:

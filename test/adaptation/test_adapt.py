@@ -212,6 +212,9 @@ def test_other_inputs_make_other_labels(rig_of_this_machine, bag, networks, tmp_
                folder(estimator=EstimatorSettings(method='landmarks', handedness='both')),
                folder(estimator=EstimatorSettings(method='landmarks', covariance_head='none')), folder()]
     assert len(set(folders)) == 4 and folders[0] == folders[-1] and folders[0].parent.name == 'bag.labels'
+    (tmp_path / 'net.onnx').write_bytes(b'1')
+    source = open_source(bag, BagSettings(estimator=EstimatorSettings(method='landmarks')))
+    assert labelling.label_folder(source, tmp_path, tmp_path / 'net.onnx') not in folders
 
 
 def test_labels_of_another_recording_are_refused(rig_of_this_machine, bag, tmp_path) -> None:

@@ -106,3 +106,29 @@ def test_the_variance_head_goes_with_the_weights_that_it_was_trained_on(fetched,
     assert 'covariance_head' not in live.files(MethodOptions(weights='other.safetensors'))
     monkeypatch.setattr(live, 'shipped_head', lambda: None)
     assert 'covariance_head' not in live.files(MethodOptions())
+
+
+@pytest.mark.parametrize('method', ('auto', 'landmarks', 'ust_hand'))
+def test_refinement_over_time_is_that_of_ust_hand(fetched, method):
+    assert with_method(EstimatorSettings(method=method, temporal='stpt')).method == 'ust_hand'
+    assert TABLE['temporal'].default == EstimatorSettings().temporal == 'off'
+
+
+@pytest.mark.parametrize('changes', ({'method': 'jump_hand'}, {'method': 'amvur'}, {'weights': 'mine.safetensors'},
+                                     {'method': 'landmarks', 'weights': 'mine.safetensors'}))
+def test_what_cannot_be_refined_over_time_is_refused(fetched, changes):
+    with pytest.raises(ConfigError, match='temporal: off'):
+        with_method(EstimatorSettings(temporal='stpt', **changes))
+
+
+def test_without_the_networks_there_is_nothing_to_refine(missing):
+    with pytest.raises(ConfigError, match='temporal: off'):
+        with_method(EstimatorSettings(temporal='stpt'))
+
+
+@pytest.mark.parametrize('settings', (EstimatorSettings(method='ust_hand', covariance_head='mine.safetensors'),
+                                      EstimatorSettings(temporal='stpt', covariance_head='mine.safetensors'),
+                                      EstimatorSettings(method='amvur', covariance_head='mine.safetensors')))
+def test_a_head_that_a_method_has_no_use_for_is_refused(fetched, settings):
+    with pytest.raises(ConfigError, match='takes no covariance_head'):
+        files_of(settings)

@@ -136,6 +136,25 @@ def test_a_mesh_may_have_another_number_of_vertices(side):
     assert result.fit.residual_m < 0.008
 
 
+def test_colours_of_a_mesh_are_those_of_the_method_on_its_own_surface():
+    """With its own vertices and those of the same model that is fitted; another model's vertices are not its."""
+    painted = np.random.default_rng(0).integers(0, 256, (778, 3), dtype=np.uint8)
+
+    class Painter(TruthMethod):
+        surface = 'stand-in'
+
+        def fuse(self, window, rig, track):
+            return replace(super().fuse(window, rig, track), vertices=np.zeros((778, 3)), vertex_colours=painted)
+
+    def colours(surface, **options):
+        estimator = estimator_of(Painter(still), surface=load_hand_fitter(surface, 'right'), **options)
+        return estimator.process(frames(RIG)).vertex_colours
+
+    np.testing.assert_array_equal(colours('stand-in'), painted)
+    np.testing.assert_array_equal(colours('stand-in', hand_model='stand-in'), painted)
+    assert colours('anny', hand_model='anny') is None
+
+
 def test_the_views_last_read_tell_their_gate():
     """A softmax over the views that were used; nothing where the set gave no hand or was not read."""
     front = TruthMethod(still, lost=('cam2',))

@@ -11,6 +11,7 @@ from view_cases import PERIOD_NS, START_NS, TruthMethod, frames, hand, readings_
 
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.tracks import LEAST_CALM, Track
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.bone_lengths import BoneLengths, bone_lengths
 from hand_unc_ros.methods.contract import Detection, NotFused
@@ -112,6 +113,39 @@ def test_a_lost_hand_leaves_the_other_and_comes_back_as_itself():
     method.gone = set()
     result = estimator.process(frames(RIG, 3))
     assert [(hand.handedness, hand.track_id) for hand in result.hands] == [('left', 1), ('right', 2)]
+
+
+def test_a_calm_hand_is_expected_narrowly_until_it_surprises():
+    """A hand that goes straight on lies where it is predicted; one that jumps by 30 cm, 6 σ of the follower, does not."""
+    track, still = Track(1, 'right'), HANDS['right']
+    spread = 1e-6 * np.eye(63)
+
+    def see_at(index, joints):
+        stamp_ns = START_NS + index * PERIOD_NS
+        track.learn_calm(stamp_ns, joints)
+        track.follower.update(stamp_ns, joints, spread)
+        after = stamp_ns + PERIOD_NS
+        return np.trace(track.expected_covariance(after)[0]) / np.trace(track.follower.predicted_covariance(after)[0])
+
+    assert see_at(0, still) == 1.0
+    for index in range(1, 20):
+        share = see_at(index, still + 0.3 * index * PERIOD_NS * 1e-9)
+    np.testing.assert_allclose(share, LEAST_CALM)
+    assert see_at(20, still + 0.3) == 1.0
+    # A share of 1/CALM_SETS of what it was above the least goes with every calm set.
+    assert LEAST_CALM < see_at(21, track.follower.predict(START_NS + 21 * PERIOD_NS))
+
+
+def test_a_hand_found_again_moves_on_as_before():
+    """Lost for two sets: what the filter knew of its velocity is not learned anew."""
+    method = TwoHands()
+    estimator = estimator_of(method)
+    for index in range(13):
+        method.gone = {'right'} if index in (10, 11) else set()
+        estimator.process(frames(RIG, index))
+    right = next(track for track in estimator.tracks if track.handedness == 'right')
+    np.testing.assert_allclose(right.follower.velocity, np.broadcast_to(SPEED['right'], (21, 3)), atol=0.05)
+    assert right.calm < 0.2 and right.track_id in (1, 2)
 
 
 def test_a_track_remembers_the_bones_of_its_hand():

@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """Two samples of four cameras, of which two deliver."""
+    """Two samples of four cameras, of which 2 deliver."""
     path = tmp_path_factory.mktemp('sets') / 'missing'
     make_set(path, describe_set('missing', 3, 2, 4, 1), 1)
     return path
@@ -127,7 +127,7 @@ def test_views_are_the_first_ones_and_too_few_are_counted(folder):
     row, = evaluate(JumpHandPredictor(tiny_network(), device='cpu', precision='float32'), Shortened(), [4])
     assert row['samples'] == 1 and row['fewer_cameras'] == 1
     # Of the first two cameras only one delivers, so depth is not observable. Nothing runs before that is known.
-    with pytest.raises(ConfigError, match='no sample has 2 views of which two deliver'):
+    with pytest.raises(ConfigError, match='no sample has 2 views of which 2 deliver'):
         evaluate(None, Shortened(), [4, 2])
     with pytest.raises(ConfigError, match='there are at most 4 cameras'):
         evaluate(None, Shortened(), [5, 2])

@@ -108,11 +108,22 @@ def test_mesh_and_views_survive_the_round_trip():
     rng = np.random.default_rng(4)
     vertices = rng.random((778, 3)).astype(np.float32)
     triangles = rng.integers(0, 778, (1538, 3))
-    sent = estimate(vertices=vertices, vertex_variance=rng.random((778, 3)).astype(np.float32))
+    sent = estimate(vertices=vertices, vertex_variance=rng.random((778, 3)).astype(np.float32),
+                    vertex_colours=rng.integers(0, 256, (778, 3), dtype=np.uint8))
     message = through_the_wire(messages.mesh_to_message(sent, 'world', triangles, 'stand-in'))
     back = messages.mesh_from_message(message)
-    for value, expected in zip(back, (vertices, triangles, sent.vertex_variance)):
+    for value, expected in zip(back, (vertices, triangles, sent.vertex_variance, sent.vertex_colours)):
         np.testing.assert_array_equal(value, expected)
+    assert back.colours.dtype == np.uint8
+    bare = messages.mesh_from_message(through_the_wire(messages.mesh_to_message(
+        estimate(vertices=vertices), 'world', triangles, 'stand-in')))
+    assert bare.variance is None and bare.colours is None
+    message.vertex_colours = message.vertex_colours[:-3]
+    with pytest.raises(ValueError, match='778 vertices have 777 colours'):
+        messages.mesh_from_message(message)
+    message.vertex_colours, message.triangles = [], [0, 1, 778]
+    with pytest.raises(ValueError, match='vertex 778 of 778'):
+        messages.mesh_from_message(message)
 
     valid = rng.random((2, 21)) < 0.7
     px, variance = np.where(valid[None, ..., None], rng.random((2, 2, 21, 2)), np.nan)

@@ -100,7 +100,7 @@ def test_messages_reach_the_scene(context, make_node, executor, rig_file, monkey
     message = hand_to_message(hand, 'world')
     message.header.stamp = source.get_clock().now().to_msg()
     joints.publish(message)
-    surface = HandMesh(vertices=[0.1] * 9, triangles=[0, 1, 2])
+    surface = HandMesh(vertices=[0.1] * 9, triangles=[0, 1, 2], vertex_colours=[200, 100, 50] * 3)
     mesh.publish(surface)
     pixels = bytes([10, 20, 30]) * (64 * 48)
     images.publish(Image(encoding='rgb8', width=64, height=48, step=192, data=pixels))
@@ -118,6 +118,7 @@ def test_messages_reach_the_scene(context, make_node, executor, rig_file, monkey
 
     np.testing.assert_allclose(node(view, '/hand/joints').batched_positions, hand.joints, atol=1e-6)
     assert node(view, '/hand/mesh').vertices.shape == (3, 3)
+    assert view._surface.colours.tolist() == [[200, 100, 50]] * 3 and view._surface.variance is None
     assert node(view, '/cameras/cam0').image.reshape(-1, 3)[0].tolist() == [10, 20, 30]
     np.testing.assert_allclose(node(view, '/cameras/cam1').position, [0.0, 0.6, 0.4], atol=1e-9)
     text = view._controls._readout.content

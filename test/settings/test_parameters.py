@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.settings.estimator import estimator_settings
 from hand_unc_ros.settings.parameter_files import names_for_any_node
 from hand_unc_ros.settings.parameters import (
     PARAMETERS,
@@ -92,3 +93,9 @@ def test_a_policy_of_the_live_node_is_named_when_a_recording_is_read(tmp_path, c
     params.write_text('/hand/multiview:\n  ros__parameters: {sync.policy: exact, rig.file: rig.yaml}\n')
     bag_settings(params, None, {})
     assert 'sync.policy exact' in caplog.text
+
+
+def test_the_files_that_are_named_reach_the_method() -> None:
+    names = ('weights', 'finder_weights', 'covariance_head', 'texture_weights')
+    options = estimator_settings(values(**{name: f'{name}.safetensors' for name in names})).method_options
+    assert all(getattr(options, name) == f'{name}.safetensors' for name in names)

@@ -40,6 +40,30 @@ def test_points_on_the_drawn_ellipsoid_have_one_mahalanobis_distance():
     np.testing.assert_allclose(distance2, RADIUS_95**2, rtol=1e-4)
 
 
+def test_a_face_becomes_two_right_triangles_that_cover_it():
+    rng = np.random.default_rng(3)
+    vertices = rng.normal(0, 0.01, (40, 3))
+    faces = np.array([rng.permutation(40)[:3] for _ in range(60)])
+    drawn = shapes.right_triangles(vertices, faces)
+    assert drawn.shown.all() and len(drawn.positions) == 120
+    unit = shapes.unit_right_triangle()
+    corners = drawn.positions[:, None] + np.einsum('nij,ncj->nci', matrix_from(drawn.wxyz),
+                                                   unit.vertices[unit.faces[0]] * drawn.scales[:, None])
+    whole = vertices[faces]
+    normal = np.cross(whole[:, 1] - whole[:, 0], whole[:, 2] - whole[:, 0])
+    halves = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).reshape(2, 60, 3)
+    # Both halves together have the face's area, and each looks where the face does.
+    np.testing.assert_allclose(halves.sum(0), normal, atol=1e-12)
+    assert ((halves * normal).sum(-1) >= 0).all()
+    # Each half has two corners of its face, and both have all three.
+    near = np.linalg.norm(corners[:, :, None] - np.tile(whole, (2, 1, 1))[:, None], axis=-1) < 1e-9
+    assert (near.any(1).sum(1) == 2).all() and (near.any(1)[:60] | near.any(1)[60:]).all()
+    # Those without an area are not drawn, and nothing is infinite.
+    flat = shapes.right_triangles(np.array([[0.0, 0, 0], [1, 0, 0], [2, 0, 0]]), np.array([[0, 1, 2], [0, 0, 0]]))
+    assert not flat.shown.any() and all(np.isfinite(part).all() for part in flat)
+    assert (flat.scales == shapes.HIDDEN_SCALE).all()
+
+
 def test_invalid_joints_are_not_drawn_and_nothing_is_infinite():
     valid = np.ones(21, bool)
     valid[[0, 7, 20]] = False

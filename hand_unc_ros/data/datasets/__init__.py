@@ -14,11 +14,13 @@ from hand_unc_ros.errors import ConfigError
 DATASETS: dict[str, tuple[str, str]] = {
     'dexycb': ('dexycb', 'DexYcb'),
     'ho3d': ('ho3d', 'Ho3d'),
+    'ho3d_single': ('ho3d_single', 'Ho3dSingle'),
     'oakink': ('oakink', 'OakInk'),
     'arctic': ('arctic', 'Arctic'),
     'interhand': ('interhand', 'InterHand'),
     'hanco': ('hanco', 'HanCo'),
     'freihand': ('freihand', 'FreiHand'),
+    'rhd': ('rhd', 'RenderedHands'),
 }
 
 

@@ -92,16 +92,16 @@ def read_npz_no_pickle(path: Path, keys: Sequence[str], what: str, remedy: str) 
         raise DatasetError(f'{path} is not a whole npz ({error}); expected {what}; {remedy}') from error
 
 
-def read_pickle(path: Path, what: str, remedy: str) -> Any:
+def read_pickle(path: Path, what: str, remedy: str, times: int = 1) -> Any:
     """Content of a pickle of plain values, numpy arrays and torch tensors (as arrays); nothing it names is run.
 
-    Raises DatasetError.
+    times: by how much it may be larger than the annotation of one frame may be. Raises DatasetError.
     """
     content = read_bytes(path, what, remedy)
-    if len(content) > _LARGEST_PICKLE:
-        raise DatasetError(f'{path} is larger than {_LARGEST_PICKLE >> 20} MiB; expected {what}; {remedy}')
+    if len(content) > times * _LARGEST_PICKLE:
+        raise DatasetError(f'{path} is larger than {times * _LARGEST_PICKLE >> 20} MiB; expected {what}; {remedy}')
     try:
-        return plain(load_inert(content), 'content')
+        return plain(load_inert(content, times), 'content')
     except PickleError as error:
         raise DatasetError(f'{path}: {error}; expected {what}; {remedy}') from error
 

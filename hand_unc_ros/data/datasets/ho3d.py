@@ -1,14 +1,11 @@
 """HO-3D version 3 (Hampali et al., CVPR 2020 and arXiv 2107.00887) with its five cameras: HO3D-MV of POEM.
 
-    ROOT/train.txt, evaluation.txt                        lines <sequence>/<frame>, such as ABF10/0000
-    ROOT/train/<sequence>/rgb/<frame>.jpg, meta/<frame>.pkl
-    ROOT/evaluation/<sequence>/…                          the same, of the hand only the wrist in meta
+    ROOT/train.txt, evaluation.txt, train/<sequence>/…    see ho3d_frames.py
+    ROOT/train/<sequence>/rgb/<frame>.jpg                 evaluation/ alike
     ROOT/calibration/<group>/calibration/cam_orders.txt   five numbers, see below
     ROOT/calibration/<group>/calibration/trans_<i>.txt    4×4, world from optical camera frame, metres
 
 A group such as ABF1 was seen by five cameras at once; the last digit of its sequences ABF10 … ABF14 is the camera.
-meta holds camMat (3, 3), handJoints3D (21, 3) metres in smplx's order, handPose (48,) axis-angle rad with the mean
-pose added, handBeta (10,), handTrans (3,), all in the camera's OpenGL frame (x right, y up, z backward).
 """
 
 from __future__ import annotations
@@ -17,32 +14,27 @@ from pathlib import Path
 
 import numpy as np
 
-from hand_unc_ros.data.datasets.files import (
-    array,
-    camera,
-    choose,
-    entry,
-    read_pickle,
-    read_text,
-    required_dir,
-    required_file,
-    rigid,
+from hand_unc_ros.data.datasets.files import array, camera, choose, read_text, required_dir, required_file, rigid
+from hand_unc_ros.data.datasets.ho3d_frames import (
+    FRAMES_PER_SECOND,
+    SIZE,
+    annotation,
+    listed_frames,
+    mano_parameters,
+    to_world,
 )
-from hand_unc_ros.data.datasets.mano_hands import ManoHands, moved
-from hand_unc_ros.data.datasets.views import projected_view, runs, transformed
-from hand_unc_ros.data.samples import ManoParameters, Sample
+from hand_unc_ros.data.datasets.mano_hands import ManoHands
+from hand_unc_ros.data.datasets.views import projected_view, runs
+from hand_unc_ros.data.samples import Sample
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.hand.joints import to_public
 
 GROUPS = {'train': ('ABF1', 'BB1', 'GSF1', 'MDF1', 'SiBF1'), 'test': ('GPMF1', 'SB1')}
 CAMERAS = 5
-SIZE = (640, 480)
-FRAMES_PER_SECOND = 30
 # POEM takes the truth from this camera where it is annotated.
 _FIRST = 2
 # Cameras that agree place the wrist within millimetres of each other; exchanged ones by decimetres apart.
 _LARGEST_DISAGREEMENT_M = 0.05
-_OPTICAL_FROM_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _REMEDY = 'unpack HO-3D v3 (HO3D_v3.zip and its calibration) from https://github.com/shreyashampali/ho3d'
 
 
@@ -79,7 +71,7 @@ class Ho3d:
     def __getitem__(self, index: int) -> Sample:
         group, frame, folders = self._samples[index]
         metas = {number: meta for number, folder in folders.items()
-                 if (meta := self._meta(folder, frame)) is not None}
+                 if (meta := annotation(folder, frame, _REMEDY)) is not None}
         if len(metas) < 2:
             raise DatasetError(f'{self._root}: {len(metas)} of {len(folders)} cameras of {group}, frame {frame} have an '
                                f'annotation, 2 are needed; {_REMEDY}')
@@ -88,16 +80,16 @@ class Ho3d:
             raise DatasetError(f'{self._root}: no camera of {group}, frame {frame} has all joints annotated; {_REMEDY}')
         truth = _FIRST if _FIRST in annotated else min(annotated)
         poses = self._poses(group, metas)
-        world = to_public(_to_world(metas[truth]['handJoints3D'], poses[truth]), 'smplx')
+        world = to_public(to_world(metas[truth]['handJoints3D'], poses[truth]), 'smplx')
         views = []
         for number in sorted(metas, key=lambda number: (number != truth, number)):
             name = folders[number].name
             device = camera(name, SIZE, metas[number]['camMat'], poses[number],
                             str(folders[number] / 'meta' / f'{frame}.pkl'), _REMEDY)
             own = metas[number]['handJoints3D']
-            joints = world if own is None else to_public(_to_world(own, poses[number]), 'smplx')
+            joints = world if own is None else to_public(to_world(own, poses[number]), 'smplx')
             views.append(projected_view(device, self._image(folders[number], frame), joints))
-        mano = self._mano(folders[truth], frame, metas[truth], poses[truth])
+        mano = mano_parameters(folders[truth], frame, metas[truth], poses[truth], _REMEDY)
         return Sample(
             name=f'{group}/{frame}', views=tuple(views), joints=world,
             vertices=None if self._hands is None or mano is None else self._hands.surface('right', mano)[0], mano=mano,
@@ -108,31 +100,11 @@ class Ho3d:
         """Folder of each camera's sequence, by group, frame and camera."""
         listed = {group: {} for groups in GROUPS.values() for group in groups}
         for folder in ('train', 'evaluation'):
-            where = self._root / f'{folder}.txt'
-            for number, line in enumerate(read_text(where, 'the list of frames', _REMEDY).split(), 1):
-                sequence, slash, frame = line.partition('/')
-                if not slash or not frame.isdecimal() or not sequence:
-                    raise DatasetError(f"{where}: entry {number} is '{line}', expected <sequence>/<frame>; {_REMEDY}")
+            for sequence, frame in listed_frames(self._root / f'{folder}.txt', _REMEDY):
                 if sequence[:-1] in listed and sequence[-1] in '01234':
                     views = listed[sequence[:-1]].setdefault(frame, {})
                     views[int(sequence[-1])] = self._root / folder / sequence
         return listed
-
-    def _meta(self, folder: Path, frame: str) -> dict | None:
-        """camMat (3, 3) and handJoints3D (21, 3), smplx's order, OpenGL frame, or None where there is no hand.
-
-        None for a camera without an annotation: single frames of single cameras have no file, or one of Nones.
-        """
-        where = folder / 'meta' / f'{frame}.pkl'
-        if not where.exists() and where.parent.is_dir():
-            return None
-        meta = read_pickle(where, "a frame's annotation", _REMEDY)
-        K, joints = (entry(meta, key, where, _REMEDY) for key in ('camMat', 'handJoints3D'))
-        if K is None and joints is None:
-            return None
-        annotated = joints is not None and np.size(joints) != 3
-        return {**meta, 'camMat': array(K, (3, 3), f'{where}: camMat', _REMEDY),
-                'handJoints3D': array(joints, (21, 3), f'{where}: handJoints3D', _REMEDY) if annotated else None}
 
     def _poses(self, group: str, metas: dict[int, dict]) -> list[np.ndarray]:
         """(4, 4) world from optical camera frame of cameras 0 … 4, found by the first frame that two cameras annotate.
@@ -165,25 +137,10 @@ class Ho3d:
             raise DatasetError(f'{image} is a png here, as in HO-3D version 2; expected version 3; {_REMEDY}')
         return required_file(image, 'an image', _REMEDY)
 
-    @staticmethod
-    def _mano(folder: Path, frame: str, meta: dict, world_from_camera: np.ndarray) -> ManoParameters | None:
-        if meta.get('handPose') is None:
-            return None
-        where = folder / 'meta' / f'{frame}.pkl'
-        pose, shape, translation = (array(entry(meta, key, where, _REMEDY), size, f'{where}: {key}', _REMEDY) for
-                                    key, size in (('handPose', (48,)), ('handBeta', (10,)), ('handTrans', (3,))))
-        local = ManoParameters(pose, shape, translation)
-        return moved(local, meta['handJoints3D'][0], world_from_camera @ _OPTICAL_FROM_OPENGL)
-
-
-def _to_world(joints: np.ndarray, world_from_camera: np.ndarray) -> np.ndarray:
-    """(21, 3) from a camera's OpenGL frame to the world."""
-    return transformed(joints, world_from_camera @ _OPTICAL_FROM_OPENGL)
-
 
 def _disagreement(metas: dict[int, dict], poses: list[np.ndarray]) -> float:
     """Largest distance, metres, from the mean of the wrists that the cameras' own annotations give."""
-    wrists = np.stack([_to_world(meta['handJoints3D'], poses[number])[0] for number, meta in metas.items()
+    wrists = np.stack([to_world(meta['handJoints3D'], poses[number])[0] for number, meta in metas.items()
                        if meta['handJoints3D'] is not None])
     return float(np.linalg.norm(wrists - wrists.mean(axis=0), axis=1).max())
 

@@ -52,6 +52,11 @@ class AmvurPredictor:
         """Side of the crops in pixels."""
         return self.network.config.image_size
 
+    @property
+    def surface(self) -> str:
+        """Name of the hand model whose vertices are predicted."""
+        return self.network.config.surface
+
     @torch.inference_mode()
     def predict(self, batch: dict[str, Tensor]) -> Predictions:
         """See Predictor. What views there are beside the used one has no part in it."""

@@ -2,7 +2,8 @@
 
 Views are read as by the method landmarks. Where one view alone shows the hand, the network gives its shape, and its
 landmarks say where it is; the covariance is long along the rays, for all joints together. The lengths of the bones that
-were learned while several views saw the hand shorten it.
+were learned while several views saw the hand shorten it. Where texture weights are named, its mesh has the colours that
+they make of the crop of the view that gave it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,14 +21,17 @@ from torch import Tensor
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.methods.amvur.evidence import landmark_evidence
 from hand_unc_ros.methods.amvur.network import load_amvur
 from hand_unc_ros.methods.amvur.single_hand import SingleHand, seen_hand, triangulation_of, with_joints
-from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, NotFused, ViewReading
-from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files
+from hand_unc_ros.methods.amvur.texture import load_textured
+from hand_unc_ros.methods.contract import Crop, Fused, HandPrior, MethodOptions, NotFused, ViewReading
+from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files, refuse_head
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.blaze_hand import HandOutput
+from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
@@ -47,15 +53,24 @@ def files(options: MethodOptions) -> dict[str, Path]:
         except ConfigError as error:
             raise ConfigError('the method amvur has no weights here; train it (hand-unc train'
                               ' config/train/amvur_lite.yaml) and name them in the setting weights') from error
+    refuse_head(options, 'amvur')
     hand, palm, variance_head = landmark_files()
+    texture = {'texture_weights': Path(options.texture_weights)} if options.texture_weights else {}
     return {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),
-            'variance_head': variance_head}
+            'variance_head': variance_head, **texture}
 
 
 def build(options: MethodOptions, cameras: tuple[str, ...]) -> AmvurLive:
     """Load the networks, on the runtime that is fastest for a crop of each camera. Raises ConfigError with the
     remedy."""
     return AmvurLive(files(options), options, len(cameras))
+
+
+class SeenCrop(NamedTuple):
+    """A reading's features where the mesh is coloured. image: (S, S, 3) uint8 RGB, of the crop that `maps` tell of."""
+
+    maps: LandmarkMaps
+    image: np.ndarray
 
 
 class AmvurLive(OnLandmarks):
@@ -75,6 +90,9 @@ class AmvurLive(OnLandmarks):
         if self.network.config.features != 'landmarks':
             raise ConfigError(f'{files["weights"]} reads images by a ResNet, which the live pipeline does not run;'
                               ' train with network.features: landmarks (config/train/amvur_lite.yaml)')
+        self.textured = None
+        if 'texture_weights' in files:
+            self.textured = load_textured(files['texture_weights'], self.network, files['weights']).to(self.device)
         networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
                                     choose_precision(options.precision, self.device), files['variance_head'])
         check_fingerprints(self.network.config, fingerprints_of(networks.hand, networks.variance), files['weights'])
@@ -87,6 +105,14 @@ class AmvurLive(OnLandmarks):
     def surface(self) -> str:
         """Name of the hand model whose mesh the network gives."""
         return self.network.config.surface
+
+    def read(self, crops: Sequence[Crop]) -> list[ViewReading]:
+        """See LandmarkViews. features: LandmarkMaps, or a SeenCrop where the mesh is coloured."""
+        readings = super().read(crops)
+        if self.textured is None:
+            return readings
+        return [replace(reading, features=SeenCrop(reading.features, crop.image))
+                for reading, crop in zip(readings, crops)]
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused | NotFused:
         """Triangulated, and held to the lengths of its bones, where two views or more show the hand, with the mesh of
@@ -103,8 +129,11 @@ class AmvurLive(OnLandmarks):
             best = min((readings[row] for row in rows),
                        key=lambda one: float(np.nanmean(one.variance_px2) / one.box_px[2] ** 2))
             vertices = with_joints(self._seen(best, track), hand.joints)
+            meshed = time.perf_counter()
+            colours = None if vertices is None else self._colours(best)
             return Fused(hand.joints, hand.covariance, hand.gate, triangulation, vertices,
-                         {**hand.stage_ms, 'mesh': 1e3 * (time.perf_counter() - fused)})
+                         {**hand.stage_ms, 'mesh': 1e3 * (meshed - fused), **self._texture_ms(meshed)},
+                         vertex_colours=colours)
         if not rows:
             return NotFused('the one view that shows the hand was not read in a crop')
         row = rows[0]
@@ -112,11 +141,28 @@ class AmvurLive(OnLandmarks):
         if not np.isfinite(hand.covariance).all() or not np.isfinite(hand.vertices).all():
             return NotFused('the network gives no finite hand')
         triangulation = triangulation_of(hand, stack(readings), rig, row)
+        meshed = time.perf_counter()
+        colours = self._colours(readings[row])
         return Fused(hand.joints, hand.covariance, triangulation.gate, triangulation, hand.vertices,
-                     {'monocular': 1e3 * (time.perf_counter() - started)})
+                     {'monocular': 1e3 * (meshed - started), **self._texture_ms(meshed)}, vertex_colours=colours)
 
     def _seen(self, reading: ViewReading, track: HandPrior) -> SingleHand:
+        if isinstance(reading.features, SeenCrop):
+            reading = replace(reading, features=reading.features.maps)
         return seen_hand(self.network, reading, track.bones, self.device)
+
+    @torch.inference_mode()
+    def _colours(self, reading: ViewReading) -> np.ndarray | None:
+        """(N, 3) uint8 of the vertices, by the crop of a reading; None without a texture."""
+        if self.textured is None:
+            return None
+        K = torch.from_numpy(reading.K).float()[None].to(self.device)
+        image = image_tensor(torch.from_numpy(np.array(reading.features.image))[None].to(self.device))
+        colours, _ = self.textured.colours(image, K, landmark_evidence(reading.features.maps, K))
+        return (255 * colours[0]).round().byte().cpu().numpy()
+
+    def _texture_ms(self, started: float) -> dict[str, float]:
+        return {} if self.textured is None else {'texture': 1e3 * (time.perf_counter() - started)}
 
 
 def _maps(out: HandOutput, log_sigma: Tensor) -> list[LandmarkMaps]:

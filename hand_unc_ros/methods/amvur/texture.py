@@ -21,7 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.model import hand_arrays
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.methods.amvur.evidence import Evidence
 from hand_unc_ros.methods.amvur.network import Amvur
 from hand_unc_ros.methods.amvur.reading import CropReader
@@ -158,16 +161,6 @@ def _sampled(level: Tensor, places: Tensor) -> Tensor:
     return F.grid_sample(level, places[:, :, None], align_corners=False, padding_mode='border')[..., 0].mT
 
 
-def load_texture(path: Path, base: Amvur, base_path: Path) -> TextureNet:
-    """The texture stored at `path`, in eval mode. base: the network whose meshes it colours, stored at `base_path`.
-    Raises ConfigError naming the file and what is wrong with it, also where it was trained on another network."""
-    texture = load_stored(path, 'TextureNet', lambda config: TextureNet(TextureConfig.from_dict(config), base))
-    if texture.config.base != fingerprint(base_path):
-        raise ConfigError(f'{path} was trained on another network than {base_path}; train it anew'
-                          ' (config/train/amvur_texture.yaml)')
-    return texture
-
-
 class Rendered(NamedTuple):
     """colours: (N, V, 3) of the vertices, and image: (N, R, R, 3) of the mesh, in [0, 1].  raster: of the image."""
 
@@ -187,6 +180,12 @@ class TexturedAmvur(nn.Module):
     def forward(self, images: Tensor, K: Tensor, evidence: Evidence, vertices: Tensor | None = None) -> Rendered:
         """Of crops (N, 3, S, S) in [0, 1] with intrinsics K (N, 3, 3). vertices: (N, V, 3) metres, camera frames, of
         the meshes; by default those that the network sees."""
+        colours, raster = self.colours(images, K, evidence, vertices)
+        return Rendered(colours, interpolate(raster, self.faces, colours), raster)
+
+    def colours(self, images: Tensor, K: Tensor, evidence: Evidence,
+                vertices: Tensor | None = None) -> tuple[Tensor, Raster]:
+        """Of the vertices alone, as in Rendered, and the raster by which it is known which of them are seen."""
         amvur, size = self.amvur, images.shape[-1]
         with torch.no_grad():
             vertices = self.meshes(evidence) if vertices is None else vertices
@@ -197,8 +196,7 @@ class TexturedAmvur(nn.Module):
             places = (projected[..., :2] / projected[..., 2:].clamp_min(1e-3) + 0.5) * (2 / size) - 1
             shallow = None if amvur.backbone is None else amvur.shallow(images)
             surface = torch.cat([amvur.template.expand(len(images), -1, -1), normals(vertices, self.faces)], -1)
-        colours = self.texture(images, evidence.whole, surface, places, seen, shallow)
-        return Rendered(colours, interpolate(raster, self.faces, colours), raster)
+        return self.texture(images, evidence.whole, surface, places, seen, shallow), raster
 
     @torch.no_grad()
     def meshes(self, evidence: Evidence) -> Tensor:
@@ -219,6 +217,20 @@ class TexturedAmvur(nn.Module):
         """Each crop's colours on the mesh of the crop `where` (N,) says."""
         raster = Raster(*(part[where] for part in rendered.raster))
         return Rendered(rendered.colours, interpolate(raster, self.faces, rendered.colours), raster)
+
+
+def load_textured(path: Path, amvur: Amvur, weights: Path) -> TexturedAmvur:
+    """The texture stored at `path`, on the network of the file `weights`, which is not changed. Raises ConfigError for
+    a texture that was trained on other weights, and for a surface whose triangles are not at hand."""
+    if amvur.config.surface not in (STANDIN, ANNY):
+        raise ConfigError(f'{path} colours a MANO surface, whose triangles are not stored with weights; a texture goes'
+                          f' with a network of surface {STANDIN} or {ANNY}')
+    texture = load_stored(path, TextureNet.__name__, lambda config: TextureNet(TextureConfig.from_dict(config), amvur))
+    if texture.config.base != fingerprint(weights):
+        raise ConfigError(f'{path} was trained on other weights than {weights}; name those, or train the texture on'
+                          ' these (stage: texture)')
+    faces = torch.from_numpy(np.asarray(hand_arrays(amvur.config.surface, 'right')[0]['f'], np.int64))
+    return TexturedAmvur(amvur, texture, faces).eval()
 
 
 def normals(vertices: Tensor, faces: Tensor) -> Tensor:

@@ -55,6 +55,11 @@ class JumpHandPredictor:
         return self.network.config.image_size
 
     @property
+    def surface(self) -> str:
+        """Name of the hand model whose vertices are predicted."""
+        return self.network.config.surface
+
+    @property
     def description(self) -> str:
         """The choices of the network, in words."""
         config = self.network.config

@@ -43,6 +43,7 @@ class LandmarksPredictor:
 
     image_size = HAND_SIZE
     crop_box = staticmethod(box_of_hand)
+    surface = ''
 
     def __init__(self, networks: FrozenLandmarks, triangulation: str, device: str = 'auto',
                  precision: str = 'auto') -> None:

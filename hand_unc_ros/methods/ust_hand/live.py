@@ -15,7 +15,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewReading
-from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files
+from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files, refuse_head
 from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.ust_hand.network import load_ust_hand
@@ -36,6 +36,7 @@ SHIPPED = 'models/ust_hand_lite.safetensors'
 def files(options: MethodOptions) -> dict[str, Path]:
     """The files that decide the numbers, by the names of their settings. Raises ConfigError without trained weights and
     without the networks for landmarks."""
+    refuse_head(options, 'ust_hand')
     hand, palm, variance_head = landmark_files()
     return {'weights': _weights(options.weights), 'landmark_weights': hand,
             'finder_weights': Path(options.finder_weights or palm), 'variance_head': variance_head}

@@ -55,6 +55,27 @@ def test_the_test_split_has_one_image_of_each_hand_and_makes_batches(tree):
     assert batch['images'].shape == (2, 1, 64, 64, 3) and batch['joint_mask'].any()
 
 
+def test_the_test_split_without_truth_has_boxes_alone(tree):
+    """As FreiHAND_pub_v2.zip brings it: the crop is then the whole image, and nothing is annotated in it."""
+    root, truth = tree
+    for what in ('xyz', 'verts'):
+        (root / f'evaluation_{what}.json').unlink()
+    source = open_dataset('freihand', root, 'test')
+    assert len(source) == 2 and [source[i].name.rpartition('/')[2] for i in range(2)] == ['00000000', '00000001']
+    assert np.isnan(source[0].joints).all() and not source[0].views[0].visible.any()
+    crop = crop_sample(source[1], 224)
+    np.testing.assert_allclose(crop['K'][0], K)
+    np.testing.assert_array_equal(crop['images'][0], source[1].views[0].read())
+    assert crop['view_mask'].all() and not crop['present'].any() and not crop['joint_mask'].any()
+    # An origin is not made of joints that are not known.
+    batch = collate([crop, crop_sample(open_dataset('freihand', root, 'train')[0], 224)])
+    np.testing.assert_array_equal(batch['camera_from_world'][0, 0], np.eye(4)[:3])
+    assert batch['joints'][1].isfinite().all()
+    (root / 'training_xyz.json').unlink()
+    with pytest.raises(DatasetError, match='training_xyz.json: no such file'):
+        open_dataset('freihand', root, 'train')
+
+
 def test_what_is_missing_or_odd_is_named(tree):
     root, _ = tree
     for options, words in ((dict(split='val'), 'split of FreiHAND'),

@@ -21,8 +21,12 @@ from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, hand_box, mirror_vi
 from hand_unc_ros.methods import build_method
 from hand_unc_ros.methods.amvur import live
 from hand_unc_ros.methods.amvur.evaluation import AmvurPredictor
+from hand_unc_ros.methods.amvur.evidence import landmark_evidence
+from hand_unc_ros.methods.amvur.network import Amvur
 from hand_unc_ros.methods.amvur.single_hand import seen_hand, size_by_bones, with_joints
-from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, NotFused, ViewReading
+from hand_unc_ros.methods.amvur.texture import TextureConfig, TexturedAmvur, TextureNet, load_textured
+from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, NotFused, View, ViewReading
+from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.methods.landmark_views import OnLandmarks
@@ -31,7 +35,7 @@ from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.landmark_gaussians import random_maps
-from hand_unc_ros.networks.weights import save_network
+from hand_unc_ros.networks.weights import fingerprint, save_network
 
 RIGHT = HandPrior('right')
 
@@ -68,6 +72,14 @@ def method(landmark_paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> l
     save_network(tmp_path / 'amvur.safetensors', network, network.config.to_dict())
     return build_method('amvur', MethodOptions(weights=str(tmp_path / 'amvur.safetensors'), min_views=1,
                                                acceleration='none'), RIG.names)
+
+
+def textured(place: Path, texture: TextureConfig, network: Amvur) -> Path:
+    """A texture of a network, untrained."""
+    torch.manual_seed(3)
+    net = TextureNet(texture, network)
+    save_network(place / 'texture.safetensors', net, texture.to_dict())
+    return place / 'texture.safetensors'
 
 
 def at_right_angles(points: np.ndarray, covariance: np.ndarray, camera: np.ndarray) -> tuple[float, float]:
@@ -161,6 +173,66 @@ def test_samples_are_predicted_as_live(landmark_paths, monkeypatch: pytest.Monke
     np.testing.assert_allclose(found.covariance[0], expected.covariance, rtol=1e-3, atol=1e-8)
     batch['view_mask'][1] = False
     assert torch.isnan(predictor.predict(batch).joints[1]).all()
+
+
+@pytest.mark.parametrize('side', ['right', 'left'])
+def test_a_mesh_takes_the_colours_of_its_view(method: live.AmvurLive, tmp_path: Path, side: str) -> None:
+    """By one view and by all: those of the crop, or of its mirror image for a left hand."""
+    weights = tmp_path / 'amvur.safetensors'
+    config = TextureConfig(width=8, layers=1, heads=2, coarse=60, render_size=56, base=fingerprint(weights))
+    options = MethodOptions(weights=str(weights), texture_weights=str(textured(tmp_path, config, method.network)),
+                            min_views=1, acceleration='none')
+    painter = build_method('amvur', options, RIG.names)
+    assert live.files(options)['texture_weights'] == tmp_path / 'texture.safetensors'
+    joints = hand(side=side)
+    views = {camera.name: View(camera, np.full((480, 640, 3), (230, 120, 30), np.uint8), 0) for camera in RIG.cameras}
+    crops = [cut_crop(view, hand_box(joints, view.camera, rule=box_of_hand), side, HAND_SIZE)
+             for view in views.values()]
+    read = {reading.camera: reading for reading in painter.read(crops)}
+    plain = method.read(crops)
+    seen = {}
+    for crop, other in zip(crops, plain):
+        features = read[other.camera].features
+        np.testing.assert_array_equal(features.image, crop.image)
+        np.testing.assert_array_equal(features.maps.landmarks, other.features.landmarks)
+        # Landmarks as of a network that sees this hand.
+        maps = readings(joints, side)[other.camera].features
+        seen[other.camera] = replace(readings(joints, side)[other.camera], features=live.SeenCrop(maps, crop.image))
+    for window in (seen, {name: seen[name] if name == RIG.names[3] else ViewReading.unread(views[name], side)
+                          for name in seen}):
+        fused = painter.fuse([window], RIG, HandPrior(side))
+        assert fused.vertices.shape == fused.vertex_colours.shape == (778, 3) and fused.stage_ms['texture'] > 0
+        assert fused.vertex_colours.dtype == np.uint8
+        expected = TexturedAmvur(painter.network, painter.textured.texture, painter.textured.faces)
+        best = read_of(fused, window, RIG.names)
+        maps, image = window[best].features
+        K = torch.from_numpy(window[best].K).float()[None]
+        colours = expected(image_tensor(torch.from_numpy(image.copy())[None]), K, landmark_evidence(maps, K)).colours
+        np.testing.assert_allclose(fused.vertex_colours, 255 * colours[0].detach().numpy(), atol=0.51)
+    bare = method.fuse([readings(joints, side)], RIG, HandPrior(side))
+    assert bare.vertex_colours is None and 'texture' not in bare.stage_ms
+
+
+def read_of(fused: Fused, window: dict[str, ViewReading], names: tuple[str, ...]) -> str:
+    """The view whose mesh was taken: the only one, or that with the smallest variance for its box."""
+    if fused.triangulation.used.sum() == 1:
+        return names[int(fused.triangulation.used.argmax())]
+    return min(names, key=lambda name: np.nanmean(window[name].variance_px2) / window[name].box_px[2] ** 2)
+
+
+def test_a_texture_of_other_weights_is_refused(method: live.AmvurLive, tmp_path: Path) -> None:
+    weights = tmp_path / 'amvur.safetensors'
+    config = TextureConfig(width=8, layers=1, heads=2, coarse=60, render_size=56, base='other')
+    options = MethodOptions(weights=str(weights), texture_weights=str(textured(tmp_path, config, method.network)))
+    with pytest.raises(ConfigError, match='trained on other weights'):
+        build_method('amvur', options, RIG.names)
+    with pytest.raises(ConfigError, match='no weights at'):
+        build_method('amvur', replace(options, texture_weights=str(tmp_path / 'nothing.safetensors')), RIG.names)
+    with pytest.raises(ConfigError, match='does not fit this version'):
+        TextureConfig.from_dict({'depth': 3})
+    mano = tiny_amvur(replace(TINY, surface='mano', positions='template'))
+    with pytest.raises(ConfigError, match='triangles are not stored'):
+        load_textured(options.texture_weights, mano, weights)
 
 
 def test_what_cannot_be_used_is_said(method: live.AmvurLive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from hand_unc_ros.hand.anny import ANNY  # noqa: E402
 from hand_unc_ros.hand.model import load_hand_model  # noqa: E402
 from hand_unc_ros.methods.amvur.network import Amvur, load_amvur  # noqa: E402
 from hand_unc_ros.methods.amvur.reading import CropReader  # noqa: E402
-from hand_unc_ros.methods.amvur.texture import TexturedAmvur, load_texture  # noqa: E402
+from hand_unc_ros.methods.amvur.texture import load_textured  # noqa: E402
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks  # noqa: E402
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE  # noqa: E402
 from hand_unc_ros.networks.landmark_boxes import box_of_hand  # noqa: E402
@@ -34,9 +34,7 @@ def test_its_colours_are_better_than_one_colour() -> None:
     if landmark_models() is None:
         pytest.skip('needs `hand-unc models get landmarks`')
     torch.set_num_threads(1)
-    base = load_amvur(resource(BASE))
-    texture = load_texture(resource(TEXTURE), base, resource(BASE))
-    network = TexturedAmvur(base, texture, load_hand_model(ANNY).faces).eval()
+    network = load_textured(resource(TEXTURE), load_amvur(resource(BASE)), resource(BASE))
     samples = MultiviewSamples(load_hand_model(ANNY), SEED, SETS['alike'])
     batch = collate([crop_sample(samples.sample(number, VIEWS), HAND_SIZE, rule=box_of_hand)
                      for number in range(MOMENTS)])
@@ -51,5 +49,5 @@ def test_weights_of_another_base_are_refused(tmp_path) -> None:
     base = load_amvur(resource(BASE))
     other = Amvur(base.config).eval()
     save_network(tmp_path / 'other.safetensors', other, base.config.to_dict())
-    with pytest.raises(ConfigError, match='trained on another network'):
-        load_texture(resource(TEXTURE), base, tmp_path / 'other.safetensors')
+    with pytest.raises(ConfigError, match='trained on other weights'):
+        load_textured(resource(TEXTURE), base, tmp_path / 'other.safetensors')
