@@ -200,6 +200,8 @@ def add_synth_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what training draws from, or one of the kinds held out from it (default training)')
     parser.add_argument('--hand-model', default='stand-in', metavar='NAME',
                         help='stand-in, on which the shipped weights were trained, or anny, lifelike (default stand-in)')
+    parser.add_argument('--image-size', type=int, default=128, metavar='PX',
+                        help='side of the crops that a network will take of training scenes (default 128)')
     parser.add_argument('--workers', type=int, default=2, metavar='N', help='processes that render (default 2)')
 
 
@@ -207,7 +209,7 @@ def synth(args: argparse.Namespace) -> None:
     """`hand-unc synth`."""
     from hand_unc_ros.data.synthetic.sets import describe_set, make_set
     content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames,
-                           hand_model=args.hand_model)
+                           hand_model=args.hand_model, image_size=args.image_size)
     print(make_set(args.out, content, args.workers).description)
 
 

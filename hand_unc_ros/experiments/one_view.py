@@ -7,6 +7,7 @@ of seeds that no training and no covariance map has seen.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from hand_unc_ros.data.synthetic.scene import Scene
+from hand_unc_ros.errors import MissingDependencyError
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.types import FrameSet
+from hand_unc_ros.evaluation.plots import COLOURS
 from hand_unc_ros.experiments.temporal_gain import SEEDS, scenes
 from hand_unc_ros.files import write_file
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
@@ -89,6 +92,53 @@ def judge(followed: Sequence[Sequence[Moment | None]], alone: int) -> dict[str, 
     return numbers
 
 
+class Course(NamedTuple):
+    """Of each set, over scenes: quartiles and median (3, T) in mm of the root mean square error of a hand's joints, and
+    of what its covariance says of that, the root of the mean trace; NaN where no scene gives a hand."""
+
+    error_mm: np.ndarray
+    sigma_mm: np.ndarray
+
+
+def course(followed: Sequence[Sequence[Moment | None]]) -> Course:
+    """How error and σ go over the sets of all scenes."""
+    values = np.full((2, len(followed), len(followed[0])), np.nan)
+    for row, moments in enumerate(followed):
+        for place, moment in enumerate(moments):
+            if moment is not None:
+                trace = np.trace(joint_blocks(moment.covariance), axis1=-2, axis2=-1)
+                values[:, row, place] = [np.nanmean(np.square(moment.error).sum(-1)), np.nanmean(trace)]
+    there = np.isfinite(values).any(1)
+    quartiles = np.full((3, *there.shape), np.nan)
+    for which, place in np.argwhere(there):
+        quartiles[:, which, place] = np.nanquantile(1e3 * np.sqrt(values[which, :, place]), (0.25, 0.5, 0.75))
+    return Course(quartiles[:, 0], quartiles[:, 1])
+
+
+def plot(shown: Course, alone: int) -> bytes:
+    """A PNG of a course: medians as lines, quartiles as bands. Raises MissingDependencyError without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingDependencyError("plots need matplotlib: pip install 'hand_unc_ros[report]'") from error
+    figure = Figure(figsize=(7.0, 3.4), layout='constrained')
+    axes = figure.add_subplot()
+    time_s = np.arange(shown.error_mm.shape[1]) / RATE_HZ
+    lonely = (np.array([BEFORE, BEFORE + alone]) - 0.5) / RATE_HZ
+    axes.axvspan(*lonely, color='#ececec', label='one camera is left')
+    for name, colour, (low, middle, high) in (('error of the joints', COLOURS[1], shown.error_mm),
+                                              ('standard deviation that is published', COLOURS[0], shown.sigma_mm)):
+        axes.fill_between(time_s, low, high, color=colour, alpha=0.25, linewidth=0)
+        axes.plot(time_s, middle, color=colour, label=name)
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.set(xlabel='time, s', ylabel='mm, root mean square of joints', yscale='log', xlim=(time_s[0], time_s[-1]))
+    axes.yaxis.set_major_formatter('{x:g}')
+    figure.legend(frameon=False, loc='outside upper left', ncol=3)
+    file = io.BytesIO()
+    figure.savefig(file, format='png', dpi=120)
+    return file.getvalue()
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -98,6 +148,7 @@ def main() -> None:
     parser.add_argument('--cameras', type=int, default=4)
     parser.add_argument('--alone', type=int, default=15, help='sets of one camera')
     parser.add_argument('--json', type=Path)
+    parser.add_argument('--plot', type=Path, help='PNG to write: error and standard deviation over time')
     args = parser.parse_args()
     estimator = build_estimator(EstimatorSettings(method='amvur', weights=args.weights,
                                                   covariance_map=args.covariance_map),
@@ -106,8 +157,11 @@ def main() -> None:
                 for seed, scene in scenes(args.scenes, args.cameras)]
     numbers = judge(followed, args.alone)
     print('\n'.join(f'{name:22s} {value:.4g}' for name, value in numbers.items()))
+    if args.plot is not None:
+        write_file(args.plot, plot(course(followed), args.alone))
     if args.json is not None:
-        write_file(args.json, json.dumps(vars(args) | {'json': None, 'numbers': numbers}, indent=1) + '\n')
+        about = vars(args) | {'json': None, 'plot': None, 'numbers': numbers}
+        write_file(args.json, json.dumps(about, indent=1) + '\n')
 
 
 if __name__ == '__main__':

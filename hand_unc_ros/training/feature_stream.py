@@ -72,7 +72,11 @@ def moment(batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tens
     """One frame, the same of all, of a batch of sequences, as of a set of moments; any other batch as it is."""
     if 'stamps_s' not in batch:
         return batch
-    frame = int(rng.integers(batch['stamps_s'].shape[1]))
+    return at_frame(batch, int(rng.integers(batch['stamps_s'].shape[1])))
+
+
+def at_frame(batch: dict[str, Tensor], frame: int) -> dict[str, Tensor]:
+    """One frame of a batch of sequences, as of a set of moments."""
     chosen = {name: value if name == 'index' else value[:, frame] if name in OF_SAMPLES else value[:, :, frame]
               for name, value in batch.items() if name != 'stamps_s'}
     return chosen | {'vertices': chosen['vertices'].float()}

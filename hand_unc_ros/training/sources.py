@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from hand_unc_ros.data.batches import collate, crop_sample
+from hand_unc_ros.data.batches import BoxRule, collate, crop_sample
 from hand_unc_ros.data.coverage import coverage_of
 from hand_unc_ros.data.datasets import open_dataset
 from hand_unc_ros.data.feature_shards import FeatureShards
@@ -19,6 +19,7 @@ from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.shards import open_shards
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.errors import DatasetError
+from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.training.config import SamplesConfig, TrainingConfig, ValidationConfig
 from hand_unc_ros.training.feature_stream import FeatureStream, held_out_features, moment
@@ -31,25 +32,26 @@ HELD_OUT_BATCH = 16
 LOOKED_AT = 100
 
 
-def training_stream(config: TrainingConfig, image_size: int) -> BatchStream:
-    """Batches of crops of image_size px of several views, without end. Raises DatasetError or ConfigError for a source
-    that cannot be opened."""
+def training_stream(config: TrainingConfig, image_size: int, rule: BoxRule = reach_box) -> BatchStream:
+    """Batches of crops of image_size px of several views, without end. rule: of the crops' boxes.  Raises DatasetError
+    or ConfigError for a source that cannot be opened."""
     data = config.data
     subsets = Subsets(data.fewest_views)
     if data.source == 'synthetic':
         return SyntheticStream(load_hand_model(config.hand_model or None), config.seed, data.crops,
-                               _settings(data, image_size), data.varied, subsets)
+                               _settings(data, image_size), data.varied, subsets, rule)
     if data.source == 'features':
         return FeatureStream(FeatureShards(Path(data.path)), config.seed, data.crops, subsets)
     source = _opened(data)
     looked_at = np.unique(np.linspace(0, len(source) - 1, LOOKED_AT).round().astype(int))
     log.info('%s: of %d of %d samples: %s', data.path, len(looked_at), len(source),
              coverage_of(source, looked_at.tolist()))
-    return SourceStream(source, config.seed, data.samples, image_size, data.varied, subsets)
+    return SourceStream(source, config.seed, data.samples, image_size, data.varied, subsets, rule)
 
 
-def held_out(config: TrainingConfig, image_size: int) -> list[dict[str, Tensor]]:
-    """The batches of crops that a run is validated on, the same in every run that is configured alike."""
+def held_out(config: TrainingConfig, image_size: int, rule: BoxRule = reach_box) -> list[dict[str, Tensor]]:
+    """The batches of crops that a run is validated on, the same in every run that is configured alike. rule: of the
+    crops' boxes."""
     chosen = config.validation
     if chosen.source == 'features':
         return _held_out_features(chosen)
@@ -71,7 +73,7 @@ def held_out(config: TrainingConfig, image_size: int) -> list[dict[str, Tensor]]
             try:
                 sample = get(number)
                 yield number, crop_sample(sample, image_size, chosen.varied, (seed, number),
-                                          _first(sample, chosen.views))
+                                          _first(sample, chosen.views), rule)
             except DatasetError as error:
                 log.warning('a validation sample cannot be read and is left out: %s', error)
 

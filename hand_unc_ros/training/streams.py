@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, Augmentation, collate, crop_sample
+from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, Augmentation, BoxRule, collate, crop_sample
 from hand_unc_ros.data.samples import Sample, SampleSource
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.errors import DatasetError
+from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.hand.model import HandModel
 
 log = logging.getLogger(__name__)
@@ -62,9 +63,10 @@ class SyntheticStream:
     chunk_batches = CHUNK_BATCHES
 
     def __init__(self, model: HandModel, seed: int, crops: int, settings: MultiviewSettings = MultiviewSettings(),
-                 augmentation: Augmentation = SYNTHETIC_AUGMENTATION, subsets: Subsets = Subsets()) -> None:
+                 augmentation: Augmentation = SYNTHETIC_AUGMENTATION, subsets: Subsets = Subsets(),
+                 rule: BoxRule = reach_box) -> None:
         self.model, self.seed, self.crops = model, seed, crops
-        self.settings, self.augmentation, self.subsets = settings, augmentation, subsets
+        self.settings, self.augmentation, self.subsets, self.rule = settings, augmentation, subsets, rule
         self._samples: MultiviewSamples | None = None
 
     def chunk(self, index: int) -> list[dict[str, Tensor]]:
@@ -84,7 +86,8 @@ class SyntheticStream:
             order = np.concatenate([rng.permutation(count) for _ in range(-(-self.crops // views // count))])
             rows = order[:max(1, self.crops // views)]
             batches.append(collate([crop_sample(drawn[row], self.settings.image_size, self.augmentation,
-                                                (self.seed, index, place, i), rng.permutation(cameras)[:views])
+                                                (self.seed, index, place, i), rng.permutation(cameras)[:views],
+                                                self.rule)
                                     for i, row in enumerate(rows)], numbers[rows]))
         return batches
 
@@ -102,9 +105,9 @@ class SourceStream:
     chunk_batches = 1
 
     def __init__(self, source: SampleSource, seed: int, size: int, image_size: int, augmentation: Augmentation,
-                 subsets: Subsets = Subsets()) -> None:
+                 subsets: Subsets = Subsets(), rule: BoxRule = reach_box) -> None:
         self.source, self.seed, self.size = source, seed, min(size, len(source))
-        self.image_size, self.augmentation, self.subsets = image_size, augmentation, subsets
+        self.image_size, self.augmentation, self.subsets, self.rule = image_size, augmentation, subsets, rule
         self._unreadable: set[int] = set()
         self._failures, self._last_error = 0, ''
 
@@ -129,7 +132,7 @@ class SourceStream:
             for i, (row, sample) in enumerate(zip(rows, samples)):
                 try:
                     crops.append(crop_sample(sample, self.image_size, self.augmentation, (self.seed, index, i),
-                                             rng.permutation(len(sample.views))[:views]))
+                                             rng.permutation(len(sample.views))[:views], self.rule))
                 except DatasetError as error:
                     # With other views it may be readable, so it is left out of this batch alone.
                     self._name_unreadable(error)

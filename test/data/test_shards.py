@@ -23,7 +23,7 @@ from hand_unc_ros import cli
 from hand_unc_ros.cli.models import SYNTHETIC_SCENES
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView, windows
 from hand_unc_ros.data.shards import ShardedSet, open_shards, unfinished, write_shard
-from hand_unc_ros.data.synthetic.sets import KINDS, describe_set, make_set
+from hand_unc_ros.data.synthetic.sets import KINDS, describe_set, make_set, sequence_maker
 from hand_unc_ros.errors import ConfigError, DatasetError
 from hand_unc_ros.geometry.cameras import Camera
 
@@ -244,6 +244,9 @@ def test_numbers_of_which_there_is_no_set():
                       ('foggy', 0, 4, 4, 1)):
         with pytest.raises(ConfigError):
             describe_set(*arguments)
+    for kind, size in (('clean', 224), ('training', 8)):
+        with pytest.raises(ConfigError, match='image.size'):
+            describe_set(kind, 0, 4, 4, 1, image_size=size)
     with pytest.raises(ConfigError, match='workers'):
         make_set(Path('nowhere'), SMALL, workers=0)
 
@@ -253,6 +256,15 @@ def test_shards_hold_whole_sequences():
     assert content.shard_samples % 7 == 0 and content.shard_samples * 8 <= 512
     numbers = [number for shard in range(content.shards) for number in content.range_of(shard)]
     assert numbers == list(range(1000))
+
+
+def test_training_images_are_as_large_as_their_crops_want():
+    """Windows are 0.65 to 1.4 times 1.45 of a crop's side."""
+    for size in (64, 96):
+        sample = sequence_maker(describe_set('training', 5, 1, 6, 1, image_size=size))(0)[0]
+        sides = np.array([view.camera.width for view in sample.views]) / (1.45 * size)
+        assert 0.63 < sides.min() and sides.max() < 1.41
+    assert describe_set('training', 5, 1, 6, 1) == describe_set('training', 5, 1, 6, 1, image_size=128)
 
 
 def test_command(tmp_path, capsys):

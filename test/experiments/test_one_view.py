@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip('numba', reason='scenes need the extra `synthetic`')
 
-from hand_unc_ros.experiments.one_view import BEFORE, Moment, judge  # noqa: E402
+from hand_unc_ros.experiments.one_view import BEFORE, Moment, course, judge, plot  # noqa: E402
 
 ALONE, AFTER = 10, 6
 
@@ -41,3 +41,18 @@ def test_errors_twice_as_large_as_told_are_found() -> None:
     # P(χ²₃ ≤ 7.81 / 4) = 0.417.
     assert numbers['coverage95_alone'] == pytest.approx(0.417, abs=0.03)
     assert numbers['mpjpe_mm_again'] == pytest.approx(2 * 1.596 * 3, rel=0.05)
+
+
+def test_the_course_shows_error_and_sigma_and_where_no_hand_is() -> None:
+    """σ is 3 mm along three axes, and 30 mm along one of them where one camera is left; errors are twice that."""
+    followed = [moments(seed, 2.0) for seed in range(20)]
+    for one in followed:
+        one[1] = None
+    shown = course(followed)
+    assert shown.sigma_mm[1, 0] == pytest.approx(3 * 3 ** 0.5) and shown.error_mm[1, 0] == pytest.approx(
+        2 * shown.sigma_mm[1, 0], rel=0.06)
+    assert shown.sigma_mm[1, BEFORE] == pytest.approx(3 * 102 ** 0.5)
+    assert np.isnan(shown.error_mm[:, 1]).all() and np.isnan(shown.sigma_mm[:, BEFORE + 3]).all()
+    assert (shown.error_mm[0, BEFORE:BEFORE + 3] < shown.error_mm[2, BEFORE:BEFORE + 3]).all()
+    pytest.importorskip('matplotlib')
+    assert plot(shown, ALONE)[:8] == b'\x89PNG\r\n\x1a\n'

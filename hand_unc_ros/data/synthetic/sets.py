@@ -30,13 +30,16 @@ TRAINING = 'training'
 KINDS = (TRAINING, *HELD_OUT)
 # Images of a shard: enough to make few files, few enough to lose little when a run is killed.
 SHARD_IMAGES = 512
+CROP_PX = MultiviewSettings.image_size
 HANDS = (STANDIN, ANNY)
 
 
 def describe_set(kind: str, seed: int, samples: int, views: int, frames: int,
-                 shard_images: int = SHARD_IMAGES, hand_model: str = STANDIN) -> ShardedSet:
-    """The set of these numbers, of one of HANDS. Raises ConfigError for numbers of which there is no such set."""
-    for name, value, least in (('samples', samples, 1), ('views', views, 1), ('frames', frames, 1), ('seed', seed, 0)):
+                 shard_images: int = SHARD_IMAGES, hand_model: str = STANDIN, image_size: int = CROP_PX) -> ShardedSet:
+    """The set of these numbers, of one of HANDS. image_size: side in pixels of the crops that will be cut of training
+    samples.  Raises ConfigError for numbers of which there is no such set."""
+    for name, value, least in (('samples', samples, 1), ('views', views, 1), ('frames', frames, 1), ('seed', seed, 0),
+                               ('image_size', image_size, 32)):
         if value < least:
             raise ConfigError(f'{name} is {value}; give at least {least}')
     if hand_model not in HANDS:
@@ -45,9 +48,12 @@ def describe_set(kind: str, seed: int, samples: int, views: int, frames: int,
         if frames != 1:
             raise ConfigError(f'training samples are single moments; give 1 frame per sequence, not {frames}')
         # Backgrounds depend on the photographs that this machine has.
-        generator = asdict(MultiviewSettings()) | {'photographs': [path.name for path in installed()]}
+        settings = MultiviewSettings(image_size=image_size)
+        generator = asdict(settings) | {'photographs': [path.name for path in installed()]}
         distortion_model = 'none'
     elif kind in HELD_OUT:
+        if image_size != CROP_PX:
+            raise ConfigError(f"scenes '{kind}' are filmed by whole cameras; only those of training have an image size")
         if HELD_OUT[kind].missing and views % 2:
             raise ConfigError(f"scenes '{kind}' lose one camera of each pair; give an even number of views, "
                               f'not {views}')
@@ -91,7 +97,8 @@ def sequence_maker(content: ShardedSet) -> Callable[[int], list[Sample]]:
     """What gives the sequences of a set by number, each of them whatever was asked for before."""
     model = load_hand_model(content.hand_model)
     if content.kind == TRAINING:
-        training = MultiviewSamples(model, content.seed)
+        settings = MultiviewSettings(image_size=content.generator['image_size'])
+        training = MultiviewSamples(model, content.seed, settings)
         return lambda number: [training.sample(number, content.views)]
     return HeldOutSequences(model, content.kind, content.seed, content.views, content.frames).sequence
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.crops import reach_box
 from hand_unc_ros.hand.model import hand_arrays
 from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.methods.amvur.config import CONFIGS, AmvurConfig
@@ -35,12 +36,15 @@ from hand_unc_ros.methods.amvur.reading import CropReader, labels_of
 from hand_unc_ros.methods.amvur.texture import TexturedAmvur, TextureConfig, TextureNet, texture_losses, texture_scores
 from hand_unc_ros.methods.amvur.validation import scores
 from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, frozen_landmarks
+from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.weights import fingerprint, load_into, read_weights, torchvision_state
 from hand_unc_ros.training.config import TrainingConfig, parse, sized
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.strict import setting
 from hand_unc_ros.training.task import TrainingSetup, TrainingTask
 
+# About as many crops are read at once.
+READ_BATCH = 32
 STAGES = ('both', 'prior', 'amvur', 'texture')
 
 
@@ -57,6 +61,7 @@ class LossWeights:
     placed: float = setting(1.0, least=0)
     offset: float = setting(1.0, least=0)
     photometric: float = setting(1.0, least=0)
+    other_view: float = setting(1.0, least=0)
 
     def weighted(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The terms times their weights."""
@@ -141,6 +146,8 @@ def _reader(config: AmvurTraining, network: Amvur, weights: str) -> CropReader:
         return CropReader(None)
     loaded = frozen_landmarks()
     check_fingerprints(network.config, loaded.fingerprints, weights)
+    if not torch.cuda.is_available():
+        loaded.networks.accelerate(READ_BATCH)
     return CropReader(loaded.networks)
 
 
@@ -178,7 +185,9 @@ def validate(network: Amvur, batches: Iterable[dict[str, Tensor]], read: CropRea
 def set_up(config: AmvurTraining) -> TrainingSetup:
     """Raises ConfigError and DatasetError for what a run cannot begin with."""
     size = config.network.image_size
-    stream, held = training_stream(config, size), partial(held_out, config, size)
+    # Crops as the network that reads them is used to.
+    rule = box_of_hand if config.network.features == 'landmarks' else reach_box
+    stream, held = training_stream(config, size, rule), partial(held_out, config, size, rule)
     if config.stage == 'texture':
         return _texture_set_up(config, stream, held)
     network = build_network(config)

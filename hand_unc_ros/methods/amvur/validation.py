@@ -47,7 +47,7 @@ def scores(network: Amvur, crops: Iterable[tuple[Evidence, Labels]], prior_alone
     error, blocks = joint - truth, joint_blocks(covariance)
     length, distance2 = np.linalg.norm(error, axis=-1), mahalanobis_squared(error, blocks)
     hands = mahalanobis_squared(error.reshape(len(error), -1), covariance)
-    relative, rest = _to_wrist(covariance), np.delete(error - error[:, WRIST, None], WRIST, axis=1)
+    relative, rest = to_wrist(covariance), np.delete(error - error[:, WRIST, None], WRIST, axis=1)
     inside = mahalanobis_squared(rest, joint_blocks(relative)[:, 1:]) <= chi2_quantile(0.95, 3)
     sigma = np.sqrt(np.trace(blocks, axis1=-2, axis2=-1))
     along = truth / np.linalg.norm(truth, axis=-1, keepdims=True)
@@ -67,7 +67,7 @@ def scores(network: Amvur, crops: Iterable[tuple[Evidence, Labels]], prior_alone
     }
 
 
-def _to_wrist(covariance: np.ndarray) -> np.ndarray:
+def to_wrist(covariance: np.ndarray) -> np.ndarray:
     """(N, 63, 63) of joints relative to the wrist; its own rows are zero."""
     turn = np.eye(3 * JOINT_COUNT).reshape(JOINT_COUNT, 3, JOINT_COUNT, 3)
     turn[:, :, WRIST] -= np.eye(3)
