@@ -41,8 +41,8 @@ MIN_JOINTS = 8
 PALM_RANGE = (0.04, 0.16)
 # Two hands are nowhere closer than this, as the median over their joints, metres.
 MIN_APART = 0.03
-# A followed hand is given up for another place beyond this distance (RMS in σ, 3D).
-TRACK_GATE = 5.0
+# A followed hand is given up for another place beyond this distance (RMS in σ, 3D), a log-likelihood that none has.
+TRACK_GATE, IMPOSSIBLE = 5.0, 1e3
 
 
 @dataclass(frozen=True)
@@ -245,23 +245,25 @@ def _identified(found: list[AssociatedHand], expected: Sequence[ExpectedHand]) -
     if not found or not expected:
         return found
     cost = np.array([[_track_cost(hand, other) for other in expected] for hand in found])
-    out = 3 * TRACK_GATE ** 2
-    rows, columns = linear_sum_assignment(np.minimum(cost, out))
-    owner = {row: column for row, column in zip(rows, columns) if cost[row, column] < out}
+    rows, columns = linear_sum_assignment(cost)
+    owner = {row: column for row, column in zip(rows, columns) if cost[row, column] < IMPOSSIBLE}
     return [AssociatedHand(hand.members, hand.joints, hand.covariance, hand.right, owner.get(row))
             for row, hand in enumerate(found)]
 
 
 def _track_cost(hand: AssociatedHand, expected: ExpectedHand) -> float:
-    """Squared Mahalanobis distance, the mean over the joints, which move together, and twice the surprise of the
-    handedness: −2 times the log-likelihood, up to a constant."""
+    """−2 times the log-likelihood, up to a constant, that a hand is an expected one, by its place, the mean over its
+    joints, which move together, and by its handedness; IMPOSSIBLE beyond the gate."""
     spread = hand.covariance * SIGMA_FACTOR ** 2 + expected.covariance
     change = hand.joints - expected.joints
     known = np.isfinite(change).all(1) & np.isfinite(spread).all((1, 2))
     if known.sum() < MIN_JOINTS:
-        return np.inf
-    squared = (change[known] * np.linalg.solve(spread[known], change[known][..., None])[..., 0]).sum(1)
+        return IMPOSSIBLE
+    spread, change = spread[known], change[known]
+    squared = (change * np.linalg.solve(spread, change[..., None])[..., 0]).sum(1).mean()
+    if squared > 3 * TRACK_GATE ** 2:
+        return IMPOSSIBLE
     # What makes a view take a right hand for a left one, a posture or the other hand, others often see as well.
     right = np.clip(hand.right, 1 - HANDEDNESS_LIMIT, HANDEDNESS_LIMIT)
     same = right * expected.right + (1 - right) * (1 - expected.right)
-    return float(squared.mean() - 2 * np.log(same))
+    return float(squared + np.linalg.slogdet(spread)[1].mean() - 2 * np.log(same))

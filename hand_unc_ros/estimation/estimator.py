@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ import numpy as np
 from hand_unc_ros.estimation.covariance import CovarianceStages
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.crop_boxes import boxes_around
-from hand_unc_ros.estimation.hand_assignment import boxes_of_new_hands, owned_readings
+from hand_unc_ros.estimation.hand_assignment import boxes_of_new_hands, owned_readings, unclaimed
 from hand_unc_ros.estimation.innovations import innovations
 from hand_unc_ros.estimation.plausibility import implausibility
 from hand_unc_ros.estimation.settings import EstimatorSettings
@@ -109,7 +109,8 @@ class HandEstimator:
         # A hand that one view kept is looked for in the views that came back: they were cropped by a guess of its depth.
         alone = {side for side, outcome in outcomes.items() if isinstance(outcome.fused, Fused)
                  and outcome.fused.triangulation.used.sum() < self.settings.min_views <= len(frames.views)}
-        for side, outcome in self._outcomes(self._search(frames, rig, stage_ms, alone), rig, stage_ms).items():
+        read = {side: outcome.sighting.readings for side, outcome in outcomes.items() if side not in alone}
+        for side, outcome in self._outcomes(self._search(frames, rig, stage_ms, read), rig, stage_ms).items():
             if side not in outcomes or isinstance(outcome.fused, Fused):
                 outcomes[side] = outcome
         outcomes = _without_doubles(outcomes)
@@ -177,12 +178,13 @@ class HandEstimator:
         return sightings
 
     def _search(self, frames: FrameSet, rig: CameraRig, stage_ms: Counter[str],
-                alone: Collection[str]) -> list[_Sighting]:
+                read: Mapping[str, Mapping[str, ViewReading]]) -> list[_Sighting]:
         """Find the hands that are missing in the whole images, and read them. Beside a followed hand, one that was not
-        there a moment ago is searched for every SEARCH_PERIOD_S, as is one of the sides `alone`, which one view keeps."""
+        there a moment ago is searched for every SEARCH_PERIOD_S, as is one that a single view keeps.
+        read: the readings, by camera, of the sides that need not be searched for."""
         tracks = {side: self._track(side) for side in self.hands}
         kept = [track for track in tracks.values() if track is not None and track.predict(frames.stamp_ns) is not None]
-        followed = [track for track in kept if track.handedness not in alone]
+        followed = [track for track in kept if track.handedness in read]
         missing = [side for side in self.hands if not any(track is tracks[side] for track in followed)]
         waited = np.inf if self._searched_ns is None else abs(frames.stamp_ns - self._searched_ns) * 1e-9
         hurried = any(track.handedness in missing for track in self._lost)
@@ -190,7 +192,8 @@ class HandEstimator:
             return []
         started = time.perf_counter()
         self._searched_ns = frames.stamp_ns
-        boxes = boxes_of_new_hands(self.method.find(frames.views), rig, missing, followed, self._lost, frames.stamp_ns)
+        found = unclaimed(self.method.find(frames.views), rig.names, [read[track.handedness] for track in followed])
+        boxes = boxes_of_new_hands(found, rig, missing, followed, self._lost, frames.stamp_ns)
         sightings, crops = [], []
         for side in missing:
             track = tracks[side] or Track(0, side, readings=deque(maxlen=self.method.window - 1))

@@ -48,6 +48,15 @@ def expected_hand(track: Track, stamp_ns: int) -> ExpectedHand | None:
     return ExpectedHand(joints, track.expected_covariance(stamp_ns), TRACK_RIGHT[track.handedness])
 
 
+def unclaimed(found: Sequence[Sequence[Detection]], cameras: Sequence[str],
+              claimed: Sequence[Mapping[str, ViewReading]]) -> list[list[Detection]]:
+    """Of the detections of each camera those that are not what a followed hand is read as, in the same set: one view's
+    reading of it and another's of a new hand would make a third one. claimed: the followed hands' readings."""
+    return [[one for one in of_view if one.reading is None or all(
+        _difference(one.reading, readings[camera]) > SAME_HAND_SHARE for readings in claimed if camera in readings)]
+        for camera, of_view in zip(cameras, found)]
+
+
 def boxes_of_new_hands(found: Sequence[Sequence[Detection]], rig: CameraRig, sides: Sequence[str],
                        followed: Sequence[Track], lost: Sequence[Track], stamp_ns: int) -> dict[str, list[np.ndarray]]:
     """Side → boxes (4,) of the V views, NaN where a view does not show that hand, for the `sides` that are missing.

@@ -19,7 +19,8 @@ class EstimatorSettings:
     the networks of landmarks were not fetched.  temporal: one of TEMPORAL; 'stpt' lets UST-Hand refine what landmarks
     reads.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
-    the weights, and a map that lies beside the head.  texture_weights: path, empty to go without colours of the mesh.
+    the weights, and a map that lies beside the head.  texture_weights: path, 'shipped', empty for a mesh without
+    colours.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
     a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's
     own.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the

@@ -170,7 +170,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'texture_weights', '',
         'amvur: weights that colour the mesh by the images, trained on the weights in use (stage: texture), for about'
-        ' 25 ms of a CPU core and hand. Empty: a mesh without colours.'),
+        ' 25 ms of a CPU core and hand; shipped: those that come with the package. Empty: a mesh without colours.'),
     Parameter(
         'min_views', 2,
         'Fewest cameras that make an estimate; one is enough for the method amvur alone.',

@@ -13,7 +13,7 @@ from view_cases import PERIOD_NS, START_NS, TruthMethod, frames, hand, readings_
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.estimator import SEARCH_PERIOD_S, HandEstimator
-from hand_unc_ros.estimation.hand_assignment import boxes_of_new_hands, owned_readings
+from hand_unc_ros.estimation.hand_assignment import boxes_of_new_hands, owned_readings, unclaimed
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.tracks import TRACK_MEMORY_S, Track
 from hand_unc_ros.experiments.crossing_hands import run
@@ -71,6 +71,27 @@ def test_a_followed_hand_is_not_found_again():
     found = detections(readings('right'), readings('left', 0.4))
     boxes = boxes_of_new_hands(found, RIG, ('left',), (tracked('right', START_NS - PERIOD_NS),), (), START_NS)
     assert owners(boxes) == {'left': [1, 1, 1, 1]}
+
+
+def test_what_a_followed_hand_is_read_as_makes_no_new_hand():
+    """Seen by another view than the missing hand, it would make a third one with it, somewhere between them."""
+    found = detections(readings('right', seed=1), readings('left', 0.4))
+    mine = readings('right', seed=2)
+    left = unclaimed(found, RIG.names, [mine])
+    assert [[one.box_px[0] for one in of_view] for of_view in left] == [[1.0]] * 4
+    assert unclaimed(found, RIG.names, []) == found
+    del mine[RIG.names[2]]
+    assert [len(of_view) for of_view in unclaimed(found, RIG.names, [mine])] == [1, 1, 2, 1]
+    unread = [[replace(one, reading=None) for one in of_view] for of_view in found]
+    assert unclaimed(unread, RIG.names, [mine]) == unread
+
+
+def test_a_hand_lost_for_long_does_not_claim_another_ones_place():
+    """The left hand was lost 0.3 s ago, so that it may be anywhere, 16 cm off too; the right one, lost now, is where it is
+    expected. Views that are wrong about the side do not change that."""
+    found = detections(readings('right', [0.03, 0.97, 0.03, 0.03]))
+    lost = (tracked('left', START_NS - round(0.3e9)), tracked('right', START_NS - PERIOD_NS))
+    assert owners(boxes_of_new_hands(found, RIG, ('right', 'left'), (), lost, START_NS)) == {'right': [0, 0, 0, 0]}
 
 
 def test_a_lost_hand_is_known_by_its_place_where_views_are_wrong_about_the_side():

@@ -39,7 +39,7 @@ from hand_unc_ros.resources import resource
 
 log = logging.getLogger(__name__)
 
-SHIPPED = 'models/amvur_lite.safetensors'
+SHIPPED, SHIPPED_TEXTURE = 'models/amvur_lite.safetensors', 'models/amvur_texture.safetensors'
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
@@ -55,7 +55,8 @@ def files(options: MethodOptions) -> dict[str, Path]:
                               ' config/train/amvur_lite.yaml) and name them in the setting weights') from error
     refuse_head(options, 'amvur')
     hand, palm, variance_head = landmark_files()
-    texture = {'texture_weights': Path(options.texture_weights)} if options.texture_weights else {}
+    named = options.texture_weights
+    texture = {'texture_weights': resource(SHIPPED_TEXTURE) if named == 'shipped' else Path(named)} if named else {}
     return {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),
             'variance_head': variance_head, **texture}
 

@@ -14,9 +14,11 @@ from hand_unc_ros.errors import ConfigError  # noqa: E402
 from hand_unc_ros.experiments.texture import SETS, VIEWS, judge  # noqa: E402
 from hand_unc_ros.hand.anny import ANNY  # noqa: E402
 from hand_unc_ros.hand.model import load_hand_model  # noqa: E402
+from hand_unc_ros.methods.amvur import live  # noqa: E402
 from hand_unc_ros.methods.amvur.network import Amvur, load_amvur  # noqa: E402
 from hand_unc_ros.methods.amvur.reading import CropReader  # noqa: E402
 from hand_unc_ros.methods.amvur.texture import load_textured  # noqa: E402
+from hand_unc_ros.methods.contract import MethodOptions  # noqa: E402
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks  # noqa: E402
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE  # noqa: E402
 from hand_unc_ros.networks.landmark_boxes import box_of_hand  # noqa: E402
@@ -43,6 +45,13 @@ def test_its_colours_are_better_than_one_colour() -> None:
     assert np.isfinite(own['gain_db']).sum() >= 3 * MOMENTS
     assert np.nanmean(own['gain_db']) > 4
     assert np.nanmean(true['other_gain_db']) > 0
+
+
+def test_it_is_asked_for_by_a_word() -> None:
+    if landmark_models() is None:
+        pytest.skip('needs `hand-unc models get landmarks`')
+    assert 'texture_weights' not in live.files(MethodOptions())
+    assert live.files(MethodOptions(texture_weights='shipped'))['texture_weights'] == resource(TEXTURE)
 
 
 def test_weights_of_another_base_are_refused(tmp_path) -> None:
