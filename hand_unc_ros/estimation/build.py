@@ -50,8 +50,8 @@ def with_method(settings: EstimatorSettings) -> EstimatorSettings:
     if settings.temporal == 'off' or settings.method == 'ust_hand':
         return settings
     if settings.method != 'landmarks' or settings.weights:
-        raise ConfigError(f'temporal: {settings.temporal} refines what the method landmarks reads by its own networks, and'
-                          f' the method is {settings.method}{" with other weights" if settings.weights else ""}; set'
+        raise ConfigError(f'temporal: {settings.temporal} refines what the method landmarks reads by its own networks,'
+                          f' and the method is {settings.method}{" with other weights" if settings.weights else ""}; set'
                           ' temporal: off, or method: landmarks without weights')
     return replace(settings, method='ust_hand')
 

@@ -96,7 +96,8 @@ def evaluate(
     covariance_map: the map that is applied to its covariance.
     In place of more views than any sample has, as many are taken as there are; `views` of the row says how many.
     A sample with fewer cameras is left out and counted, as is one of which fewer than `least` of these views, which the
-    method needs, delivered an image with the hand. Raises ConfigError when nothing is left for one of the numbers, before anything is run.
+    method needs, delivered an image with the hand. Raises ConfigError when nothing is left for one of the
+    numbers, before anything is run.
     """
     if min(counts) < least:
         raise ConfigError(f'{min(counts)} view was asked for; depth is observable from {least} on by this method')
@@ -217,8 +218,9 @@ class Request:
     """The request of `hand-unc evaluate --data`.
 
     model: weights; those of the package by default.  views: numbers of views.  reference: the weights whose 2D error
-    decides which samples are hard; the model's by default.  gate, triangulation: in place of the model's own.  covariance_head, covariance_map: as in
-    EstimatorSettings.  auc_mm: range of the AUC.  options: of the dataset's reader.  output: JSON file to write.
+    decides which samples are hard; the model's by default.  gate, triangulation: in place of the model's own.
+    covariance_head, covariance_map: as in EstimatorSettings.  auc_mm: range of the AUC.  options: of the dataset's
+    reader.  output: JSON file to write.
     """
 
     model: Path | None

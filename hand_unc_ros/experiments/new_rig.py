@@ -1,4 +1,4 @@
-"""Adapting to a rig that nothing was trained on, judged by the truth: `python -m hand_unc_ros.experiments.new_rig --help`.
+"""A rig that nothing was trained on, adapted to and judged by the truth: `python -m hand_unc_ros.experiments.new_rig`.
 
 Two recordings of one person in one room by wide-angle cameras are rendered as videos and made bags, as from a user's
 own videos. `hand-unc adapt` learns from the first, without labels. Then the truth, which it never sees, tells what the
@@ -91,8 +91,8 @@ def adapted_settings(folder: Path, before: EstimatorSettings) -> EstimatorSettin
 
 def run(folder: Path, cameras: int, rate_hz: float, learn_s: float, judge_s: float,
         seed: int, changes: tuple[str, ...] = (), config: str = '') -> Mapping[str, Any]:
-    """All of it, in `folder`; what is there from a run that was killed is kept. The verdict, and the numbers by the truth
-    before and after."""
+    """All of it, in `folder`; what is there from a run that was killed is kept. The verdict, and the numbers by the
+    truth before and after."""
     folder.mkdir(parents=True, exist_ok=True)
     scene = Scene(load_hand_model(ANNY), wide_angle_rig(cameras, seed), seed, SceneSettings(clutter=1))
     film(folder / LEARN, scene, 0.0, learn_s, rate_hz)

@@ -223,8 +223,8 @@ class MethodOptions:
     weights, finder_weights, covariance_head: paths, '' for what the package ships, 'none' to go without a head.
     texture_weights: path, 'shipped' for the package's, '' to go without colours of the mesh.
     handedness: of the hand that `find` looks for, 'both' for one of each.  triangulation: one of
-    geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the triangulated joints.  min_views: fewest views for a hand.
-    device, precision, acceleration, read_twice: as the parameters of the node.
+    geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the triangulated joints.
+    min_views: fewest views for a hand.  device, precision, acceleration, read_twice: as the parameters of the node.
     """
 
     weights: str = ''

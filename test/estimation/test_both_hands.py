@@ -87,8 +87,8 @@ def test_what_a_followed_hand_is_read_as_makes_no_new_hand():
 
 
 def test_a_hand_lost_for_long_does_not_claim_another_ones_place():
-    """The left hand was lost 0.3 s ago, so that it may be anywhere, 16 cm off too; the right one, lost now, is where it is
-    expected. Views that are wrong about the side do not change that."""
+    """The left hand was lost 0.3 s ago, so that it may be anywhere, 16 cm off too; the right one, lost now, is where it
+    is expected. Views that are wrong about the side do not change that."""
     found = detections(readings('right', [0.03, 0.97, 0.03, 0.03]))
     lost = (tracked('left', START_NS - round(0.3e9)), tracked('right', START_NS - PERIOD_NS))
     assert owners(boxes_of_new_hands(found, RIG, ('right', 'left'), (), lost, START_NS)) == {'right': [0, 0, 0, 0]}

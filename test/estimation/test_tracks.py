@@ -116,7 +116,7 @@ def test_a_lost_hand_leaves_the_other_and_comes_back_as_itself():
 
 
 def test_a_calm_hand_is_expected_narrowly_until_it_surprises():
-    """A hand that goes straight on lies where it is predicted; one that jumps by 30 cm, 6 σ of the follower, does not."""
+    """A hand that goes straight on lies where it is predicted; one that jumps by 30 cm, 6 σ, does not."""
     track, still = Track(1, 'right'), HANDS['right']
     spread = 1e-6 * np.eye(63)
 

@@ -76,8 +76,8 @@ def test_both_kinds_give_pixels_of_the_crop(tmp_path, network, batch, tolerance)
 
 
 def test_landmarks_return_to_the_distorted_images(tmp_path):
-    """A dot painted at the true knuckle in every image is found there again, to a pixel of the crop; a view that does not
-    show the hand gives nothing."""
+    """A dot painted at the true knuckle in every image is found there again, to a pixel of the crop; a view that does
+    not show the hand gives nothing."""
     rig = ring((0, 120, 240), radius=0.6)
     joints = hand(place=(0.02, 0.0, 0.01))
     at = rig.project(torch.from_numpy(joints))[0].numpy()[:, 9]
