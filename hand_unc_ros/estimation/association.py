@@ -42,7 +42,7 @@ PALM_RANGE = (0.04, 0.16)
 # Two hands are nowhere closer than this, as the median over their joints, metres.
 MIN_APART = 0.03
 # A followed hand is given up for another place beyond this distance (RMS in σ, 3D), a log-likelihood that none has.
-TRACK_GATE, IMPOSSIBLE = 5.0, 1e3
+TRACK_GATE, IMPOSSIBLE = 3.0, 1e3
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,9 @@ class HandEstimator:
         # A hand that one view kept is looked for in the views that came back: they were cropped by a guess of its depth.
         alone = {side for side, outcome in outcomes.items() if isinstance(outcome.fused, Fused)
                  and outcome.fused.triangulation.used.sum() < self.settings.min_views <= len(frames.views)}
-        read = {side: outcome.sighting.readings for side, outcome in outcomes.items() if side not in alone}
-        for side, outcome in self._outcomes(self._search(frames, rig, stage_ms, read), rig, stage_ms).items():
+        known = {side: outcome.fused.joints if isinstance(outcome.fused, Fused) else outcome.sighting.prior.predicted
+                 for side, outcome in outcomes.items() if side not in alone}
+        for side, outcome in self._outcomes(self._search(frames, rig, stage_ms, known), rig, stage_ms).items():
             if side not in outcomes or isinstance(outcome.fused, Fused):
                 outcomes[side] = outcome
         outcomes = _without_doubles(outcomes)
@@ -178,13 +179,13 @@ class HandEstimator:
         return sightings
 
     def _search(self, frames: FrameSet, rig: CameraRig, stage_ms: Counter[str],
-                read: Mapping[str, Mapping[str, ViewReading]]) -> list[_Sighting]:
+                known: Mapping[str, np.ndarray]) -> list[_Sighting]:
         """Find the hands that are missing in the whole images, and read them. Beside a followed hand, one that was not
         there a moment ago is searched for every SEARCH_PERIOD_S, as is one that a single view keeps.
-        read: the readings, by camera, of the sides that need not be searched for."""
+        known: joints (21, 3) metres of the sides that need not be searched for."""
         tracks = {side: self._track(side) for side in self.hands}
         kept = [track for track in tracks.values() if track is not None and track.predict(frames.stamp_ns) is not None]
-        followed = [track for track in kept if track.handedness in read]
+        followed = [track for track in kept if track.handedness in known]
         missing = [side for side in self.hands if not any(track is tracks[side] for track in followed)]
         waited = np.inf if self._searched_ns is None else abs(frames.stamp_ns - self._searched_ns) * 1e-9
         hurried = any(track.handedness in missing for track in self._lost)
@@ -192,7 +193,7 @@ class HandEstimator:
             return []
         started = time.perf_counter()
         self._searched_ns = frames.stamp_ns
-        found = unclaimed(self.method.find(frames.views), rig.names, [read[track.handedness] for track in followed])
+        found = unclaimed(self.method.find(frames.views), rig, [known[track.handedness] for track in followed])
         boxes = boxes_of_new_hands(found, rig, missing, followed, self._lost, frames.stamp_ns)
         sightings, crops = [], []
         for side in missing:

@@ -48,13 +48,23 @@ def expected_hand(track: Track, stamp_ns: int) -> ExpectedHand | None:
     return ExpectedHand(joints, track.expected_covariance(stamp_ns), TRACK_RIGHT[track.handedness])
 
 
-def unclaimed(found: Sequence[Sequence[Detection]], cameras: Sequence[str],
-              claimed: Sequence[Mapping[str, ViewReading]]) -> list[list[Detection]]:
-    """Of the detections of each camera those that are not what a followed hand is read as, in the same set: one view's
-    reading of it and another's of a new hand would make a third one. claimed: the followed hands' readings."""
-    return [[one for one in of_view if one.reading is None or all(
-        _difference(one.reading, readings[camera]) > SAME_HAND_SHARE for readings in claimed if camera in readings)]
-        for camera, of_view in zip(cameras, found)]
+def unclaimed(found: Sequence[Sequence[Detection]], rig: CameraRig,
+              followed: Sequence[np.ndarray]) -> list[list[Detection]]:
+    """Of the detections of each of a rig's cameras those that are not followed hands, where these are in the same set:
+    one view's reading of them and another's of a new hand would make a third one. followed: their joints (21, 3)
+    metres, world, NaN where unknown."""
+    if not followed:
+        return [list(of_view) for of_view in found]
+    px = rig.project(torch.from_numpy(np.concatenate(followed)))[0].numpy().reshape(len(rig), len(followed), -1, 2)
+    return [[one for one in of_view if one.reading is None or not _shows(one.reading, px[view])]
+            for view, of_view in enumerate(found)]
+
+
+def _shows(reading: ViewReading, hands_px: np.ndarray) -> bool:
+    """Whether a reading is of one of H hands, whose joints (H, 21, 2) px are in its image."""
+    apart = np.linalg.norm(reading.joints_px - hands_px, axis=-1)
+    return any(shared.sum() >= MIN_JOINTS and np.median(own[shared]) < SAME_HAND_SHARE * reading.box_px[2]
+               for own, shared in zip(apart, np.isfinite(apart)))
 
 
 def boxes_of_new_hands(found: Sequence[Sequence[Detection]], rig: CameraRig, sides: Sequence[str],

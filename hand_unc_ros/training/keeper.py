@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
@@ -162,7 +163,8 @@ class Keeper(pl.Callback):
             self.metrics = self.validate(module.average, moved)
         row = {'step': step, **self.metrics}
         self._write('validation', row)
-        self.progress.write(', '.join(f'{name} {value:.4g}' for name, value in row.items()))
+        known = (f'{name} {value:.4g}' for name, value in row.items() if not math.isnan(value))
+        self.progress.write(', '.join(known))
         self._since = monotonic()
 
     def _write(self, name: str, row: dict[str, float]) -> None:

@@ -73,17 +73,16 @@ def test_a_followed_hand_is_not_found_again():
     assert owners(boxes) == {'left': [1, 1, 1, 1]}
 
 
-def test_what_a_followed_hand_is_read_as_makes_no_new_hand():
+def test_what_shows_a_followed_hand_makes_no_new_one():
     """Seen by another view than the missing hand, it would make a third one with it, somewhere between them."""
-    found = detections(readings('right', seed=1), readings('left', 0.4))
-    mine = readings('right', seed=2)
-    left = unclaimed(found, RIG.names, [mine])
+    found = detections(readings('right'), readings('left', 0.4))
+    left = unclaimed(found, RIG, [HANDS['right'] + 0.003])
     assert [[one.box_px[0] for one in of_view] for of_view in left] == [[1.0]] * 4
-    assert unclaimed(found, RIG.names, []) == found
-    del mine[RIG.names[2]]
-    assert [len(of_view) for of_view in unclaimed(found, RIG.names, [mine])] == [1, 1, 2, 1]
+    assert unclaimed(found, RIG, [HANDS['right'], HANDS['left']]) == [[]] * 4
+    for nobody in ([], [HANDS['right'] + 0.08], [np.full((21, 3), np.nan)]):
+        assert unclaimed(found, RIG, nobody) == found
     unread = [[replace(one, reading=None) for one in of_view] for of_view in found]
-    assert unclaimed(unread, RIG.names, [mine]) == unread
+    assert unclaimed(unread, RIG, [HANDS['right']]) == unread
 
 
 def test_a_hand_lost_for_long_does_not_claim_another_ones_place():
