@@ -136,7 +136,6 @@ def test_hands_that_cross_keep_their_tracks(minutes):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason='1.5 changes a minute where 0.2 is the goal', strict=True)
 def test_ten_minutes_of_crossing_hands():
     told = run(RIG, minutes=10.0, rate_hz=15.0, seed=1)
     assert told['switches_per_minute'] <= 0.2 and told['wrong'] < 0.01
