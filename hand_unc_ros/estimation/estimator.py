@@ -135,7 +135,7 @@ class HandEstimator:
         reports = ()
         if observed:
             if self.health is None or self.health.cameras != frames.expected:
-                self.health = ViewHealth(frames.expected)
+                self.health = ViewHealth(frames.expected, getattr(self.method, 'shift_factor', 1.0))
             started = time.perf_counter()
             self.health.update(frames.stamp_ns, observed)
             reports = self.health.reports()

@@ -74,16 +74,22 @@ class _Sums:
 
 class ViewHealth:
     """Follows the innovations of the named cameras: `update` takes each fused set, `reports` rates each camera, and
-    `extra_variance_px2` lets those that have moved count less."""
+    `extra_variance_px2` lets those that have moved count less.
 
-    def __init__(self, cameras: tuple[str, ...]) -> None:
+    shift_factor: of the strengths of SCALES at which a camera is blamed, for a method whose joints in a view err alike
+    for as long as a hand keeps its pose.
+    """
+
+    def __init__(self, cameras: tuple[str, ...], shift_factor: float = 1.0) -> None:
         self.cameras = cameras
+        self._scales = tuple(Scale(scale.window_s, shift_factor * scale.raise_at, shift_factor * scale.clear_at)
+                             for scale in SCALES)
         self.reset()
 
     def reset(self) -> None:
         """Know nothing, as after a jump in time."""
         count = len(self.cameras)
-        self._windows = [Window(scale.window_s, lambda: _Sums(count)) for scale in SCALES]
+        self._windows = [Window(scale.window_s, lambda: _Sums(count)) for scale in self._scales]
         self._delays = ViewDelays(count)
         self._disagrees = np.zeros(count, bool)
         self._blamed: dict[int, tuple[int, ...]] = {}
@@ -143,7 +149,7 @@ class ViewHealth:
     def _blame(self) -> None:
         """Blame anew, one after the other; a camera that was blamed before needs less to stay so."""
         before, blamed = self._blamed, {}
-        for index, (window, scale) in enumerate(zip(self._windows, SCALES)):
+        for index, (window, scale) in enumerate(zip(self._windows, self._scales)):
             judges = window.judges()
             while True:
                 explained, strength, shift = _shifts(window.total, list(blamed))

@@ -182,7 +182,8 @@ class Method(Protocol):
     name: in the table of methods.  min_views: fewest views that `fuse` makes a hand of.  window: sets that `fuse` looks
     at.  crop_size: side in pixels of the crops that `read` takes, None for whole images.  surface: name of the hand
     model whose vertices `fuse` gives ('stand-in', 'anny' or 'mano'), '' without vertices.  crop_box: how the crop of a
-    followed hand is drawn, as the method's networks were trained.
+    followed hand is drawn, as the method's networks were trained.  A method may have a shift_factor as well, see
+    estimation.view_health, 1 without it.
     """
 
     name: str

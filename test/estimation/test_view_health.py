@@ -189,6 +189,21 @@ def test_a_healthy_rig_is_not_blamed_in_ten_minutes(views):
     assert watch_healthy(views, 600, seed=81_210 + views)[0] == 0
 
 
+@pytest.mark.parametrize('factor, shifts_px', ((1.0, (0.5, 1.8)), (2.0, (1.8, 6.0))))
+def test_a_method_whose_views_err_alike_asks_for_larger_shifts(factor, shifts_px):
+    """σ are 2 px and 0.35 σ of the innovation a pixel: 1.8 px is 0.63, between 0.42 and 0.84."""
+    for shift_px, blamed in zip(shifts_px, (False, True)):
+        health = ViewHealth(RIG.names, factor)
+        for index in range(12 * RATE_HZ):
+            joints = waving(index / RATE_HZ)
+            estimate = see(RIG, joints, 2.0, noise=1.0, seed=index)
+            estimate.joints_px[2, :, 0] += shift_px
+            health.update(START_NS + index * PERIOD_NS, [
+                Observation(estimate, innovations(estimate, RIG, joints), np.ones(4, bool))])
+        assert bool(health.moved) == blamed, (shift_px, [report.strength for report in health.reports()])
+        assert not blamed or set(health.moved) == {RIG.names[2]}
+
+
 TILTED, PANNED = ((1, 0, 0), (0, -1, 0)), ((0, -1, 0), (0, 0, 1))
 
 
