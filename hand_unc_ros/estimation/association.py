@@ -41,7 +41,7 @@ MIN_JOINTS = 8
 PALM_RANGE = (0.04, 0.16)
 # Two hands are nowhere closer than this, as the median over their joints, metres.
 MIN_APART = 0.03
-# A followed hand is given up for another place beyond this distance (RMS in σ, 3D), a log-likelihood that none has.
+# A followed hand is given up for another place beyond this distance (RMS in σ, 3D): at a cost that no pair within it has.
 TRACK_GATE, IMPOSSIBLE = 3.0, 1e3
 
 

@@ -24,6 +24,9 @@ TRACK_RIGHT = {'right': 0.99, 'left': 0.01}
 MOST_OTHER_SIDE = 0.9
 # Readings of two tracks that lie closer than this share of the crop's side, in the median over the joints, show one hand.
 SAME_HAND_SHARE = 0.12
+# A detection is a followed hand where it is as near as that to where the views of the same set have put it: hands that
+# hold one thing are nearer to each other than SAME_HAND_SHARE in some images.
+CLAIMED_SHARE = 0.05
 # A reading may be another hand's where it is not nearer to its own than by this factor, in the median over the joints.
 DOUBT = 0.5
 # Fewest joints of a reading that can be compared.
@@ -63,7 +66,7 @@ def unclaimed(found: Sequence[Sequence[Detection]], rig: CameraRig,
 def _shows(reading: ViewReading, hands_px: np.ndarray) -> bool:
     """Whether a reading is of one of H hands, whose joints (H, 21, 2) px are in its image."""
     apart = np.linalg.norm(reading.joints_px - hands_px, axis=-1)
-    return any(shared.sum() >= MIN_JOINTS and np.median(own[shared]) < SAME_HAND_SHARE * reading.box_px[2]
+    return any(shared.sum() >= MIN_JOINTS and np.median(own[shared]) < CLAIMED_SHARE * reading.box_px[2]
                for own, shared in zip(apart, np.isfinite(apart)))
 
 
