@@ -120,5 +120,5 @@ class DotEstimator:
         readings = {view.camera.name: ViewReading(
             view.camera.name, view.stamp_ns, px[row].numpy(), seen.variance_px2[row], seen.valid[row], 1.0, 'right',
             seen.boxes_px[row]) for row, view in enumerate(views)}
-        return FrameResult(frame_set.stamp_ns, (hand,), (HandReadings(1, 'right', readings),),
+        return FrameResult(frame_set.stamp_ns, (hand,), (HandReadings(1, 'right', readings, readings),),
                            view_reports=self.health.reports())

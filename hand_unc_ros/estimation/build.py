@@ -30,6 +30,9 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
         log.warning('the networks for real hands are missing (hand-unc models get landmarks): the method %s takes their'
                     ' place, which was trained on synthetic images only and fails on photographs', DEFAULT)
     settings = chosen
+    strange = settings.delays_ns.keys() - set(cameras)
+    if strange:
+        raise ConfigError(f'camera_delays names {", ".join(sorted(strange))}; the cameras are {", ".join(cameras)}')
     torch.set_num_threads(settings.threads or live_threads())
     method = build_method(settings.method, settings.method_options, cameras)
     # MANO's triangles come with MANO alone.

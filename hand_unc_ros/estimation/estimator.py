@@ -17,6 +17,7 @@ from hand_unc_ros.estimation.hand_assignment import boxes_of_new_hands, owned_re
 from hand_unc_ros.estimation.innovations import innovations
 from hand_unc_ros.estimation.plausibility import implausibility
 from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.simultaneous import simultaneous
 from hand_unc_ros.estimation.tracks import Track
 from hand_unc_ros.estimation.types import FrameResult, FrameSet, HandEstimate, HandReadings
 from hand_unc_ros.estimation.view_health import Observation, ViewHealth
@@ -46,9 +47,11 @@ class _Sighting(NamedTuple):
 
 
 class _Outcome(NamedTuple):
-    """What became of a sighting. counted: its readings as they were fused.  fused: the hand, or why there is none."""
+    """What became of a sighting. timed: its readings at the time of the set.  counted: these as they were fused.  fused:
+    the hand, or why there is none."""
 
     sighting: _Sighting
+    timed: Mapping[str, ViewReading]
     counted: Mapping[str, ViewReading]
     fused: Fused | NotFused
 
@@ -100,7 +103,8 @@ class HandEstimator:
                 + _needed(least),))
         stage_ms: Counter[str] = Counter()
         rig = self._rigs.of([view.camera for view in frames.views.values()])
-        outcomes = _without_doubles(self._outcomes(self._follow(frames, rig, stage_ms), rig, stage_ms))
+        outcomes = _without_doubles(self._outcomes(self._follow(frames, rig, stage_ms), rig, stage_ms,
+                                                    frames.stamp_ns))
         if len(frames.views) >= self.settings.min_views:
             # What was followed and is no hand, or another one, is searched for at once; where few cameras deliver, it is
             # expected where it was going.
@@ -111,7 +115,8 @@ class HandEstimator:
                  and outcome.fused.triangulation.used.sum() < self.settings.min_views <= len(frames.views)}
         known = {side: outcome.fused.joints if isinstance(outcome.fused, Fused) else outcome.sighting.prior.predicted
                  for side, outcome in outcomes.items() if side not in alone}
-        for side, outcome in self._outcomes(self._search(frames, rig, stage_ms, known), rig, stage_ms).items():
+        found = self._search(frames, rig, stage_ms, known)
+        for side, outcome in self._outcomes(found, rig, stage_ms, frames.stamp_ns).items():
             if side not in outcomes or isinstance(outcome.fused, Fused):
                 outcomes[side] = outcome
         outcomes = _without_doubles(outcomes)
@@ -119,15 +124,15 @@ class HandEstimator:
         for side in self.hands:
             if side not in outcomes:
                 continue
-            sighting, counted, fused = outcomes[side]
+            sighting, timed, _, fused = outcome = outcomes[side]
             if isinstance(fused, NotFused):
                 reasons.append(fused.reason)
-                readings.append(HandReadings(0, side, sighting.readings))
+                readings.append(HandReadings(0, side, timed, sighting.readings))
                 continue
             if self.settings.view_health:
-                observed.append(self._observation(sighting, fused, rig, stage_ms))
-            hand = self._publish(frames, sighting, counted, fused, stage_ms)
-            readings.append(HandReadings(hand.track_id, side, sighting.readings, fused.gate, sighting.prior))
+                observed.append(self._observation(outcome, rig, stage_ms))
+            hand = self._publish(frames, outcome, stage_ms)
+            readings.append(HandReadings(hand.track_id, side, timed, sighting.readings, fused.gate, sighting.prior))
             if hand.valid.any():
                 hands.append(hand)
             else:
@@ -219,13 +224,15 @@ class HandEstimator:
         for owner, reading in zip(owners, self.method.read([crop for own in crops for crop in own])):
             owner.readings[reading.camera] = reading
 
-    def _outcomes(self, sightings: Sequence[_Sighting], rig: CameraRig, stage_ms: Counter[str]) -> dict[str, _Outcome]:
-        """By side, what fusion makes of sightings."""
+    def _outcomes(self, sightings: Sequence[_Sighting], rig: CameraRig, stage_ms: Counter[str],
+                  stamp_ns: int) -> dict[str, _Outcome]:
+        """By side, what fusion makes of sightings in a set."""
         outcomes = {}
         for sighting in sightings:
-            counted = self._counted(sighting.readings)
+            timed = simultaneous(sighting.readings, rig, sighting.track, stamp_ns, self.settings.delays_ns)
+            counted = self._counted(timed)
             fused = self._fuse(sighting, counted, rig, stage_ms)
-            outcomes[sighting.track.handedness] = _Outcome(sighting, counted, fused)
+            outcomes[sighting.track.handedness] = _Outcome(sighting, timed, counted, fused)
         return outcomes
 
     def _counted(self, readings: Mapping[str, ViewReading]) -> Mapping[str, ViewReading]:
@@ -249,7 +256,7 @@ class HandEstimator:
         fused = self.method.fuse([*track.readings, counted], rig, sighting.prior)
         if isinstance(fused, NotFused):
             return fused
-        views = stack(sighting.readings.values())
+        views = stack(counted.values())
         reason = implausibility(fused.triangulation, views)
         if reason is not None and (hint := inversion_hint(rig, views.joints_px, views.valid)) is not None:
             reason = f'{reason}; {hint}'
@@ -261,12 +268,11 @@ class HandEstimator:
     def _prior(self, track: Track, predicted: np.ndarray | None) -> HandPrior:
         return HandPrior(track.handedness, predicted, track.bones if self.settings.bone_memory else None)
 
-    def _observation(self, sighting: _Sighting, fused: Fused, rig: CameraRig,
-                     stage_ms: Counter[str]) -> Observation:
+    def _observation(self, outcome: _Outcome, rig: CameraRig, stage_ms: Counter[str]) -> Observation:
         started = time.perf_counter()
-        views, triangulation = stack(sighting.readings.values()), fused.triangulation
-        handedness = sighting.track.handedness
-        observation = Observation(views, innovations(views, rig, triangulation.joints), triangulation.used, handedness)
+        views, triangulation = stack(outcome.timed.values()), outcome.fused.triangulation
+        observation = Observation(views, innovations(views, rig, triangulation.joints), triangulation.used,
+                                  outcome.sighting.track.handedness)
         stage_ms['health'] += 1e3 * (time.perf_counter() - started)
         return observation
 
@@ -282,10 +288,10 @@ class HandEstimator:
             track.track_id = self._last_id
         self.tracks.append(track)
 
-    def _publish(self, frames: FrameSet, sighting: _Sighting, counted: Mapping[str, ViewReading], fused: Fused,
-                 stage_ms: Counter[str]) -> HandEstimate:
+    def _publish(self, frames: FrameSet, outcome: _Outcome, stage_ms: Counter[str]) -> HandEstimate:
         started = time.perf_counter()
-        track, views, triangulation = sighting.track, stack(counted.values()), fused.triangulation
+        track, views, fused = outcome.sighting.track, stack(outcome.counted.values()), outcome.fused
+        triangulation = fused.triangulation
         if track.track_id == 0:
             self._begin(track, fused.joints, frames.stamp_ns)
         # What one view says of lengths is what its network makes of any hand.
@@ -295,7 +301,7 @@ class HandEstimator:
                                               1e-9 * elapsed_ns)
         track.learn_calm(frames.stamp_ns, fused.joints)
         track.seen_ns = frames.stamp_ns
-        track.readings.append(sighting.readings)
+        track.readings.append(outcome.timed)
         rig = self._rigs.of([view.camera for view in frames.views.values()])
         published = self.stages.publish(track, frames.stamp_ns, fused, rig, views.variance_px2)
         valid = np.isfinite(published.joints).all(axis=1)

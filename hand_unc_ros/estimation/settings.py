@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from hand_unc_ros import methods
 from hand_unc_ros.errors import ConfigError
@@ -11,6 +12,8 @@ from hand_unc_ros.methods.geometric_fusion import TRIANGULATIONS
 
 HANDEDNESS_CHOICES = (*HANDEDNESS, 'both')
 TEMPORAL = ('off', 'stpt')
+# Over longer times a hand's velocity says little of where it was.
+MAX_DELAY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class EstimatorSettings:
     one_view_fallback: let a method that can do so keep a followed hand by one view.  filter: smooth joints over time.
     acceleration, read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of
     the cores.  view_health: watch whether the cameras still are where the rig says.  down_weight: let a camera that is
-    found to have moved count less.
+    found to have moved count less.  camera_delays: 'camera=seconds', by how much images show the hand before their
+    stamps.
     """
 
     method: str = methods.AUTOMATIC
@@ -53,6 +57,7 @@ class EstimatorSettings:
     down_weight: bool = False
     read_twice: bool = False
     bone_memory: bool = True
+    camera_delays: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, value, known in (('method', self.method, methods.live_choices()),
@@ -69,6 +74,22 @@ class EstimatorSettings:
     def least_views(self) -> int:
         """Fewest cameras of a set that is worth looking at: of a followed hand one view may be enough."""
         return 1 if self.one_view_fallback and methods.fewest_views(self.method) == 1 else self.min_views
+
+    @cached_property
+    def delays_ns(self) -> dict[str, int]:
+        """Delay of the images of each camera that has one. Raises ConfigError."""
+        delays = {}
+        for text in self.camera_delays:
+            camera, equals, seconds = text.rpartition('=')
+            try:
+                delay_s = float(seconds)
+            except ValueError:
+                delay_s = float('nan')
+            if not camera or not abs(delay_s) <= MAX_DELAY_S:
+                raise ConfigError(f"camera_delays has {text!r}; write camera=seconds, from {-MAX_DELAY_S:g} to"
+                                  f" {MAX_DELAY_S:g}, such as cam_1=0.033")
+            delays[camera] = round(delay_s * 1e9)
+        return delays
 
     @property
     def hands(self) -> tuple[str, ...]:

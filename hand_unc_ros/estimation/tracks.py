@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from hand_unc_ros.estimation.filter import ConstantVelocityFilter
 from hand_unc_ros.hand.bone_lengths import BoneLengths
+from hand_unc_ros.hand.covariance_blocks import block_diagonal, joint_blocks
 from hand_unc_ros.hand.fitting import HandFit
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
 from hand_unc_ros.methods.contract import ViewReading
@@ -53,7 +55,20 @@ class Track:
 
     def expected_covariance(self, stamp_ns: int) -> np.ndarray:
         """Covariances (21, 3, 3) m² of what `predict` gives, as wide as this hand's motion of late asks for."""
-        return min(max(self.calm, LEAST_CALM), 1.0) * self.follower.predicted_covariance(stamp_ns)
+        return self._width * self.follower.predicted_covariance(stamp_ns)
+
+    def velocity(self, stamp_ns: int, joints: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Velocities (21, 3) m/s of the joints with a measurement of now, NaN where unknown, and their covariances
+        (21, 3, 3) m²/s², as wide as this hand's motion of late asks for.
+
+        joints: (21, 3) metres, NaN where there is none.  covariance: (21, 3, 3) m².
+        """
+        with_now = deepcopy(self.follower).update(stamp_ns, joints, block_diagonal(covariance))
+        return with_now.velocity, self._width * joint_blocks(with_now.motion.spread)
+
+    @property
+    def _width(self) -> float:
+        return min(max(self.calm, LEAST_CALM), 1.0)
 
     def learn_calm(self, stamp_ns: int, joints: np.ndarray) -> None:
         """Compare joints (21, 3) metres, NaN where unknown, with what was predicted for their time, before the follower

@@ -37,7 +37,8 @@ class FrameSet:
 class HandReadings:
     """The readings of one hand by the cameras of a set.
 
-    track_id: of the hand, 0 where they gave none.  views: by camera, in the order of the set.
+    track_id: of the hand, 0 where they gave none.  views: by camera, in the order of the set, at the time of the set.
+    seen: the same as each image shows the hand, at its own time.
     gate: (V, 21) weights of the views, each joint's sum to 1, or to 0 where no view was used; None where they gave no
     hand.  prior: what was known of the hand before; None where they gave no hand.
     """
@@ -45,6 +46,7 @@ class HandReadings:
     track_id: int
     handedness: str
     views: Mapping[str, ViewReading]
+    seen: Mapping[str, ViewReading]
     gate: np.ndarray | None = None
     prior: HandPrior | None = None
 

@@ -164,7 +164,8 @@ def _view_fault(name: str, view: ViewReport | None) -> str | None:
 def _late(name: str, view: ViewReport) -> str:
     side = 'later' if view.delay_s > 0 else 'earlier'
     off = f'its images are at least {abs(view.delay_s):.2f} s {side} than their stamps say, by the motion of the hand: '
-    remedy = 'stamp images at exposure, shorten the queues of the driver, or synchronise the clocks'
+    remedy = ('stamp images at exposure, shorten the queues of the driver, synchronise the clocks, or, where it stays the'
+              ' same, give it by camera_delays')
     if len(view.late) == 1:
         return f'{off}{remedy}'
     *others, last = sorted(view.late)

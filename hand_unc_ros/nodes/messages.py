@@ -158,9 +158,9 @@ def mesh_from_message(message: HandMesh) -> Mesh:
 
 
 def readings_to_messages(readings: HandReadings, frame_ids: Mapping[str, str]) -> list[ViewEstimate]:
-    """One message for each view of a hand; optical frames by camera name."""
+    """One message for each view of a hand, as its image shows it; optical frames by camera name."""
     messages = []
-    for row, (camera, reading) in enumerate(readings.views.items()):
+    for row, (camera, reading) in enumerate(readings.seen.items()):
         message = ViewEstimate()
         message.header.stamp = stamp_to_message(reading.stamp_ns)
         message.header.frame_id = frame_ids[camera]
@@ -190,7 +190,7 @@ def readings_from_messages(messages: Sequence[ViewEstimate]) -> HandReadings:
         message.handedness, array_of(message.box_px, 4))
         for message in messages}
     gate = np.array([array_of(message.gate, JOINT_COUNT) for message in messages])
-    return HandReadings(messages[0].track_id, messages[0].handedness, views, gate)
+    return HandReadings(messages[0].track_id, messages[0].handedness, views, views, gate)
 
 
 # rclpy takes an array.array as it is; from an ndarray or a list it would copy item by item.

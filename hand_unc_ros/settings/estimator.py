@@ -21,4 +21,4 @@ def estimator_settings(values: Mapping[str, Any]) -> EstimatorSettings:
         one_view_fallback=values['one_view_fallback'], filter=values['filter.enabled'],
         view_health=values['view_health.enabled'],
         down_weight=values['view_health.down_weight'], read_twice=values['read_twice'],
-        bone_memory=values['bone_memory'])
+        bone_memory=values['bone_memory'], camera_delays=tuple(values['camera_delays']))

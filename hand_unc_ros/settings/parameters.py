@@ -190,6 +190,11 @@ PARAMETERS: tuple[Parameter, ...] = (
         'view_health.down_weight', False,
         'Let a camera that has moved count less: its shift is added to the deviations of its joints.'),
     Parameter(
+        'camera_delays', (),
+        'camera=seconds, such as cam_1=0.033: by how much images of that camera show the hand before their stamps,'
+        ' within 0.2 s; negative where they show it after them. The diagnostics tell of cameras that are late. What a'
+        ' hand has moved in that time, and between the stamps of a set, is allowed for.'),
+    Parameter(
         'sync.policy', 'deadline',
         'How images become sets. deadline: nearest stamps, of the cameras that came in time. exact: equal stamps;'
         ' approximate: stamps less than sync.tolerance apart; both by message_filters, which waits for every camera.',

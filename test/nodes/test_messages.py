@@ -128,9 +128,11 @@ def test_mesh_and_views_survive_the_round_trip():
     valid = rng.random((2, 21)) < 0.7
     px, variance = np.where(valid[None, ..., None], rng.random((2, 2, 21, 2)), np.nan)
     boxes = np.array([[1.0, 2, 3, 4], [np.nan] * 4])
-    readings = HandReadings(7, 'left', {name: ViewReading(
+    seen = {name: ViewReading(
         name, STAMP + 5 * row, px[row], variance[row], valid[row], 0.5 * (1 + row), 'left', boxes[row])
-        for row, name in enumerate(('cam0', 'cam1'))}, rng.random((2, 21)))
+        for row, name in enumerate(('cam0', 'cam1'))}
+    moved = {name: replace(reading, joints_px=reading.joints_px + 1) for name, reading in seen.items()}
+    readings = HandReadings(7, 'left', moved, seen, rng.random((2, 21)))
     frames = {'cam0': 'cam0_optical', 'cam1': 'cam1_optical'}
     sent_views = [through_the_wire(m) for m in messages.readings_to_messages(readings, frames)]
     assert [messages.stamp_from_message(m.header.stamp) for m in sent_views] == [STAMP, STAMP + 5]
@@ -139,7 +141,7 @@ def test_mesh_and_views_survive_the_round_trip():
     back = messages.readings_from_messages(sent_views)
     assert (back.track_id, back.handedness, tuple(back.views)) == (7, 'left', ('cam0', 'cam1'))
     np.testing.assert_allclose(back.gate, readings.gate, rtol=1e-6)
-    for name, reading in readings.views.items():
+    for name, reading in seen.items():
         assert (back.views[name].stamp_ns, back.views[name].handedness) == (reading.stamp_ns, 'left')
         for field in ('joints_px', 'variance_px2', 'valid', 'score', 'box_px'):
             np.testing.assert_allclose(vars(back.views[name])[field], vars(reading)[field], rtol=1e-6, err_msg=field)

@@ -137,7 +137,8 @@ def test_what_the_network_makes_of_the_others_is_what_is_tested():
         return Refinement(joints + [0.0, 0.0, 0.002], np.zeros((778, 3)), np.zeros((4, 21)), covariance)
 
     views, chosen = see(RIG, STILL), np.array([True, False, True, True])
-    method, readings = TruthMethod(still, refine=refine), HandReadings(1, 'right', readings_of(views))
+    method, seen = TruthMethod(still, refine=refine), readings_of(views)
+    readings = HandReadings(1, 'right', seen, seen)
     found = answers_of(method, readings, RIG)(chosen)
     np.testing.assert_allclose(found.joints, STILL + [0.0, 0.0, 0.002], atol=1e-9)
     # What the residuals of the chosen views say comes on top of what a network says.
