@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from hand_unc_ros.data.synthetic.compiled import njit
+from hand_unc_ros.geometry.vectors import cross, unit
 
 
 class Shadows(NamedTuple):
@@ -36,20 +38,6 @@ def _in_shadow(nearest, lu, lv, depth):
 
 
 @njit(cache=True, fastmath=True, nogil=True)
-def in_soft_shadow(nearest, lu, lv, depth, radius, rise):
-    """The same over a disc of `radius` cells: six points of a spiral that fills it evenly. rise: of the depth of the
-    surface itself from cell to cell, at most, so that a slanted one does not shade itself."""
-    if radius < 0.5:
-        return _in_shadow(nearest, lu, lv, depth)
-    shadow = 0.0
-    for k in range(6):
-        reach, angle = radius * np.sqrt((k + 0.5) / 6), 2.3999632 * k  # the golden angle
-        shadow += _in_shadow(nearest, max(0.0, lu + reach * np.cos(angle)), max(0.0, lv + reach * np.sin(angle)),
-                             depth + reach * rise)
-    return shadow / 6
-
-
-@njit(cache=True, fastmath=True, nogil=True)
 def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
     size = buffer.shape[0]
     for f in range(faces.shape[0]):
@@ -75,13 +63,17 @@ def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
                     buffer[v, u] = towards
 
 
+@lru_cache(maxsize=64)
+def _basis(direction: tuple[float, float, float]) -> np.ndarray:
+    """(3, 3) float32 with two axes across a light and the direction towards it as columns."""
+    forward = np.array(direction)
+    side = unit(cross(forward, np.array([0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])))
+    return np.stack([side, cross(forward, side), forward], axis=1).astype(np.float32)
+
+
 def cast_shadows(vertices: np.ndarray, faces: np.ndarray, direction: np.ndarray, size: int) -> Shadows:
     """What a distant light in `direction` meets first."""
-    forward = direction.astype(np.float64)
-    side = np.cross(forward, [0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])
-    side /= np.linalg.norm(side)
-    basis = np.stack([side, np.cross(forward, side), forward], axis=1).astype(np.float32)
-    in_light = vertices @ basis
+    in_light = vertices @ _basis(tuple(map(float, direction)))
     light_px = np.ascontiguousarray(in_light[:, :2])
     light_depth = np.ascontiguousarray(in_light[:, 2])
     origin = light_px.min(axis=0)
