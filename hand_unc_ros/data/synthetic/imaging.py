@@ -19,7 +19,7 @@ def composite(linear: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> 
     return to_srgb(linear) * cover + background * (1 - cover)
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def lay_over(image, foreground):
     """Lays a foreground (H, W, 4), RGB times its coverage and coverage, over an image (H, W, 3) in place, both linear
     light, which is what mixes in a pixel."""

@@ -87,7 +87,7 @@ def _skinned(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
     return np.zeros((len(mesh.faces), 3, 2), np.float32), np.full(len(mesh.faces), -1, np.int32)
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def vertex_normals(vertices, faces):
     """Area-weighted unit normals (N, 3) of a triangle mesh with outward faces."""
     normals = np.zeros_like(vertices)
@@ -108,7 +108,7 @@ def vertex_normals(vertices, faces):
     return normals
 
 
-@njit(cache=True, fastmath=HONEST_MATH, nogil=True)
+@njit(cache=True, fastmath=HONEST_MATH, nogil=True, error_model='numpy')
 def _visibility(px, depth, faces, corner, face_of, zbuf):
     """Nearest face per pixel, −1 for none, and its 1/z. corner: (2,) column and row of the first pixel."""
     height, width = zbuf.shape
@@ -147,7 +147,7 @@ def _visibility(px, depth, faces, corner, face_of, zbuf):
                     face_of[v - first_v, u - first_u] = f
 
 
-@njit(cache=True, fastmath=HONEST_MATH, nogil=True)
+@njit(cache=True, fastmath=HONEST_MATH, nogil=True, error_model='numpy')
 def _flat_weights(px, faces, face_of, bary):
     """First two barycentric weights at each pixel of `face_of` in its face."""
     for v in range(face_of.shape[0]):

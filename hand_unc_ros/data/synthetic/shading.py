@@ -89,7 +89,7 @@ def prepare(mesh: Mesh, light: Light, mottling: Mottling, shadow_size: int = 96,
         cv2.erode(shadows.nearest, around, **border), taps, np.float32(0.004 + 1.5 * shadows.cell))
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _uv_gradients(vertices, faces, uv, skin):
     """(F, 2, 3) 1/m: how fast u and v grow along the surface of each face that has a skin."""
     gradients = np.zeros((faces.shape[0], 2, 3), np.float32)
@@ -114,7 +114,7 @@ def _uv_gradients(vertices, faces, uv, skin):
     return gradients
 
 
-@njit(cache=True, fastmath=True, nogil=True, inline='always')
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy', inline='always')
 def _in_shadow(nearest, u, v, depth):
     """Share of the four cells about (u, v) that are nearer to the light than `depth`."""
     iu, iv = int(u), int(v)
@@ -125,7 +125,7 @@ def _in_shadow(nearest, u, v, depth):
     return upper + tv * (lower - upper)
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _lit(prepared, u, v, depth, facing):
     """Share of the key light that comes to (u, v) of the shadow map at a depth."""
     depth += prepared.bias
@@ -145,7 +145,7 @@ def _lit(prepared, u, v, depth, facing):
     return np.float32(1) - np.float32(0.85) * shadow / np.float32(taps.shape[0])
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _texel(skin, u, v, out):
     """The channels of a skin (T, T, SKIN_CHANNELS) at (u, v) in [0, 1], bilinear, into `out`."""
     size = np.float32(skin.shape[0])
@@ -159,7 +159,7 @@ def _texel(skin, u, v, out):
         out[k] = a * skin[iy, ix, k] + b * skin[iy, ix + 1, k] + c * skin[iy + 1, ix, k] + d * skin[iy + 1, ix + 1, k]
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def shade(face_of, corner, px, depth, prepared, eye, shares, out):
     """Adds the light of the pixels of `face_of` to `out` (h, w, 4), linear RGB and coverage.
 

@@ -22,7 +22,7 @@ class Shadows(NamedTuple):
     cell: np.float32
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _in_shadow(nearest, lu, lv, depth):
     """Share of the four cells about (lu, lv) whose nearest surface is nearer to the light than `depth`."""
     size = nearest.shape[0]
@@ -37,7 +37,7 @@ def _in_shadow(nearest, lu, lv, depth):
     return shadow
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
     size = buffer.shape[0]
     for f in range(faces.shape[0]):
@@ -99,7 +99,7 @@ def irradiance(surface: tuple[np.ndarray, np.ndarray, np.ndarray], directions: n
     return total
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _add_light(total, normals, direction, colour, shadows):
     light_px, light_depth, nearest, origin, cell = shadows
     bias = 0.004 + 1.5 * cell

@@ -279,7 +279,7 @@ def _curves(curves: list[tuple[np.ndarray, float, float]], points: np.ndarray) -
     return _distance_field(points, _Lines(*parts))
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _distance_field(points, lines):
     start, end, width, depth = lines
     height, across = points.shape[:2]
