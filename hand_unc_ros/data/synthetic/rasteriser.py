@@ -109,14 +109,16 @@ def vertex_normals(vertices, faces):
 
 
 @njit(cache=True, fastmath=HONEST_MATH, nogil=True, error_model='numpy')
-def _visibility(px, depth, faces, corner, face_of, zbuf):
-    """Nearest face per pixel, −1 for none, and its 1/z. corner: (2,) column and row of the first pixel."""
+def _visibility(px, nearness, faces, corner, face_of, zbuf):
+    """Nearest face per pixel, −1 for none, and its 1/z. nearness: (N,) 1/z of the vertices, 0 of those that are not
+    drawn.  corner: (2,) column and row of the first pixel."""
     height, width = zbuf.shape
     first_u, first_v = corner[0], corner[1]
     last_u, last_v = first_u + width - 1, first_v + height - 1
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        if depth[a] < NEAR or depth[b] < NEAR or depth[c] < NEAR:
+        i0, i1, i2 = nearness[a], nearness[b], nearness[c]
+        if i0 == 0.0 or i1 == 0.0 or i2 == 0.0:
             continue
         x0, y0, x1, y1, x2, y2 = px[a, 0], px[a, 1], px[b, 0], px[b, 1], px[c, 0], px[c, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
@@ -129,7 +131,6 @@ def _visibility(px, depth, faces, corner, face_of, zbuf):
         u0, u1 = int(max(float(first_u), np.ceil(left))), int(min(float(last_u), np.floor(right)))
         v0, v1 = int(max(float(first_v), np.ceil(top))), int(min(float(last_v), np.floor(bottom)))
         inverse = 1.0 / area
-        i0, i1, i2 = 1.0 / depth[a], 1.0 / depth[b], 1.0 / depth[c]
         for v in range(v0, v1 + 1):
             entered = False
             for u in range(u0, u1 + 1):
@@ -141,9 +142,9 @@ def _visibility(px, depth, faces, corner, face_of, zbuf):
                         break
                     continue
                 entered = True
-                nearness = w0 * i0 + w1 * i1 + w2 * i2
-                if nearness > zbuf[v - first_v, u - first_u]:
-                    zbuf[v - first_v, u - first_u] = nearness
+                near = w0 * i0 + w1 * i1 + w2 * i2
+                if near > zbuf[v - first_v, u - first_u]:
+                    zbuf[v - first_v, u - first_u] = near
                     face_of[v - first_v, u - first_u] = f
 
 
@@ -166,7 +167,7 @@ def visible_faces(px: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> t
     """Of a flat mesh, px (N, 2), the face at each pixel (H, W), −1 for none, and its first two barycentric weights."""
     face_of = np.full(size, -1, np.int32)
     bary = np.zeros((*size, 2), np.float32)
-    _visibility(px, np.ones(len(px), np.float32), faces, (0, 0), face_of, np.zeros(size, np.float32))
+    _visibility(px, np.ones(len(px)), faces, (0, 0), face_of, np.zeros(size, np.float32))
     _flat_weights(px, faces, face_of, bary)
     return face_of, bary
 
@@ -186,7 +187,9 @@ def draw(prepared: Prepared, projection: Projection, size: tuple[int, int],
     # Pixel centres are at integers, so that the first of a finer grid lies before that of the coarser one.
     px = np.ascontiguousarray((projection.px + 0.5) * steps - 0.5, np.float32)
     depth = np.ascontiguousarray(projection.depth, np.float32)
-    window = _window(px, depth, fine)
+    drawn = depth >= NEAR
+    nearness = np.divide(1.0, depth, out=np.zeros(len(depth)), where=drawn)
+    window = _window(px[drawn], fine)
     if window is None:
         return None
     shares, spans, parts = [], [], []
@@ -200,17 +203,17 @@ def draw(prepared: Prepared, projection: Projection, size: tuple[int, int],
     corner = spans[0][0], spans[1][0]
     face_of = np.full((spans[1][1], spans[0][1]), -1, np.int32)
     zbuf = np.zeros(face_of.shape, np.float32)
-    _visibility(px, depth, prepared.faces, corner, face_of, zbuf)
+    _visibility(px, nearness, prepared.faces, corner, face_of, zbuf)
     columns, rows = parts
     out = np.zeros((rows.stop - rows.start, columns.stop - columns.start, 4), np.float32)
-    shade(face_of, corner, px, depth, prepared, np.ascontiguousarray(projection.eye, np.float32),
+    shade(face_of, corner, px, nearness, prepared, np.ascontiguousarray(projection.eye, np.float32),
           np.concatenate(shares), out)
     return out, (rows, columns), zbuf
 
 
-def _window(px: np.ndarray, depth: np.ndarray, size: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
+def _window(px: np.ndarray, size: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
     """First and last column and row (2,) of an image of (width, height) that the points px (N, 2) span."""
-    px = px[(depth >= NEAR) & np.isfinite(px).all(axis=1)]
+    px = px[np.isfinite(px).all(axis=1)]
     if not len(px):
         return None
     low = np.ceil(np.clip(px.min(axis=0), 0, size)).astype(int)

@@ -13,7 +13,7 @@ import numpy as np
 
 from hand_unc_ros.data.synthetic.compiled import njit
 from hand_unc_ros.data.synthetic.noise import noise_at_point
-from hand_unc_ros.data.synthetic.shadows import cast_shadows
+from hand_unc_ros.data.synthetic.shadows import NOTHING, cast_shadows
 
 if TYPE_CHECKING:
     from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection
@@ -23,8 +23,6 @@ SKIN_CHANNELS = 6
 # Of a vertex: normal, place, place in the shadow map with its depth, light from all around; those of surfaces without a
 # skin have albedo, texture coordinates and gloss besides.
 _COMMON, _ROW = 12, 19
-# Nothing lies here, seen from the light.
-_NOTHING = np.float32(-1e9)
 # Points of the disc over which a soft shadow is the mean: a spiral that fills it evenly.
 _TAPS = 6
 
@@ -78,9 +76,9 @@ def prepare(mesh: Mesh, light: Light, mottling: Mottling, shadow_size: int = 96,
         turn = 2.3999632 * np.arange(_TAPS)  # the golden angle
         reach = radius * np.sqrt((np.arange(_TAPS) + 0.5) / _TAPS)
         taps = np.column_stack([reach * np.cos(turn), reach * np.sin(turn), reach * shadows.cell]).astype(np.float32)
-    nearest = cv2.copyMakeBorder(shadows.nearest, 0, 2, 0, 2, cv2.BORDER_CONSTANT, value=float(_NOTHING))
+    nearest = cv2.copyMakeBorder(shadows.nearest, 0, 2, 0, 2, cv2.BORDER_CONSTANT, value=float(NOTHING))
     around = np.ones((2 * int(np.ceil(np.abs(taps[:, :2]).max())) + 3,) * 2, np.uint8)
-    border = {'borderType': cv2.BORDER_CONSTANT, 'borderValue': float(_NOTHING)}
+    border = {'borderType': cv2.BORDER_CONSTANT, 'borderValue': float(NOTHING)}
     return Prepared(
         mesh.faces, rows, uv, skin, _uv_gradients(mesh.vertices, mesh.faces, uv, skin),
         np.zeros((0, 2, 2, SKIN_CHANNELS), np.float32) if skins is None else skins,
@@ -160,11 +158,11 @@ def _texel(skin, u, v, out):
 
 
 @njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
-def shade(face_of, corner, px, depth, prepared, eye, shares, out):
+def shade(face_of, corner, px, nearness, prepared, eye, shares, out):
     """Adds the light of the pixels of `face_of` to `out` (h, w, 4), linear RGB and coverage.
 
     face_of: (H, W) face of each point, −1 for none.  corner: (2,) its first column and row.
-    px: (N, 2), depth: (N,) of the vertices.  eye: (3,).
+    px: (N, 2), nearness: (N,) one over the depth, of the vertices.  eye: (3,).
     shares: (W + H, 3) for each column, then each row of `face_of`, the pixel of `out` that it begins in and its shares
     in that and the next one.
     """
@@ -192,8 +190,7 @@ def shade(face_of, corner, px, depth, prepared, eye, shares, out):
             # In double precision, since slivers amplify what is lost.
             w0, w1 = (x1 - u) * (y2 - v) - (x2 - u) * (y1 - v), (x2 - u) * (y0 - v) - (x0 - u) * (y2 - v)
             area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
-            w2 = (area - w0 - w1) / depth[c]
-            w0, w1 = w0 / depth[a], w1 / depth[b]
+            w0, w1, w2 = w0 * nearness[a], w1 * nearness[b], (area - w0 - w1) * nearness[c]
             inverse = 1.0 / (w0 + w1 + w2)
             p, q = np.float32(w0 * inverse), np.float32(w1 * inverse)
             r = one - p - q
