@@ -231,12 +231,12 @@ def shade(face_of, corner, px, nearness, prepared, eye, shares, out):
             facing = nx * lx + ny * ly + nz * lz
             # Farther from the light than red light gets under skin, nothing of it matters.
             lit = _lit(prepared, at[6], at[7], at[8], facing) if facing > np.float32(-0.28) else none
+            seen = nx * ex + ny * ey + nz * ez
             specular, rim = none, none
             if facing > none:
-                hx, hy, hz = ex + lx, ey + ly, ez + lz
-                inv = one / (np.sqrt(hx * hx + hy * hy + hz * hz) + np.float32(1e-9))
-                half = max(none, (nx * hx + ny * hy + nz * hz) * inv)
-                h2 = half * half
+                # Of the vector halfway between eye and light, which has a length of √(2 + 2 e·l) before it is made one.
+                half = max(none, facing + seen)
+                h2 = half * half / (np.float32(2) + np.float32(2) * (ex * lx + ey * ly + ez * lz) + np.float32(1e-9))
                 h4 = h2 * h2
                 h8 = h4 * h4
                 h16 = h8 * h8
@@ -250,7 +250,7 @@ def shade(face_of, corner, px, nearness, prepared, eye, shares, out):
                 lit *= np.float32(0.6)
             if skinned:
                 # The sky's reflection at grazing angles.
-                away = one - max(none, nx * ex + ny * ey + nz * ez)
+                away = one - max(none, seen)
                 rim = np.float32(0.12) * shine * (away * away) * (away * away)
             hemisphere = np.float32(0.5) + np.float32(0.5) * (nx * light[4, 0] + ny * light[4, 1] + nz * light[4, 2])
             for k in range(3):
