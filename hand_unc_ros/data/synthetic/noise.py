@@ -33,7 +33,8 @@ def _noise_at(lattice, places, scale):
     values = np.empty(places.shape[:2], np.float32)
     for v in range(places.shape[0]):
         for u in range(places.shape[1]):
-            values[v, u] = noise_at_point(lattice, places[v, u, 0] * scale, places[v, u, 1] * scale, places[v, u, 2] * scale)
+            x, y, z = places[v, u, 0], places[v, u, 1], places[v, u, 2]
+            values[v, u] = noise_at_point(lattice, x * scale, y * scale, z * scale)
     return values
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hand_unc_ros.data.synthetic.compiled import njit
-from hand_unc_ros.data.synthetic.shading import Prepared, prepare, shade
+from hand_unc_ros.data.synthetic.shading import Prepared, prepare, shade, skinned
 
 NEAR = 0.02  # metres; triangles with a vertex nearer than this are dropped
 # Triangles larger than this, pixels², have corners that no lens really images.
@@ -75,16 +75,9 @@ def merge(meshes: list[Mesh]) -> Mesh:
     join = {name: np.concatenate([getattr(mesh, name) for mesh in meshes]).astype(np.float32)
             for name in ('vertices', 'normals', 'albedo', 'texture', 'gloss')}
     if any(mesh.skin is not None for mesh in meshes):
-        uv, skin = zip(*map(_skinned, meshes))
+        uv, skin = zip(*map(skinned, meshes))
         join |= {'uv': np.concatenate(uv), 'skin': np.concatenate(skin)}
     return Mesh(faces=np.ascontiguousarray(faces, np.int32), **join)
-
-
-def _skinned(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """uv and skin of a mesh, also of one without."""
-    if mesh.skin is not None:
-        return np.ascontiguousarray(mesh.uv, np.float32), np.ascontiguousarray(mesh.skin, np.int32)
-    return np.zeros((len(mesh.faces), 3, 2), np.float32), np.full(len(mesh.faces), -1, np.int32)
 
 
 @njit(cache=True, fastmath=True, nogil=True, error_model='numpy')

@@ -209,7 +209,8 @@ def _places(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarr
     are larger."""
     whole = _SHEET if max(height, width) < _SHEET else (-(-max(height, width) // _SHEET) + 1) * _SHEET
     top, left = rng.integers(0, whole - height + 1), rng.integers(0, whole - width + 1)
-    return _MIRRORED[np.arange(top, top + height) % (2 * _SHEET)], _MIRRORED[np.arange(left, left + width) % (2 * _SHEET)]
+    rows, columns = np.arange(top, top + height), np.arange(left, left + width)
+    return _MIRRORED[rows % (2 * _SHEET)], _MIRRORED[columns % (2 * _SHEET)]
 
 
 def _smear(light: np.ndarray, dx: float, dy: float) -> np.ndarray:

@@ -88,8 +88,8 @@ class HandSequences:
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
             present = rng.random() >= samples.settings.absent
-            images = self._camera(rng, f'cam{place}', pose, joints, shown if present else [hidden] * len(stamps), stamps,
-                                  FIRST_BACKGROUNDS + index // 2)
+            images = self._camera(rng, f'cam{place}', pose, joints, shown if present else [hidden] * len(stamps),
+                                  stamps, FIRST_BACKGROUNDS + index // 2)
             seen.append(images if present else [
                 replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan), visible=np.zeros(JOINT_COUNT, bool))
                 for view in images])

@@ -16,7 +16,7 @@ from hand_unc_ros.data.synthetic.noise import noise_at_point
 from hand_unc_ros.data.synthetic.shadows import NOTHING, cast_shadows
 
 if TYPE_CHECKING:
-    from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection
+    from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling
 
 # Of a skin: albedo, linear RGB; gloss in [0, 1]; growth of its relief along u and v, metres over the whole unit.
 SKIN_CHANNELS = 6
@@ -59,10 +59,7 @@ def prepare(mesh: Mesh, light: Light, mottling: Mottling, shadow_size: int = 96,
             ambient: np.ndarray | None = None) -> Prepared:
     """All of a mesh that does not depend on the camera; the arguments are those of `rasteriser.render`."""
     shadows = cast_shadows(mesh.vertices, mesh.faces, light.direction, shadow_size)
-    if mesh.skin is None:
-        uv, skin = np.zeros((len(mesh.faces), 3, 2), np.float32), np.full(len(mesh.faces), -1, np.int32)
-    else:
-        uv, skin = np.ascontiguousarray(mesh.uv, np.float32), np.ascontiguousarray(mesh.skin, np.int32)
+    uv, skin = skinned(mesh)
     rows = np.zeros((len(mesh.vertices), _ROW), np.float32)
     parts = (mesh.normals, mesh.vertices, (shadows.px - shadows.origin) / shadows.cell, shadows.depth[:, None],
              np.zeros((1, 3)) if ambient is None else ambient, mesh.albedo, mesh.texture, mesh.gloss[:, None])
@@ -85,6 +82,13 @@ def prepare(mesh: Mesh, light: Light, mottling: Mottling, shadow_size: int = 96,
         mottling.lattice, np.array([mottling.scale, mottling.gain], np.float32), np.array(light[:5], np.float32),
         ambient is not None, nearest, cv2.dilate(shadows.nearest, around, **border),
         cv2.erode(shadows.nearest, around, **border), taps, np.float32(0.004 + 1.5 * shadows.cell))
+
+
+def skinned(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
+    """uv and skin of a mesh, also of one without."""
+    if mesh.skin is not None:
+        return np.ascontiguousarray(mesh.uv, np.float32), np.ascontiguousarray(mesh.skin, np.int32)
+    return np.zeros((len(mesh.faces), 3, 2), np.float32), np.full(len(mesh.faces), -1, np.int32)
 
 
 @njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
