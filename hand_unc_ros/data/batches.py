@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -122,11 +123,10 @@ def develop(image: np.ndarray, augmentation: Augmentation, rng: np.random.Genera
         image = motion_blur(image, length * np.array([np.cos(angle), np.sin(angle)]))
     if augmentation.colour or augmentation.noise:
         gain = np.exp(rng.normal(0, augmentation.colour) + rng.normal(0, augmentation.colour / 2, 3)).astype(np.float32)
-        developed = image * gain
-        if augmentation.noise:
-            sigma = np.float32(rng.exponential(augmentation.noise))
-            developed += sigma * rng.standard_normal(image.shape, np.float32)
-        image = np.clip(developed + 0.5, 0, 255).astype(np.uint8)
+        image = cv2.LUT(image, (np.arange(256, dtype=np.float32)[:, None] * gain)[None])
+        sigma = rng.exponential(augmentation.noise) if augmentation.noise else 0.0
+        noise = rng.standard_normal(image.shape, np.float32) if augmentation.noise else image
+        image = cv2.addWeighted(image, 1.0, noise, sigma, 0.0, dtype=cv2.CV_8U)
     if rng.random() < augmentation.compress:
         image = jpeg(image, int(rng.integers(35, 95)))
     return image

@@ -195,6 +195,9 @@ class Camera:
 
     def normalise(self, px: np.ndarray) -> np.ndarray:
         """px (N, 2) -> undistorted normalised image coordinates (N, 2); see CameraRig.normalise."""
+        if self.distortion_model == 'none':
+            # Crops are pinhole cameras, and each is asked once: what a lens needs would cost more than the rest of it.
+            return (np.asarray(px, np.float64) - self.K[:2, 2]) @ np.linalg.inv(self.K[:2, :2]).T
         return self._projection.normalise(px)
 
     def denormalise(self, xy: np.ndarray) -> np.ndarray:

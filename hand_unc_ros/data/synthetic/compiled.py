@@ -1,4 +1,7 @@
-"""numba, which rendering needs, or the remedy."""
+"""numba, which rendering needs, or the remedy.
+
+Kernels take `error_model='numpy'`: Python's own checks every division, which keeps loops from vector instructions.
+"""
 
 from __future__ import annotations
 

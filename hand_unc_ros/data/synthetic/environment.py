@@ -15,7 +15,7 @@ import numpy as np
 
 from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh
 from hand_unc_ros.data.synthetic.shadows import irradiance
-from hand_unc_ros.geometry.vectors import unit
+from hand_unc_ros.geometry.vectors import cross, unit
 
 _ROWS, _COLUMNS = 16, 32
 # Lights that stand for all surroundings where a mesh hides some of them.
@@ -158,5 +158,5 @@ def _harmonics(directions: np.ndarray) -> np.ndarray:
 
 def _axes(rng: np.random.Generator, up: np.ndarray) -> np.ndarray:
     """Rotation (3, 3) that takes z to `up`, turned about it at random."""
-    side = unit(np.cross(up, unit(rng.normal(size=3))))
-    return np.stack([side, np.cross(up, side), up], axis=1)
+    side = unit(cross(up, unit(rng.normal(size=3))))
+    return np.stack([side, cross(up, side), up], axis=1)

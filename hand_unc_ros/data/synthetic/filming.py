@@ -84,9 +84,8 @@ class Webcams:
         window = covered(px[depth > 0], np.abs(exposure.motion).max() + 2 * REACH_PX, image.shape[:2])
         if window is not None:
             left, top, right, bottom = window
-            linear, alpha = lit.photograph(Projection(px - [left, top], depth, eye), (bottom - top, right - left),
-                                           LIVE_FINENESS)
-            light = imaging.blend(linear, alpha, room[top:bottom, left:right])
+            light = room[top:bottom, left:right].copy()
+            lit.draw(Projection(px - [left, top], depth, eye), light, LIVE_FINENESS)
             shown = self.sensor.image(light, moving(webcam, exposure.motion), exposure.rng)
             inner = [slice(REACH_PX * (low > 0), size - REACH_PX * (high < whole)) for low, high, size, whole in
                      ((top, bottom, bottom - top, image.shape[0]), (left, right, right - left, image.shape[1]))]

@@ -19,7 +19,7 @@ from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.rasteriser import Mesh
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.data.synthetic.solids import KINDS, Solid, draw_solid
-from hand_unc_ros.geometry.vectors import unit
+from hand_unc_ros.geometry.vectors import cross, unit
 from hand_unc_ros.hand.limits import ANGLE_COUNT, REACH_LIMITS
 
 # Skin may sink in by PENETRATION_M and touches what is within CONTACT_M. The search stops before.
@@ -194,8 +194,8 @@ class _Attempt:
     def _frame(self) -> _Frame:
         up = unit(self.joints[9] - self.joints[0])
         side = 1.0 if self.hand.model.side == 'right' else -1.0
-        out = side * unit(np.cross(self.joints[5] - self.joints[17], up))
-        return _Frame(up, out, unit(np.cross(up, out)) * side)
+        out = side * unit(cross(self.joints[5] - self.joints[17], up))
+        return _Frame(up, out, unit(cross(up, out)) * side)
 
     def _seat_on_palm(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """The long axis lies across the palm, or slants towards the heel as handles do."""
@@ -226,7 +226,7 @@ class _Attempt:
         across = self._frame().across
         across = unit(across - along * (across @ along))
         side = 1.0 if self.hand.model.side == 'right' else -1.0
-        grip = unit(np.cross(across, along)) * side
+        grip = unit(cross(across, along)) * side
         place = middle = (0.45 * last + 0.55 * tips).mean(axis=0)
         self.grip = grip, middle
         half = self.solid.half
@@ -240,12 +240,12 @@ class _Attempt:
             lean = rng.normal(0, 0.35)
             beyond = np.cos(lean) * along + np.sin(lean) * across
             first = rng.random() < 0.5
-            other = np.cross(beyond, grip)
+            other = cross(beyond, grip)
             rotation = _frame_of(other if first else beyond, grip)
             place = place + beyond * ((half[1] if first else half[2]) - rng.uniform(0.012, 0.022))
         else:
             turn = rng.normal(0, 0.4)
-            axis = np.cos(turn) * (along if rng.random() < 0.5 else across) + np.sin(turn) * np.cross(grip, across)
+            axis = np.cos(turn) * (along if rng.random() < 0.5 else across) + np.sin(turn) * cross(grip, across)
             rotation = _frame_of(axis, grip)
             # The thing's middle a little beyond the fingertips, the more the larger it is.
             beyond = np.abs(rotation.T @ along) @ half if self.solid.kind == 'box' else half[0]
@@ -338,4 +338,4 @@ def _frame_of(axis: np.ndarray, out: np.ndarray) -> np.ndarray:
     """Rotation (3, 3) that turns z to `axis` and x as near to `out` as that lets it."""
     z = unit(axis)
     x = unit(out - z * (out @ z))
-    return np.stack([x, np.cross(z, x), z], axis=1)
+    return np.stack([x, cross(z, x), z], axis=1)

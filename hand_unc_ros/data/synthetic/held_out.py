@@ -243,8 +243,9 @@ class _Lifelike(NamedTuple):
     def image(self, lit: Lit, projection: Projection, background: np.ndarray, webcam: Webcam,
               rng: np.random.Generator) -> np.ndarray:
         """RGB uint8 of the size of the background (H, W, 3), which is linear."""
-        linear, alpha = lit.photograph(projection, background.shape[:2], FINENESS)
-        return self.sensor.image(imaging.blend(linear, alpha, background), webcam, rng)
+        light = background.copy()
+        lit.draw(projection, light, FINENESS)
+        return self.sensor.image(light, webcam, rng)
 
 
 def surrounding_order(count: int) -> list[int]:

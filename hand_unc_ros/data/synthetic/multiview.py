@@ -36,7 +36,9 @@ from hand_unc_ros.hand.model import HandModel, load_hand_model
 
 BACKGROUND_COUNT = 160
 FIRST_BACKGROUNDS, FIRST_SKINS = 8, 4
+# An ideal camera has this and no other intrinsics.
 FOCAL_PX = 600.0
+IDEAL_K = np.diag([FOCAL_PX, FOCAL_PX, 1.0])
 # Points to a side of what crops are cut from, over its pixels at full resolution: coarser images get several to a pixel.
 FINENESS = 1.3
 # An image spans this many times the side of the hand's box, room for the jitter of its crops.
@@ -93,14 +95,14 @@ class MultiviewSamples:
                    for _ in range(rng.choice(len(self.settings.objects), p=self.settings.objects))]
         surface = Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
                           None if look.skin is None else look.skin[None])
-        shown, hidden = surface.lit(meshes + things), surface.lit(things)
+        shown = surface.lit(meshes + things)
         # Few samples need few backgrounds, which take longer than samples; many samples see all of them.
         stores = FIRST_BACKGROUNDS + index // 2
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
-            ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
             present = rng.random() >= self.settings.absent
-            view = self._view(rng, upright(ideal, joints), joints, shown if present else hidden, stores)
+            view = self._view(rng, f'cam{place}', upright(pose, joints), joints,
+                              shown if present else surface.lit(things), stores)
             seen.append(view if present else replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan),
                                                      visible=np.zeros(JOINT_COUNT, bool)))
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
@@ -142,12 +144,12 @@ class MultiviewSamples:
         rotation = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_matrix()
         return shapes.placed(shapes.draw_object(rng), rotation, place)
 
-    def _view(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, shown: Lit | None,
+    def _view(self, rng: np.random.Generator, name: str, pose: np.ndarray, joints: np.ndarray, shown: Lit | None,
               stores: int) -> SampleView:
         """The part around the hand of what an ideal camera sees. stores: backgrounds to choose from."""
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
         size = int(MARGIN * self.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
-        camera, pixels = window_of(ideal, joints, size)
+        camera, pixels = window_of(name, pose, joints, size)
         image = self.before(self.surroundings.patch(rng, size, stores), camera, shown)
         if self.settings.webcam:
             image = self.sensor.image(image, draw_webcam(rng, image), rng)
@@ -159,32 +161,39 @@ class MultiviewSamples:
 
     def before(self, background: np.ndarray, camera: Camera, shown: Lit | None) -> np.ndarray:
         """Linear light (size, size, 3) that comes to a camera without distortion from a mesh before a background of
-        its size."""
+        its size, which it takes the place of."""
         if shown is None:
             return background
-        local = shown.mesh.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
+        local = shown.vertices @ camera.camera_from_world[:3, :3].T + camera.camera_from_world[:3, 3]
         at = local[:, :2] / np.maximum(local[:, 2:], 1e-3) * camera.K[[0, 1], [0, 1]] + camera.K[:2, 2]
-        linear, alpha = shown.photograph(Projection(at, local[:, 2], camera.centre), (camera.width, camera.width),
-                                         max(1.0, FINENESS * MARGIN * self.settings.image_size / camera.width))
-        return imaging.blend(linear, alpha, background)
+        shown.draw(Projection(at, local[:, 2], camera.centre), background,
+                   max(1.0, FINENESS * MARGIN * self.settings.image_size / camera.width))
+        return background
 
 
-def window_of(ideal: Camera, joints: np.ndarray, size: int) -> tuple[Camera, np.ndarray]:
-    """The camera that has the part around the hand of what an ideal one sees as its whole image, of `size` px, and the
-    joints (21, 2) in it."""
-    px, depth = ideal.project(joints)
+def window_of(name: str, pose: np.ndarray, joints: np.ndarray, size: int) -> tuple[Camera, np.ndarray]:
+    """The camera of this name that has the part around the hand of what an ideal one at a pose (4, 4) sees as its whole
+    image, of `size` px, and the joints (21, 2) in it."""
+    px, depth = ideal_project(pose, joints)
     box = crops.reach_box(joints, px, FOCAL_PX / depth[MIDDLE_MCP]) * [1, 1, MARGIN, 0]
-    K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ ideal.K
+    K = np.vstack([crops.crop_from_image(box, size), [0, 0, 1]]) @ IDEAL_K
     pixels = crops.transform(np.array([[K[0, 0] / FOCAL_PX, 0, K[0, 2]], [0, K[1, 1] / FOCAL_PX, K[1, 2]]]), px)
-    return Camera(ideal.name, size, size, K, 'none', np.zeros(0), ideal.world_from_camera), pixels
+    return Camera(name, size, size, K, 'none', np.zeros(0), pose), pixels
 
 
-def upright(camera: Camera, joints: np.ndarray) -> Camera:
-    """The camera turned about its axis until the hand stands upright: crops are, and image corners are wasted."""
-    roll = crops.upright_roll(camera.project(joints)[0])
+def upright(pose: np.ndarray, joints: np.ndarray) -> np.ndarray:
+    """The pose (4, 4) of an ideal camera turned about its axis until the hand stands upright: crops are, and image
+    corners are wasted."""
+    roll = crops.upright_roll(ideal_project(pose, joints)[0])
     turn = np.eye(4)
-    turn[:3, :3] = Rotation.from_rotvec([0, 0, roll]).as_matrix()
-    return camera.with_pose(camera.world_from_camera @ turn)
+    turn[:2, :2] = [[np.cos(roll), -np.sin(roll)], [np.sin(roll), np.cos(roll)]]
+    return pose @ turn
+
+
+def ideal_project(pose: np.ndarray, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """px (N, 2) and depth (N,) of points (N, 3), world, in an ideal camera at a pose (4, 4); all before it."""
+    local = (points - pose[:3, 3]) @ pose[:3, :3]
+    return FOCAL_PX * local[:, :2] / local[:, 2:], local[:, 2]
 
 
 def draw_cameras(rng: np.random.Generator, target: np.ndarray, count: int) -> list[np.ndarray]:
@@ -194,6 +203,7 @@ def draw_cameras(rng: np.random.Generator, target: np.ndarray, count: int) -> li
     axis /= np.linalg.norm(axis)
     opening = rng.uniform(np.radians(25), np.pi)
     reach = np.exp(rng.uniform(np.log(0.28), np.log(1.1)))
+    turn = Rotation.align_vectors(axis[None], np.array([[0.0, 0.0, 1.0]]))[0].as_matrix()
     poses, directions = [], []
     while len(poses) < count:
         # Uniform over the cap, redrawn while two cameras would be in one place.
@@ -201,7 +211,7 @@ def draw_cameras(rng: np.random.Generator, target: np.ndarray, count: int) -> li
         azimuth = rng.uniform(0, 2 * np.pi)
         sine = np.sqrt(1 - cosine ** 2)
         local = np.array([sine * np.cos(azimuth), sine * np.sin(azimuth), cosine])
-        direction = Rotation.align_vectors(axis[None], np.array([[0.0, 0.0, 1.0]]))[0].apply(local)
+        direction = turn @ local
         apart = min((np.arccos(np.clip(direction @ other, -1, 1)) for other in directions), default=np.pi)
         if apart < opening / (2 * count):
             continue

@@ -9,27 +9,32 @@ from hand_unc_ros.data.synthetic.compiled import njit
 NOISE_CELLS = 32
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def noise_at_point(lattice, x, y, z):
     """Trilinear value noise in [-1, 1], period NOISE_CELLS."""
     fx, fy, fz = np.floor(x), np.floor(y), np.floor(z)
     tx, ty, tz = x - fx, y - fy, z - fz
     mask = NOISE_CELLS - 1
-    ix, iy, iz = int(fx) & mask, int(fy) & mask, int(fz) & mask
+    ix, iy, iz = np.int32(fx) & mask, np.int32(fy) & mask, np.int32(fz) & mask
     jx, jy, jz = (ix + 1) & mask, (iy + 1) & mask, (iz + 1) & mask
-    a = lattice[ix, iy, iz] * (1 - tx) + lattice[jx, iy, iz] * tx
-    b = lattice[ix, jy, iz] * (1 - tx) + lattice[jx, jy, iz] * tx
-    c = lattice[ix, iy, jz] * (1 - tx) + lattice[jx, iy, jz] * tx
-    d = lattice[ix, jy, jz] * (1 - tx) + lattice[jx, jy, jz] * tx
-    return (a * (1 - ty) + b * ty) * (1 - tz) + (c * (1 - ty) + d * ty) * tz
+    a, b = lattice[ix, iy, iz], lattice[ix, jy, iz]
+    c, d = lattice[ix, iy, jz], lattice[ix, jy, jz]
+    a += tx * (lattice[jx, iy, iz] - a)
+    b += tx * (lattice[jx, jy, iz] - b)
+    c += tx * (lattice[jx, iy, jz] - c)
+    d += tx * (lattice[jx, jy, jz] - d)
+    a += ty * (b - a)
+    c += ty * (d - c)
+    return a + tz * (c - a)
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _noise_at(lattice, places, scale):
     values = np.empty(places.shape[:2], np.float32)
     for v in range(places.shape[0]):
         for u in range(places.shape[1]):
-            values[v, u] = noise_at_point(lattice, places[v, u, 0] * scale, places[v, u, 1] * scale, places[v, u, 2] * scale)
+            x, y, z = places[v, u, 0], places[v, u, 1], places[v, u, 2]
+            values[v, u] = noise_at_point(lattice, x * scale, y * scale, z * scale)
     return values
 
 

@@ -11,12 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from hand_unc_ros.data.synthetic.compiled import njit
-from hand_unc_ros.data.synthetic.noise import noise_at_point
-from hand_unc_ros.data.synthetic.shadows import Shadows, cast_shadows, in_soft_shadow
+from hand_unc_ros.data.synthetic.shading import Prepared, prepare, shade, skinned
 
 NEAR = 0.02  # metres; triangles with a vertex nearer than this are dropped
-# Of a skin: albedo, linear RGB; gloss in [0, 1]; growth of its relief along u and v, metres over the whole unit.
-SKIN_CHANNELS = 6
 # Triangles larger than this, pixels², have corners that no lens really images.
 MAX_AREA_PX2 = 1e18
 # Fast, but NaN and infinity stay what they are: projections can hold them.
@@ -71,15 +68,6 @@ class Projection(NamedTuple):
     eye: np.ndarray
 
 
-class _Pixels(NamedTuple):
-    """face_of: (H, W) nearest face, -1 for none.  bary: (H, W, 2) first two barycentric weights in that face.
-    image: (H, W, 3) linear RGB."""
-
-    face_of: np.ndarray
-    bary: np.ndarray
-    image: np.ndarray
-
-
 def merge(meshes: list[Mesh]) -> Mesh:
     """One mesh out of several."""
     offsets = np.cumsum([0] + [len(mesh.vertices) for mesh in meshes[:-1]])
@@ -87,19 +75,12 @@ def merge(meshes: list[Mesh]) -> Mesh:
     join = {name: np.concatenate([getattr(mesh, name) for mesh in meshes]).astype(np.float32)
             for name in ('vertices', 'normals', 'albedo', 'texture', 'gloss')}
     if any(mesh.skin is not None for mesh in meshes):
-        uv, skin = zip(*map(_skinned, meshes))
+        uv, skin = zip(*map(skinned, meshes))
         join |= {'uv': np.concatenate(uv), 'skin': np.concatenate(skin)}
     return Mesh(faces=np.ascontiguousarray(faces, np.int32), **join)
 
 
-def _skinned(mesh: Mesh) -> tuple[np.ndarray, np.ndarray]:
-    """uv and skin of a mesh, also of one without."""
-    if mesh.skin is not None:
-        return np.ascontiguousarray(mesh.uv, np.float32), np.ascontiguousarray(mesh.skin, np.int32)
-    return np.zeros((len(mesh.faces), 3, 2), np.float32), np.full(len(mesh.faces), -1, np.int32)
-
-
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def vertex_normals(vertices, faces):
     """Area-weighted unit normals (N, 3) of a triangle mesh with outward faces."""
     normals = np.zeros_like(vertices)
@@ -120,13 +101,17 @@ def vertex_normals(vertices, faces):
     return normals
 
 
-@njit(cache=True, fastmath=HONEST_MATH, nogil=True)
-def _visibility(px, depth, faces, face_of, bary, zbuf):
-    """Nearest face per pixel with its first two barycentric weights (screen space) and 1/z."""
+@njit(cache=True, fastmath=HONEST_MATH, nogil=True, error_model='numpy')
+def _visibility(px, nearness, faces, corner, face_of, zbuf):
+    """Nearest face per pixel, −1 for none, and its 1/z. nearness: (N,) 1/z of the vertices, 0 of those that are not
+    drawn.  corner: (2,) column and row of the first pixel."""
     height, width = zbuf.shape
+    first_u, first_v = corner[0], corner[1]
+    last_u, last_v = first_u + width - 1, first_v + height - 1
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        if depth[a] < NEAR or depth[b] < NEAR or depth[c] < NEAR:
+        i0, i1, i2 = nearness[a], nearness[b], nearness[c]
+        if i0 == 0.0 or i1 == 0.0 or i2 == 0.0:
             continue
         x0, y0, x1, y1, x2, y2 = px[a, 0], px[a, 1], px[b, 0], px[b, 1], px[c, 0], px[c, 1]
         area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
@@ -134,158 +119,109 @@ def _visibility(px, depth, faces, face_of, bary, zbuf):
             continue
         left, right = min(x0, x1, x2), max(x0, x1, x2)
         top, bottom = min(y0, y1, y2), max(y0, y1, y2)
-        if right < 0 or left > width - 1 or bottom < 0 or top > height - 1:
+        if right < first_u or left > last_u or bottom < first_v or top > last_v:
             continue
-        u0, u1 = int(max(0.0, np.ceil(left))), int(min(width - 1.0, np.floor(right)))
-        v0, v1 = int(max(0.0, np.ceil(top))), int(min(height - 1.0, np.floor(bottom)))
+        u0, u1 = int(max(float(first_u), np.ceil(left))), int(min(float(last_u), np.floor(right)))
+        v0, v1 = int(max(float(first_v), np.ceil(top))), int(min(float(last_v), np.floor(bottom)))
         inverse = 1.0 / area
-        i0, i1, i2 = 1.0 / depth[a], 1.0 / depth[b], 1.0 / depth[c]
         for v in range(v0, v1 + 1):
+            entered = False
             for u in range(u0, u1 + 1):
                 w0 = ((x1 - u) * (y2 - v) - (x2 - u) * (y1 - v)) * inverse
                 w1 = ((x2 - u) * (y0 - v) - (x0 - u) * (y2 - v)) * inverse
                 w2 = 1.0 - w0 - w1
                 if w0 < 0.0 or w1 < 0.0 or w2 < 0.0:
+                    if entered:
+                        break
                     continue
-                nearness = w0 * i0 + w1 * i1 + w2 * i2
-                if nearness > zbuf[v, u]:
-                    zbuf[v, u] = nearness
-                    face_of[v, u] = f
-                    bary[v, u, 0] = w0 * i0 / nearness
-                    bary[v, u, 1] = w1 * i1 / nearness
+                entered = True
+                near = w0 * i0 + w1 * i1 + w2 * i2
+                if near > zbuf[v - first_v, u - first_u]:
+                    zbuf[v - first_v, u - first_u] = near
+                    face_of[v - first_v, u - first_u] = f
 
 
-@njit(cache=True, fastmath=True, nogil=True)
-def _texel(skin, u, v, out):
-    """The channels of a skin (T, T, SKIN_CHANNELS) at (u, v) in [0, 1], bilinear, into `out`."""
-    size = skin.shape[0]
-    x, y = min(max(u * size - 0.5, 0.0), size - 1.001), min(max(v * size - 0.5, 0.0), size - 1.001)
-    ix, iy = int(x), int(y)
-    tx, ty = x - ix, y - iy
-    for c in range(skin.shape[2]):
-        out[c] = ((skin[iy, ix, c] * (1 - tx) + skin[iy, ix + 1, c] * tx) * (1 - ty)
-                  + (skin[iy + 1, ix, c] * (1 - tx) + skin[iy + 1, ix + 1, c] * tx) * ty)
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _uv_gradients(vertices, faces, uv, skin):
-    """(F, 2, 3) 1/m: how fast u and v grow along the surface of each face that has a skin."""
-    gradients = np.zeros((faces.shape[0], 2, 3), np.float32)
-    for f in range(faces.shape[0]):
-        if skin[f] < 0:
-            continue
-        a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-        e1, e2 = vertices[b] - vertices[a], vertices[c] - vertices[a]
-        g11, g12, g22 = (e1 * e1).sum(), (e1 * e2).sum(), (e2 * e2).sum()
-        scale = g11 * g22 - g12 * g12
-        if scale < 1e-20:
-            continue
-        for k in range(2):
-            d1, d2 = uv[f, 1, k] - uv[f, 0, k], uv[f, 2, k] - uv[f, 0, k]
-            p, q = (g22 * d1 - g12 * d2) / scale, (g11 * d2 - g12 * d1) / scale
-            for axis in range(3):
-                gradients[f, k, axis] = p * e1[axis] + q * e2[axis]
-    return gradients
-
-
-@njit(cache=True, fastmath=True, nogil=True)
-def _shade(pixels, mesh, gradients, skins, eye, light, ambient, mottling, shadows):
-    face_of, bary, image = pixels
-    vertices, normals, faces, albedo, texture, gloss, uv, skin_of = mesh
-    light_dir, light_colour, sky, ground, up, softness = light
-    lattice, noise_scale, noise_gain = mottling
-    light_px, light_depth, light_faces_depth, light_origin, light_cell = shadows
-    height, width = face_of.shape
-    texel = np.zeros(SKIN_CHANNELS, np.float32)
-    base = np.zeros(3, np.float32)
-    for v in range(height):
-        for u in range(width):
+@njit(cache=True, fastmath=HONEST_MATH, nogil=True, error_model='numpy')
+def _flat_weights(px, faces, face_of, bary):
+    """First two barycentric weights at each pixel of `face_of` in its face."""
+    for v in range(face_of.shape[0]):
+        for u in range(face_of.shape[1]):
             f = face_of[v, u]
             if f < 0:
                 continue
-            a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
-            w0, w1 = bary[v, u, 0], bary[v, u, 1]
-            w2 = 1.0 - w0 - w1
-            nx = w0 * normals[a, 0] + w1 * normals[b, 0] + w2 * normals[c, 0]
-            ny = w0 * normals[a, 1] + w1 * normals[b, 1] + w2 * normals[c, 1]
-            nz = w0 * normals[a, 2] + w1 * normals[b, 2] + w2 * normals[c, 2]
-            inv = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
-            nx, ny, nz = nx * inv, ny * inv, nz * inv
-            px = w0 * vertices[a, 0] + w1 * vertices[b, 0] + w2 * vertices[c, 0]
-            py = w0 * vertices[a, 1] + w1 * vertices[b, 1] + w2 * vertices[c, 1]
-            pz = w0 * vertices[a, 2] + w1 * vertices[b, 2] + w2 * vertices[c, 2]
-            ex, ey, ez = eye[0] - px, eye[1] - py, eye[2] - pz
-            inv = 1.0 / (np.sqrt(ex * ex + ey * ey + ez * ez) + 1e-9)
-            ex, ey, ez = ex * inv, ey * inv, ez * inv
-            if nx * ex + ny * ey + nz * ez < 0:  # inside of an open surface
-                nx, ny, nz = -nx, -ny, -nz
-            skinned = skin_of[f] >= 0
-            if skinned:
-                _texel(skins[skin_of[f]], w0 * uv[f, 0, 0] + w1 * uv[f, 1, 0] + w2 * uv[f, 2, 0],
-                       w0 * uv[f, 0, 1] + w1 * uv[f, 1, 1] + w2 * uv[f, 2, 1], texel)
-                # The normal of a height field on the surface (Blinn, Simulation of wrinkled surfaces, 1978).
-                nx -= texel[4] * gradients[f, 0, 0] + texel[5] * gradients[f, 1, 0]
-                ny -= texel[4] * gradients[f, 0, 1] + texel[5] * gradients[f, 1, 1]
-                nz -= texel[4] * gradients[f, 0, 2] + texel[5] * gradients[f, 1, 2]
-                inv = 1.0 / (np.sqrt(nx * nx + ny * ny + nz * nz) + 1e-9)
-                nx, ny, nz = nx * inv, ny * inv, nz * inv
-            ndl = nx * light_dir[0] + ny * light_dir[1] + nz * light_dir[2]
-
-            lu = (w0 * light_px[a, 0] + w1 * light_px[b, 0] + w2 * light_px[c, 0]
-                  - light_origin[0]) / light_cell
-            lv = (w0 * light_px[a, 1] + w1 * light_px[b, 1] + w2 * light_px[c, 1]
-                  - light_origin[1]) / light_cell
-            ld = w0 * light_depth[a] + w1 * light_depth[b] + w2 * light_depth[c]
-            bias = 0.004 + 1.5 * light_cell
-            slant = min(3.0, np.sqrt(max(0.0, 1 - ndl * ndl)) / max(ndl, 0.1))
-            lit = 1.0 - 0.85 * in_soft_shadow(light_faces_depth, lu, lv, ld + bias, softness / light_cell,
-                                               slant * light_cell)
-
-            if skinned:
-                shine = texel[3]
-                for k in range(3):
-                    base[k] = texel[k]
-            else:
-                tx = w0 * texture[a, 0] + w1 * texture[b, 0] + w2 * texture[c, 0]
-                ty = w0 * texture[a, 1] + w1 * texture[b, 1] + w2 * texture[c, 1]
-                tz = w0 * texture[a, 2] + w1 * texture[b, 2] + w2 * texture[c, 2]
-                n1 = noise_at_point(lattice, tx * noise_scale, ty * noise_scale, tz * noise_scale)
-                n2 = noise_at_point(lattice, tx * noise_scale * 4.7 + 7, ty * noise_scale * 4.7 + 3,
-                            tz * noise_scale * 4.7)
-                mottle = 1.0 + noise_gain * (0.7 * n1 + 0.5 * n2)
-                shine = w0 * gloss[a] + w1 * gloss[b] + w2 * gloss[c]
-                for k in range(3):
-                    base[k] = mottle * (w0 * albedo[a, k] + w1 * albedo[b, k] + w2 * albedo[c, k])
-
-            hx, hy, hz = ex + light_dir[0], ey + light_dir[1], ez + light_dir[2]
-            inv = 1.0 / (np.sqrt(hx * hx + hy * hy + hz * hz) + 1e-9)
-            ndh = max(0.0, (nx * hx + ny * hy + nz * hz) * inv)
-            specular = shine * 0.35 * ndh ** 24 * lit if ndl > 0 else 0.0
-            rim = 0.0
-            if skinned:
-                # A broad lobe of the skin and a narrow one of the fat on it, and the sky's reflection at grazing angles.
-                specular = shine * (0.10 * ndh ** 10 + 0.22 * ndh ** 60) * lit * min(1.0, max(0.0, 4 * ndl))
-                rim = 0.12 * shine * (1.0 - max(0.0, nx * ex + ny * ey + nz * ez)) ** 4
-            hemisphere = 0.5 + 0.5 * (nx * up[0] + ny * up[1] + nz * up[2])
-            for k in range(3):
-                wrap = 0.28 if k == 0 else 0.12  # red light travels further under skin
-                diffuse = max(0.0, (ndl + wrap) / (1 + wrap)) * (lit if ndl > 0 else lit * 0.6)
-                if skinned and k == 0:
-                    diffuse = 0.8 * diffuse + 0.2 * np.sqrt(diffuse)  # and into the shadows' edges
-                if ambient.shape[0]:
-                    around = w0 * ambient[a, k] + w1 * ambient[b, k] + w2 * ambient[c, k]
-                else:
-                    around = ground[k] + (sky[k] - ground[k]) * hemisphere
-                value = base[k] * (diffuse * light_colour[k] + around) + specular * light_colour[k] + rim * around
-                image[v, u, k] = value
+            x0, y0, x1, y1 = px[faces[f, 0], 0], px[faces[f, 0], 1], px[faces[f, 1], 0], px[faces[f, 1], 1]
+            x2, y2 = px[faces[f, 2], 0], px[faces[f, 2], 1]
+            area = (x1 - x0) * (y2 - y0) - (x2 - x0) * (y1 - y0)
+            bary[v, u, 0] = ((x1 - u) * (y2 - v) - (x2 - u) * (y1 - v)) / area
+            bary[v, u, 1] = ((x2 - u) * (y0 - v) - (x0 - u) * (y2 - v)) / area
 
 
 def visible_faces(px: np.ndarray, faces: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Of a flat mesh, px (N, 2), the face at each pixel (H, W), −1 for none, and its first two barycentric weights."""
     face_of = np.full(size, -1, np.int32)
     bary = np.zeros((*size, 2), np.float32)
-    _visibility(px, np.ones(len(px), np.float32), faces, face_of, bary, np.zeros(size, np.float32))
+    _visibility(px, np.ones(len(px)), faces, (0, 0), face_of, np.zeros(size, np.float32))
+    _flat_weights(px, faces, face_of, bary)
     return face_of, bary
+
+
+def draw(prepared: Prepared, projection: Projection, size: tuple[int, int],
+         fineness: float = 1.0) -> tuple[np.ndarray, tuple[slice, slice], np.ndarray] | None:
+    """What a camera sees of a mesh in its light.
+
+    size: (height, width) of the image.  fineness: points that are drawn to a side of each pixel, 1 or more, one at its
+    centre by default.
+    Returns linear RGB and coverage (h, w, 4) float32 of the rows and columns of the image that the mesh reaches, which
+    these are, and 1/z of the points in them, 0 where nothing is; None where the mesh is not in the image. Colours are
+    those of what is covered times the coverage.
+    """
+    fine = [max(1, round(fineness * side)) for side in size[::-1]]
+    steps = [points / side for points, side in zip(fine, size[::-1])]
+    # Pixel centres are at integers, so that the first of a finer grid lies before that of the coarser one.
+    px = np.ascontiguousarray((projection.px + 0.5) * steps - 0.5, np.float32)
+    depth = np.ascontiguousarray(projection.depth, np.float32)
+    drawn = depth >= NEAR
+    nearness = np.divide(1.0, depth, out=np.zeros(len(depth)), where=drawn)
+    window = _window(px[drawn], fine)
+    if window is None:
+        return None
+    shares, spans, parts = [], [], []
+    for step, side, first, last in zip(steps, size[::-1], *window):
+        begin, end = int(first / step), min(side, int(np.ceil((last + 1) / step)))
+        # All points of the pixels that are reached, since the mesh may lie between those that it covers.
+        first, last = int(begin * step), min(int(np.ceil(end * step)), round(side * step)) - 1
+        shares.append(_shares(first, last, step, begin))
+        spans.append((first, last + 1 - first))
+        parts.append(slice(begin, end))
+    corner = spans[0][0], spans[1][0]
+    face_of = np.full((spans[1][1], spans[0][1]), -1, np.int32)
+    zbuf = np.zeros(face_of.shape, np.float32)
+    _visibility(px, nearness, prepared.faces, corner, face_of, zbuf)
+    columns, rows = parts
+    out = np.zeros((rows.stop - rows.start, columns.stop - columns.start, 4), np.float32)
+    shade(face_of, corner, px, nearness, prepared, np.ascontiguousarray(projection.eye, np.float32),
+          np.concatenate(shares), out)
+    return out, (rows, columns), zbuf
+
+
+def _window(px: np.ndarray, size: list[int]) -> tuple[np.ndarray, np.ndarray] | None:
+    """First and last column and row (2,) of an image of (width, height) that the points px (N, 2) span."""
+    px = px[np.isfinite(px).all(axis=1)]
+    if not len(px):
+        return None
+    low = np.ceil(np.clip(px.min(axis=0), 0, size)).astype(int)
+    high = np.floor(np.clip(px.max(axis=0), -1, np.array(size) - 1)).astype(int)
+    return (low, high) if (low <= high).all() else None
+
+
+def _shares(first: int, last: int, step: float, begin: int) -> np.ndarray:
+    """(last + 1 − first, 3) of points first … last, the pixel past `begin` that each starts in, and its shares in that
+    one and the next. step: points to a pixel."""
+    points = np.arange(first, last + 1)
+    pixel = np.floor(points / step + 1e-9)
+    inside = np.minimum((pixel + 1) * step - points, 1.0)
+    inside[inside > 1 - 1e-9] = 1.0
+    return np.column_stack([pixel - begin, inside / step, (1 - inside) / step]).astype(np.float32)
 
 
 def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Light, mottling: Mottling,
@@ -299,21 +235,9 @@ def render(mesh: Mesh, projection: Projection, size: tuple[int, int], light: Lig
     Returns linear RGB (H, W, 3) float32, coverage (H, W) float32 of 0 or 1, and 1/z (H, W) float32
     (0 where nothing is).
     """
-    height, width = size
-    face_of = np.full((height, width), -1, np.int32)
-    bary = np.empty((height, width, 2), np.float32)
-    zbuf = np.zeros((height, width), np.float32)
-    _visibility(np.ascontiguousarray(projection.px, np.float32), np.ascontiguousarray(projection.depth, np.float32),
-                mesh.faces, face_of, bary, zbuf)
-
-    shadows = cast_shadows(mesh.vertices, mesh.faces, light.direction, shadow_size)
-    uv, skin = _skinned(mesh)
-    gradients = _uv_gradients(mesh.vertices, mesh.faces, uv, skin)
-    skins = np.zeros((0, 2, 2, SKIN_CHANNELS), np.float32) if skins is None else skins
-    ambient = np.zeros((0, 3), np.float32) if ambient is None else ambient
-    image = np.zeros((height, width, 3), np.float32)
-    eye, *parts = (np.ascontiguousarray(value, np.float32) for value in (projection.eye, *light[:5]))
-    _shade(_Pixels(face_of, bary, image), mesh._replace(uv=uv, skin=skin), gradients, skins, eye,
-           Light(*parts, np.float32(light.softness)), ambient,
-           Mottling(mottling.lattice, np.float32(mottling.scale), np.float32(mottling.gain)), shadows)
-    return image, (face_of >= 0).astype(np.float32), zbuf
+    image, zbuf = np.zeros((*size, 4), np.float32), np.zeros(size, np.float32)
+    drawn = draw(prepare(mesh, light, mottling, shadow_size, skins, ambient), projection, size)
+    if drawn is not None:
+        part, where, zbuf[drawn[1]] = drawn
+        image[where] = part
+    return np.ascontiguousarray(image[..., :3]), np.ascontiguousarray(image[..., 3]), zbuf

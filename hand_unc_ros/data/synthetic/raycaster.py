@@ -105,14 +105,14 @@ def _pack(solids: list[Solid]) -> _Packed:
                                     [one.gloss for one in solids], bound]).astype(np.float32))
 
 
-@njit(cache=True, fastmath=True, nogil=True, inline='always')
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy', inline='always')
 def _local(rotation, n, x, y, z):
     return (rotation[n, 0, 0] * x + rotation[n, 1, 0] * y + rotation[n, 2, 0] * z,
             rotation[n, 0, 1] * x + rotation[n, 1, 1] * y + rotation[n, 2, 1] * z,
             rotation[n, 0, 2] * x + rotation[n, 1, 2] * y + rotation[n, 2, 2] * z)
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _nearest(packed, ox, oy, oz, dx, dy, dz, limit, any_will_do):
     """Distance and index of what a ray meets first, or (limit, -1)."""
     kind, centre, half, rotation, _, _, _, numbers = packed
@@ -177,7 +177,7 @@ def _nearest(packed, ox, oy, oz, dx, dy, dz, limit, any_will_do):
     return best, found
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _texel(tiles, tile, u, v):
     """Bilinear, repeated."""
     side = tiles.shape[1]
@@ -194,7 +194,7 @@ def _texel(tiles, tile, u, v):
     return r, g, e
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _cast(packed, lights, tiles, eye, axes, field, ambient, sphere, starts, rays, image):
     kind, centre, half, rotation, albedo, texture, mapping, numbers = packed
     size = image.shape[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
+from hand_unc_ros.geometry.vectors import cross
 
 
 def ring_of_cameras(count: int, *, size: tuple[int, int] = (640, 480), radius: float = 0.6,
@@ -36,9 +37,9 @@ def look_at(centre: np.ndarray, target: np.ndarray) -> np.ndarray:
     """world_from_camera (4, 4) of an optical frame at `centre` that looks at `target`, z of the world up."""
     forward = target - centre
     forward = forward / np.linalg.norm(forward)
-    right = np.cross(forward, [0.0, 0.0, 1.0])
+    right = cross(forward, np.array([0.0, 0.0, 1.0]))
     right = right / np.linalg.norm(right)
     pose = np.eye(4)
-    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    pose[:3, :3] = np.stack([right, cross(forward, right), forward], axis=1)
     pose[:3, 3] = centre
     return pose

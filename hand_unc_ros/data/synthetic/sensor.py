@@ -19,7 +19,9 @@ LUMA = np.array([0.2126, 0.7152, 0.0722], np.float32)
 # Linear light above this is white under every exposure that is drawn.
 BRIGHTEST = 4.0
 _CURVE_STEPS = 2048
+# Side of the sheets of noise, and their rows from one end to the other and back.
 _SHEET = 384
+_MIRRORED = np.concatenate([np.arange(_SHEET), np.arange(_SHEET)[::-1]])
 # 10 to 90 % range of crops of two recordings (`experiments/look_statistics.py`): exponent of the amplitude spectrum and
 # log10 level of the finest detail.
 _SLOPES, _FINE = (-2.3, -1.5), (-2.6, -1.7)
@@ -140,16 +142,16 @@ class Sensor:
     """Holds sheets of noise; each image takes its noise from random places of them."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self.luma = [_sheet(rng, blur, 1) for blur in _LUMA_GRAINS]
+        self.luma = [_sheet(rng, blur, 1)[..., 0] for blur in _LUMA_GRAINS]
         self.chroma = [_sheet(rng, blur, 3) for blur in _CHROMA_GRAINS]
 
     def image(self, linear: np.ndarray, webcam: Webcam, rng: np.random.Generator) -> np.ndarray:
         """What `webcam` makes of linear light (H, W, 3) float32: RGB (H, W, 3) uint8. rng: for the noise."""
         light = expose(linear, webcam)
         height, width = light.shape[:2]
-        luma = _cut(self.luma[webcam.grain[0]], rng, height, width)
-        chroma = _cut(self.chroma[webcam.grain[1]], rng, height, width)
-        glare = np.asarray(webcam.veil * light[::4, ::4].reshape(-1, 3).mean(axis=0) * webcam.gain, np.float32)
+        luma = self.luma[webcam.grain[0]], *_places(rng, height, width)
+        chroma = self.chroma[webcam.grain[1]], *_places(rng, height, width)
+        glare = (webcam.veil * np.array(cv2.mean(light[::4, ::4].copy())[:3]) * webcam.gain).astype(np.float32)
         shown = np.empty(light.shape, np.uint8)
         _expose(light, luma, chroma, np.asarray(webcam.gain, np.float32), glare,
                 np.asarray(webcam.vignette, np.float32), np.float32(webcam.read), np.float32(webcam.shot),
@@ -176,8 +178,7 @@ def process(image: np.ndarray, webcam: Webcam) -> np.ndarray:
         soft = cv2.GaussianBlur(image, (0, 0), webcam.sharpen[1])
         image = cv2.addWeighted(image, 1 + webcam.sharpen[0], soft, -webcam.sharpen[0], 0)
     if webcam.spectrum is not None:
-        shown = match_spectrum(image.astype(np.float32), *webcam.spectrum)
-        image = cv2.addWeighted(shown, 1.0, shown, 0.0, 0.0, dtype=cv2.CV_8U)
+        image = match_spectrum(image, *webcam.spectrum)
     if webcam.median:
         image = cv2.medianBlur(image, 3)
     return image if webcam.quality is None else _compress(image, webcam.quality, webcam.half_chroma)
@@ -203,17 +204,13 @@ def _sheet(rng: np.random.Generator, blur: float, channels: int) -> np.ndarray:
     return np.ascontiguousarray(sheet / sheet.std())
 
 
-def _cut(sheet: np.ndarray, rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A random part of a sheet; sheets are repeated, mirrored, under images that are larger."""
-    side = len(sheet)
-    whole = side if max(height, width) < side else (-(-max(height, width) // side) + 1) * side
+def _places(rng: np.random.Generator, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (height,) and columns (width,) of a random part of a sheet; sheets are repeated, mirrored, under images that
+    are larger."""
+    whole = _SHEET if max(height, width) < _SHEET else (-(-max(height, width) // _SHEET) + 1) * _SHEET
     top, left = rng.integers(0, whole - height + 1), rng.integers(0, whole - width + 1)
-    if whole == side:
-        return sheet[top:top + height, left:left + width]
-    mirrored = np.concatenate([np.arange(side), np.arange(side)[::-1]])
-    rows, columns = (mirrored[np.arange(first, first + size) % (2 * side)] for first, size in
-                     ((top, height), (left, width)))
-    return sheet[rows[:, None], columns]
+    rows, columns = np.arange(top, top + height), np.arange(left, left + width)
+    return _MIRRORED[rows % (2 * _SHEET)], _MIRRORED[columns % (2 * _SHEET)]
 
 
 def _smear(light: np.ndarray, dx: float, dy: float) -> np.ndarray:
@@ -229,7 +226,7 @@ def _smear(light: np.ndarray, dx: float, dy: float) -> np.ndarray:
     return out
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _mean_of_steps(light, steps, out):
     height, width = light.shape[:2]
     share = np.float32(1.0 / len(steps))
@@ -251,34 +248,43 @@ def _mean_of_steps(light, steps, out):
                     row[x, c] += share * source[width - 1, c]
 
 
-@njit(cache=True, fastmath=True, nogil=True, inline='always')
-def _shown(curve, place, last):
-    place = min(max(place, np.float32(0)), last)
-    cell = int(place)
-    return np.uint8(curve[cell] + (place - np.float32(cell)) * (curve[cell + 1] - curve[cell]) + np.float32(0.5))
-
-
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _expose(light, luma, chroma, gain, glare, vignette, read, shot, chroma_share, saturation, curve, out):
+    """Row by row, in passes that the compiler makes vector instructions of."""
     height, width = light.shape[:2]
+    one, none, half = np.float32(1), np.float32(0), np.float32(0.5)
     steps = np.float32((curve.shape[0] - 1) / 4.0)  # BRIGHTEST
     last = np.float32(curve.shape[0] - 1.001)
     variance = read * read
+    across, gains = np.empty(3 * width, np.float32), np.empty(3 * width, np.float32)
+    glares, noise = np.empty_like(across), np.empty_like(across)
+    value, cell = np.empty_like(across), np.empty(3 * width, np.int32)
+    for x in range(width):
+        vx = (np.float32(x) + half) / np.float32(width) - vignette[0]
+        for k in range(3):
+            across[3 * x + k], gains[3 * x + k], glares[3 * x + k] = one + vignette[2] * vx * vx, gain[k], glare[k]
     for y in range(height):
-        vy = (np.float32(y) + np.float32(0.5)) / np.float32(height) - vignette[1]
+        vy = (np.float32(y) + half) / np.float32(height) - vignette[1]
+        down = vignette[2] * vy * vy
+        grey_grain, colour_grain = luma[0][luma[1][y]], chroma[0][chroma[1][y]]
         for x in range(width):
-            vx = (np.float32(x) + np.float32(0.5)) / np.float32(width) - vignette[0]
-            fall = np.float32(1.0) + vignette[2] * (vx * vx + vy * vy)
-            fall = np.float32(1.0) / (fall * fall)
-            r = light[y, x, 0] * gain[0] * fall + glare[0]
-            g = light[y, x, 1] * gain[1] * fall + glare[1]
-            b = light[y, x, 2] * gain[2] * fall + glare[2]
-            n = luma[y, x, 0]
-            r += np.sqrt(variance + shot * max(r, np.float32(0))) * (n + chroma_share * chroma[y, x, 0])
-            g += np.sqrt(variance + shot * max(g, np.float32(0))) * (n + chroma_share * chroma[y, x, 1])
-            b += np.sqrt(variance + shot * max(b, np.float32(0))) * (n + chroma_share * chroma[y, x, 2])
-            grey = np.float32(0.2126) * r + np.float32(0.7152) * g + np.float32(0.0722) * b
-            r, g, b = grey + saturation * (r - grey), grey + saturation * (g - grey), grey + saturation * (b - grey)
-            out[y, x, 0] = _shown(curve, r * steps, last)
-            out[y, x, 1] = _shown(curve, g * steps, last)
-            out[y, x, 2] = _shown(curve, b * steps, last)
+            grain, colours = grey_grain[luma[2][x]], colour_grain[chroma[2][x]]
+            for k in range(3):
+                noise[3 * x + k] = grain + chroma_share * colours[k]
+        row, shown = light[y].reshape(-1), out[y].reshape(-1)
+        for i in range(3 * width):
+            fall = across[i] + down
+            bright = row[i] * gains[i] / (fall * fall) + glares[i]
+            value[i] = bright + np.sqrt(variance + shot * max(bright, none)) * noise[i]
+        for x in range(width):
+            r, g, b = value[3 * x], value[3 * x + 1], value[3 * x + 2]
+            grey = (one - saturation) * (np.float32(0.2126) * r + np.float32(0.7152) * g + np.float32(0.0722) * b)
+            value[3 * x], value[3 * x + 1], value[3 * x + 2] = (
+                grey + saturation * r, grey + saturation * g, grey + saturation * b)
+        for i in range(3 * width):
+            place = min(max(value[i] * steps, none), last)
+            cell[i] = np.int32(place)
+            value[i] = place - np.float32(cell[i])
+        for i in range(3 * width):
+            c = cell[i]
+            shown[i] = np.uint8(curve[c] + value[i] * (curve[c + 1] - curve[c]) + half)

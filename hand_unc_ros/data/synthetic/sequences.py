@@ -23,8 +23,8 @@ from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
 from hand_unc_ros.data.synthetic.multiview import (
     FIRST_BACKGROUNDS,
     FIRST_SKINS,
-    FOCAL_PX,
     FRAME_BORDERS,
+    IDEAL_K,
     MARGIN,
     MultiviewSamples,
     draw_cameras,
@@ -87,10 +87,9 @@ class HandSequences:
             shown.append(surface.lit(hand + still + ([] if held is None else [held(states[at], joints[at])])))
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
-            ideal = Camera(f'cam{place}', 2, 2, np.diag([FOCAL_PX, FOCAL_PX, 1.0]), 'none', np.zeros(0), pose)
             present = rng.random() >= samples.settings.absent
-            images = self._camera(rng, ideal, joints, shown if present else [hidden] * len(stamps), stamps,
-                                  FIRST_BACKGROUNDS + index // 2)
+            images = self._camera(rng, f'cam{place}', pose, joints, shown if present else [hidden] * len(stamps),
+                                  stamps, FIRST_BACKGROUNDS + index // 2)
             seen.append(images if present else [
                 replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan), visible=np.zeros(JOINT_COUNT, bool))
                 for view in images])
@@ -120,12 +119,12 @@ class HandSequences:
         # A grasp holds: the fingers stay as they are while the hand carries the thing.
         return [replace(state, angles=grasp.state.angles) for state in states], carried
 
-    def _camera(self, rng: np.random.Generator, ideal: Camera, joints: np.ndarray, shown: list[Lit | None],
-                stamps: np.ndarray, stores: int) -> list[SampleView]:
+    def _camera(self, rng: np.random.Generator, name: str, pose: np.ndarray, joints: np.ndarray,
+                shown: list[Lit | None], stamps: np.ndarray, stores: int) -> list[SampleView]:
         """What one camera gives of a sequence: windows that follow the hand, before a background that stands still."""
         samples = self.samples
         size = int(MARGIN * samples.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
-        windows = [_window(ideal, at, size) for at in joints]
+        windows = [_window(name, pose, at, size) for at in joints]
         behind = _Background.covering(windows, size, lambda side: samples.surroundings.patch(rng, side, stores))
         places = np.stack([crops.transform(window.to_ideal, window.pixels).mean(axis=0) for window in windows])
         # px of the ideal camera per second.
@@ -168,12 +167,12 @@ class _Window(NamedTuple):
     to_ideal: np.ndarray
 
 
-def _window(ideal: Camera, joints: np.ndarray, size: int) -> _Window:
-    turned = upright(ideal, joints)
-    camera, pixels = window_of(turned, joints, size)
+def _window(name: str, pose: np.ndarray, joints: np.ndarray, size: int) -> _Window:
+    turned = upright(pose, joints)
+    camera, pixels = window_of(name, turned, joints, size)
     # Both look along the same axis, so that a rotation about it is all that lies between their rays.
-    turn = ideal.camera_from_world[:3, :3] @ turned.world_from_camera[:3, :3]
-    return _Window(camera, pixels, (ideal.K @ turn @ np.linalg.inv(camera.K))[:2])
+    turn = pose[:3, :3].T @ turned[:3, :3]
+    return _Window(camera, pixels, (IDEAL_K @ turn @ np.linalg.inv(camera.K))[:2])
 
 
 class _Background(NamedTuple):

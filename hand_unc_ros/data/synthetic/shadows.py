@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from hand_unc_ros.data.synthetic.compiled import njit
+from hand_unc_ros.geometry.vectors import cross, unit
+
+
+# Where a light meets nothing.
+NOTHING = np.float32(-1e9)
 
 
 class Shadows(NamedTuple):
@@ -20,7 +26,7 @@ class Shadows(NamedTuple):
     cell: np.float32
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _in_shadow(nearest, lu, lv, depth):
     """Share of the four cells about (lu, lv) whose nearest surface is nearer to the light than `depth`."""
     size = nearest.shape[0]
@@ -35,21 +41,7 @@ def _in_shadow(nearest, lu, lv, depth):
     return shadow
 
 
-@njit(cache=True, fastmath=True, nogil=True)
-def in_soft_shadow(nearest, lu, lv, depth, radius, rise):
-    """The same over a disc of `radius` cells: six points of a spiral that fills it evenly. rise: of the depth of the
-    surface itself from cell to cell, at most, so that a slanted one does not shade itself."""
-    if radius < 0.5:
-        return _in_shadow(nearest, lu, lv, depth)
-    shadow = 0.0
-    for k in range(6):
-        reach, angle = radius * np.sqrt((k + 0.5) / 6), 2.3999632 * k  # the golden angle
-        shadow += _in_shadow(nearest, max(0.0, lu + reach * np.cos(angle)), max(0.0, lv + reach * np.sin(angle)),
-                             depth + reach * rise)
-    return shadow / 6
-
-
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
     size = buffer.shape[0]
     for f in range(faces.shape[0]):
@@ -75,20 +67,34 @@ def _shadow_map(light_px, light_depth, faces, origin, cell, buffer):
                     buffer[v, u] = towards
 
 
+@lru_cache(maxsize=64)
+def _basis(direction: tuple[float, float, float]) -> np.ndarray:
+    """(3, 3) float32 with two axes across a light and the direction towards it as columns."""
+    forward = np.array(direction)
+    side = unit(cross(forward, np.array([0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])))
+    return np.stack([side, cross(forward, side), forward], axis=1).astype(np.float32)
+
+
 def cast_shadows(vertices: np.ndarray, faces: np.ndarray, direction: np.ndarray, size: int) -> Shadows:
     """What a distant light in `direction` meets first."""
-    forward = direction.astype(np.float64)
-    side = np.cross(forward, [0.0, 0.0, 1.0] if abs(forward[2]) < 0.9 else [1.0, 0.0, 0.0])
-    side /= np.linalg.norm(side)
-    basis = np.stack([side, np.cross(forward, side), forward], axis=1).astype(np.float32)
-    in_light = vertices @ basis
-    light_px = np.ascontiguousarray(in_light[:, :2])
-    light_depth = np.ascontiguousarray(in_light[:, 2])
-    origin = light_px.min(axis=0)
-    cell = np.float32((light_px.max(axis=0) - origin).max() / (size - 1) + 1e-9)
-    nearest = np.full((size, size), -1e9, np.float32)
-    _shadow_map(light_px, light_depth, faces, origin, cell, nearest)
-    return Shadows(light_px, light_depth, nearest, origin, cell)
+    return _cast(vertices, faces, _basis(tuple(map(float, direction))), np.empty((size, size), np.float32))
+
+
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
+def _cast(vertices, faces, basis, nearest):
+    count = vertices.shape[0]
+    light_px, light_depth = np.empty((count, 2), np.float32), np.empty(count, np.float32)
+    low, high = np.full(2, np.inf, np.float32), np.full(2, -np.inf, np.float32)
+    for n in range(count):
+        x, y, z = vertices[n, 0], vertices[n, 1], vertices[n, 2]
+        for k in range(2):
+            light_px[n, k] = x * basis[0, k] + y * basis[1, k] + z * basis[2, k]
+            low[k], high[k] = min(low[k], light_px[n, k]), max(high[k], light_px[n, k])
+        light_depth[n] = x * basis[0, 2] + y * basis[1, 2] + z * basis[2, 2]
+    cell = max(high[0] - low[0], high[1] - low[1]) / np.float32(nearest.shape[0] - 1) + np.float32(1e-9)
+    nearest[:] = NOTHING
+    _shadow_map(light_px, light_depth, faces, low, cell, nearest)
+    return Shadows(light_px, light_depth, nearest, low, cell)
 
 
 def irradiance(surface: tuple[np.ndarray, np.ndarray, np.ndarray], directions: np.ndarray, radiance: np.ndarray,
@@ -101,20 +107,22 @@ def irradiance(surface: tuple[np.ndarray, np.ndarray, np.ndarray], directions: n
     """
     vertices, normals, faces = surface
     total = np.zeros((len(vertices), 3), np.float32)
-    for direction, colour in zip(directions, radiance):
-        _add_light(total, normals, direction.astype(np.float32),
-                   (4 / len(directions) * colour).astype(np.float32), cast_shadows(vertices, faces, direction, size))
+    _add_lights(vertices, normals, faces, np.stack([_basis(tuple(direction)) for direction in directions.tolist()]),
+                (4 / len(directions) * radiance).astype(np.float32), np.empty((size, size), np.float32), total)
     return total
 
 
-@njit(cache=True, fastmath=True, nogil=True)
-def _add_light(total, normals, direction, colour, shadows):
-    light_px, light_depth, nearest, origin, cell = shadows
-    bias = 0.004 + 1.5 * cell
-    for n in range(total.shape[0]):
-        facing = normals[n, 0] * direction[0] + normals[n, 1] * direction[1] + normals[n, 2] * direction[2]
-        if facing > 0:
-            lit = 1 - _in_shadow(nearest, (light_px[n, 0] - origin[0]) / cell, (light_px[n, 1] - origin[1]) / cell,
-                                 light_depth[n] + bias)
-            for k in range(3):
-                total[n, k] += facing * lit * colour[k]
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
+def _add_lights(vertices, normals, faces, bases, colours, nearest, total):
+    for light in range(bases.shape[0]):
+        basis = bases[light]
+        shadows = _cast(vertices, faces, basis, nearest)
+        bias = np.float32(0.004) + np.float32(1.5) * shadows.cell
+        for n in range(total.shape[0]):
+            facing = normals[n, 0] * basis[0, 2] + normals[n, 1] * basis[1, 2] + normals[n, 2] * basis[2, 2]
+            if facing > 0:
+                lit = np.float32(1) - _in_shadow(nearest, (shadows.px[n, 0] - shadows.origin[0]) / shadows.cell,
+                                                 (shadows.px[n, 1] - shadows.origin[1]) / shadows.cell,
+                                                 shadows.depth[n] + bias)
+                for k in range(3):
+                    total[n, k] += facing * lit * colours[light, k]

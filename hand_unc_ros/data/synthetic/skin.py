@@ -18,7 +18,8 @@ from scipy.ndimage import distance_transform_edt
 from hand_unc_ros.data.synthetic.appearance import Appearance
 from hand_unc_ros.data.synthetic.compiled import njit
 from hand_unc_ros.data.synthetic.noise import noise, noise_lattice
-from hand_unc_ros.data.synthetic.rasteriser import SKIN_CHANNELS, visible_faces
+from hand_unc_ros.data.synthetic.rasteriser import visible_faces
+from hand_unc_ros.data.synthetic.shading import SKIN_CHANNELS
 from hand_unc_ros.data.synthetic.worn import draw_worn
 from hand_unc_ros.hand.joints import FINGERS, MIDDLE_MCP, WRIST
 from hand_unc_ros.hand.limits import fingers_of
@@ -278,7 +279,7 @@ def _curves(curves: list[tuple[np.ndarray, float, float]], points: np.ndarray) -
     return _distance_field(points, _Lines(*parts))
 
 
-@njit(cache=True, fastmath=True, nogil=True)
+@njit(cache=True, fastmath=True, nogil=True, error_model='numpy')
 def _distance_field(points, lines):
     start, end, width, depth = lines
     height, across = points.shape[:2]

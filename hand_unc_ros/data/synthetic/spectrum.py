@@ -44,26 +44,26 @@ def profile_slope(image: np.ndarray, low: float = 0.03, high: float = 0.25) -> f
     return float(np.polyfit(np.log10(frequency[part]), level[part], 1)[0])
 
 
-def match_spectrum(shown: np.ndarray, slope: float, fine: float, strength: float = 0.7) -> np.ndarray:
-    """Display values (H, W, 3) float32 whose luma has come nearer to an amplitude spectrum. Colour differences stay.
+def match_spectrum(image: np.ndarray, slope: float, fine: float, strength: float = 0.7) -> np.ndarray:
+    """An image (H, W, 3) uint8 whose luma has come nearer to an amplitude spectrum. Colour differences stay.
 
     slope: exponent between the bands about 0.04 and 0.12 cycles per pixel.  fine: log10 level about 0.37, as
     `radial_profile` gives it.  strength: share of the way there. No frequency changes by more than a factor of 1.8, and
     those below 0.04 stay: they are shapes.
     """
-    height, width = shown.shape[:2]
+    height, width = image.shape[:2]
     rows, columns = cv2.getOptimalDFTSize(height), cv2.getOptimalDFTSize(width)
-    luma = shown @ LUMA_DISPLAY
+    luma = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2GRAY)
     padded = cv2.copyMakeBorder(luma, 0, rows - height, 0, columns - width, cv2.BORDER_REFLECT_101)
     spectrum = cv2.dft(padded, flags=cv2.DFT_COMPLEX_OUTPUT)
     low, middle, high = (_level(spectrum, *band) for band in _BANDS)
     centre = [np.log10(np.sqrt(first * last)) for first, last in _BANDS]
     change = np.clip([low + slope * (centre[1] - centre[0]) - middle, fine - high], -_MOST / strength, _MOST / strength)
-    table = np.interp(_LOG_STEPS, centre, [0.0, *(strength * change)])
-    factor = (10 ** table).astype(np.float32)[_log_frequency(rows, columns)]
+    table = 10 ** np.interp(_LOG_STEPS, centre, [0.0, *(strength * change)])
+    factor = cv2.LUT(_log_frequency(rows, columns), np.pad(table, (0, 256 - len(table))).astype(np.float32))
     changed = cv2.dft(cv2.multiply(spectrum, cv2.merge([factor, factor])),
                       flags=cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_REAL_OUTPUT)
-    return shown + (changed[:height, :width] - luma)[..., None]
+    return cv2.add(image, cv2.merge([cv2.subtract(changed[:height, :width], luma)] * 3), dtype=cv2.CV_8U)
 
 
 def _level(spectrum: np.ndarray, first: float, last: float) -> float:

@@ -63,13 +63,12 @@ class Surroundings:
         turn[:, 2] = centre - turn[:, :2] @ [middle, middle]
         patch = cv2.warpAffine(store, turn, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                                borderMode=cv2.BORDER_REFLECT_101)
-        patch = cv2.LUT(patch, _DECODE if rng.random() < 0.5 else _HARSH)
+        decode = _DECODE if rng.random() < 0.5 else _HARSH
         blur = rng.choice([0.0, 0.7, 1.6, 3.5], p=[0.5, 0.25, 0.17, 0.08]) * rng.uniform(0.6, 1.4) * size / 224
-        if blur > 0.2:
-            patch = cv2.GaussianBlur(patch, (0, 0), blur)
         level = np.exp(rng.normal(0.1, 0.95))
         warmth = rng.normal(0, 0.08)
-        return patch * (level * np.exp([warmth, 0.0, -warmth])).astype(np.float32)
+        patch = cv2.LUT(patch, (decode[:, None] * (level * np.exp([warmth, 0.0, -warmth])).astype(np.float32))[None])
+        return cv2.GaussianBlur(patch, (0, 0), blur) if blur > 0.2 else patch
 
     def _make(self, number: int) -> np.ndarray:
         rng = np.random.default_rng((self.seed, 7030, number))

@@ -15,7 +15,7 @@ from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.postures import draw_angles
 from hand_unc_ros.data.synthetic.rasteriser import vertex_normals
 from hand_unc_ros.data.synthetic.scene import PosedHand
-from hand_unc_ros.geometry.vectors import unit
+from hand_unc_ros.geometry.vectors import cross, unit
 from hand_unc_ros.hand.limits import ANGLE_COUNT, REACH_LIMITS
 
 KINDS = ('apart', 'crossing', 'touching', 'clasped')
@@ -109,7 +109,7 @@ class _Pair:
         """Beside each other, neither before the other for whom they are shown to."""
         self._put(0, draw_angles(self.rng), self._any_frame())
         self._put(1, draw_angles(self.rng), self._any_frame())
-        aside = unit(np.cross(towards, self.rng.normal(size=3)))
+        aside = unit(cross(towards, self.rng.normal(size=3)))
         self._slide(aside, towards * self.rng.normal(0, 0.05), self.rng.uniform(0.02, 0.25))
 
     def _crossing(self, towards: np.ndarray) -> None:
@@ -129,7 +129,7 @@ class _Pair:
         meets = self.rng.choice(3, p=[0.5, 0.15, 0.35])
         if meets < 2:
             out = -way if meets == 0 else way
-            other = _frame(np.cross(out, self.rng.normal(size=3)) + 0.7 * frame.up, out)
+            other = _frame(cross(out, self.rng.normal(size=3)) + 0.7 * frame.up, out)
         else:
             other = _frame(-way + self.rng.normal(0, 0.3, 3), self.rng.normal(size=3))
         self._put(1, draw_angles(self.rng), other)
@@ -179,7 +179,7 @@ class _Pair:
         middle, knuckles = self.placed[0].joints[[6, 10, 14, 18]], self.placed[0].joints[[5, 9, 13, 17]]
         fingers = (middle - knuckles).mean(axis=0)
         up = unit(fingers - frame.across * (fingers @ frame.across))
-        out = np.cross(frame.across, up) * (1.0 if np.cross(frame.across, up) @ frame.out > 0 else -1.0)
+        out = cross(frame.across, up) * (1.0 if cross(frame.across, up) @ frame.out > 0 else -1.0)
         angle = rng.uniform(np.deg2rad(55), np.deg2rad(110))
         # The palms face each other; seen from the thumbs, the fingers make an X.
         tilt = np.arctan2(frame.out @ up, frame.up @ up)
@@ -354,7 +354,7 @@ def _palm_at_rest(hand: PosedHand) -> _Frame:
     if hand not in _PALMS:
         joints, side = hand.model.rest_joints(), hand.model.side
         up = unit(joints[9] - joints[0])
-        out = (1.0 if side == 'right' else -1.0) * np.cross(joints[5] - joints[17], up)
+        out = (1.0 if side == 'right' else -1.0) * cross(joints[5] - joints[17], up)
         _PALMS[hand] = _frame(up, out, side)
     return _PALMS[hand]
 
@@ -363,9 +363,9 @@ def _frame(up: np.ndarray, out: np.ndarray, side: str = 'right') -> _Frame:
     """Of a hand whose palm faces as near to `out` as lets its fingers point `up`."""
     up = unit(up)
     out = unit(out - up * (up @ out))
-    return _Frame(up, out, np.cross(up, out) * (1.0 if side == 'right' else -1.0))
+    return _Frame(up, out, cross(up, out) * (1.0 if side == 'right' else -1.0))
 
 
 def _across(way: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    first = unit(np.cross(way, np.eye(3)[np.abs(way).argmin()]))
-    return first, np.cross(way, first)
+    first = unit(cross(way, np.eye(3)[np.abs(way).argmin()]))
+    return first, cross(way, first)

@@ -8,6 +8,7 @@ import numpy as np
 
 from hand_unc_ros.data.synthetic import shapes
 from hand_unc_ros.data.synthetic.rasteriser import Mesh
+from hand_unc_ros.geometry.vectors import cross
 from hand_unc_ros.hand.joints import FINGERS
 
 # Rings are worn on these, one joint past the knuckle.
@@ -108,10 +109,10 @@ def band(worn: Band, tube: np.ndarray, columns: int, back: int) -> list[Mesh]:
     middle = (section[1] + section[2]) / 2
     up = middle[back] - middle.mean(axis=0)
     up = up / np.linalg.norm(up)
-    side = np.cross(up, second.mean(axis=0) - first.mean(axis=0))
+    side = cross(up, second.mean(axis=0) - first.mean(axis=0))
     side = side / np.linalg.norm(side)
     case, faces = shapes.cylinder(worn.dial, 0.004)
-    turned = case @ np.stack([side, np.cross(up, side), up])
+    turned = case @ np.stack([side, cross(up, side), up])
     return [strap, shapes.surface(turned + middle[back], faces, worn.dial_albedo, 0.9)]
 
 
@@ -125,9 +126,9 @@ def ring(worn: Ring, joints: np.ndarray, vertices: np.ndarray, finger: np.ndarra
     radial = (offset - along[:, None] * axis)[np.abs(along) < 0.005]
     centre = middle + (radial.mean(axis=0) if len(radial) else 0)
     radius = np.linalg.norm(radial - radial.mean(axis=0), axis=1).mean() if len(radial) else 0.009
-    side = np.cross(axis, [1.0, 0.0, 0.0] if abs(axis[0]) < 0.9 else [0.0, 1.0, 0.0])
+    side = cross(axis, [1.0, 0.0, 0.0] if abs(axis[0]) < 0.9 else [0.0, 1.0, 0.0])
     side = side / np.linalg.norm(side)
-    other = np.cross(axis, side)
+    other = cross(axis, side)
     around, section = np.meshgrid(2 * np.pi * np.arange(20) / 20, np.linspace(0, 2 * np.pi, 9), indexing='xy')
     reach = radius + worn.thickness * (0.6 + np.cos(section))
     places = (centre + reach[..., None] * (np.cos(around)[..., None] * side + np.sin(around)[..., None] * other)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -16,10 +17,12 @@ from hand_unc_ros.data.synthetic.rasteriser import (
     Mesh,
     Mottling,
     Projection,
+    draw,
     merge,
     render,
     vertex_normals,
 )
+from hand_unc_ros.data.synthetic.shading import prepare
 from hand_unc_ros.hand.standin import build_standin
 
 FOCAL, SIZE = 60.0, (48, 64)
@@ -157,6 +160,45 @@ def test_same_input_same_bits():
     first, again = (shoot(mesh, lamp, noise_gain=0.2) for _ in range(2))
     for one, other in zip(first, again):
         assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize('fineness', (1.0, 1.37, 2.0))
+def test_points_finer_than_pixels_are_averaged_over_each_pixel(fineness):
+    """Against the whole image at the finer resolution, averaged down by OpenCV."""
+    rng = np.random.default_rng(4)
+    vertices = rng.normal(0, 0.15, (30, 3)) + [0.1, 0.05, 1]
+    mesh = mesh_of(vertices, rng.permutation(30).reshape(10, 3), rng.uniform(0, 1, (30, 3)))
+    lamp, mottling = light((1, -1, -1), 0.8, 0.3), Mottling(LATTICE, gain=0.2)
+    projection = Projection(pinhole(vertices), vertices[:, 2], np.zeros(3))
+    fine = [round(fineness * side) for side in SIZE]
+    px = (projection.px + 0.5) * [fine[1] / SIZE[1], fine[0] / SIZE[0]] - 0.5
+    image, alpha, _ = render(mesh, projection._replace(px=px), tuple(fine), lamp, mottling)
+    wanted = cv2.resize(np.dstack([image, alpha]), SIZE[::-1], interpolation=cv2.INTER_AREA)
+    part, where, _ = draw(prepare(mesh, lamp, mottling), projection, SIZE, fineness)
+    drawn = np.zeros((*SIZE, 4), np.float32)
+    drawn[where] = part
+    assert 0.02 < alpha.mean() < 0.9 and part.shape[:2] != SIZE
+    np.testing.assert_allclose(drawn, wanted, atol=2e-5)
+
+
+def test_nothing_is_drawn_of_a_mesh_beside_the_image():
+    vertices = np.array([[-0.3, -0.3, 1.0], [0.3, -0.3, 1.0], [0.0, 0.3, 1.0]])
+    mesh = mesh_of(vertices, [[0, 1, 2]])
+    prepared = prepare(mesh, light(), Mottling(LATTICE))
+    for shift in ([200.0, 0.0], [0.0, -200.0], [np.nan, np.nan]):
+        assert draw(prepared, Projection(pinhole(vertices) + shift, vertices[:, 2], np.zeros(3)), SIZE, 1.3) is None
+
+
+def test_a_foreground_hides_as_much_as_it_covers():
+    behind = np.random.default_rng(5).uniform(0, 1, (4, 5, 3)).astype(np.float32)
+    foreground = np.zeros((4, 5, 4), np.float32)
+    foreground[1, 2], foreground[3, 4] = (0.2, 0.1, 0.05, 0.25), (0.9, 0.8, 0.7, 1.0)
+    image = behind.copy()
+    imaging.lay_over(image, foreground)
+    np.testing.assert_allclose(image[1, 2], [0.2, 0.1, 0.05] + 0.75 * behind[1, 2], rtol=1e-6)
+    np.testing.assert_allclose(image[3, 4], [0.9, 0.8, 0.7], rtol=1e-6)
+    rest = foreground[..., 3] == 0
+    np.testing.assert_array_equal(image[rest], behind[rest])
 
 
 # --- light ------------------------------------------------------------------------------------------------

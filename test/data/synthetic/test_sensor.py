@@ -163,7 +163,7 @@ def test_the_spectrum_of_noise_is_flat_and_its_slope_can_be_changed():
         return abs(profile_slope(image, 0.03, 0.16) - slope), abs(finest - fine)
 
     for slope, fine in ((-1.4, -1.8), (-2.2, -2.6)):
-        changed = np.clip(match_spectrum(photograph.astype(np.float32), slope, fine), 0, 255).astype(np.uint8)
+        changed = match_spectrum(photograph, slope, fine)
         before, after = differs(photograph, slope, fine), differs(changed, slope, fine)
         # By 0.7 of the way and 0.25 decades at most; bands are not bins.
         assert after[1] < max(before[1] - 0.2, 0.6 * before[1]) and after[0] < before[0] + 0.1

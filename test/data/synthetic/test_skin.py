@@ -12,7 +12,6 @@ from hand_unc_ros.data.synthetic.environment import draw_environment
 from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.rasteriser import (
-    SKIN_CHANNELS,
     Light,
     Mesh,
     Mottling,
@@ -22,6 +21,7 @@ from hand_unc_ros.data.synthetic.rasteriser import (
     vertex_normals,
 )
 from hand_unc_ros.data.synthetic.scene import PosedHand
+from hand_unc_ros.data.synthetic.shading import SKIN_CHANNELS
 from hand_unc_ros.data.synthetic.shadows import irradiance
 from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.hand.limits import ANGLE_COUNT, fingers_of
