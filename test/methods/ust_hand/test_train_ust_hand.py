@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import numpy as np
 import pytest
+import torch
 
 pytest.importorskip('lightning')
 
+from reader_cases import hand, write_mano  # noqa: E402
 from repository import ROOT  # noqa: E402
 from sequence_cases import CONFIG, sequence_batch  # noqa: E402
 from train_cases import rows  # noqa: E402
@@ -52,6 +55,20 @@ def test_it_is_trained_by_the_loop_and_names_its_frozen_networks(folder) -> None
     network = load_ust_hand(path)
     assert network.config.landmarks.trunk == 'a' and network.config.surface_size == 778
     assert network.surface.map.abs().max() > 0
+
+
+def test_the_surface_may_be_manos(folder, tmp_path) -> None:
+    mano = write_mano(tmp_path / 'mano_right.npz')
+    config = load_config(FILE, changes(folder, out=tmp_path / 'run', hand_model=mano, **{'network.surface': 'mano'}))
+    path = run.train(training_task(config.task), config)
+    network = load_ust_hand(path)
+    assert (network.config.surface, network.config.surface_size) == ('mano', 778)
+    truth = hand(7)
+    found = network.surface(torch.from_numpy(truth.joints).float()[None])[0].numpy()
+    # A linear map cannot bend skin: millimetres.
+    assert np.linalg.norm(found - truth.vertices, axis=1).mean() < 0.004
+    with pytest.raises(ConfigError, match="surface is 'mano' and hand_model is 'anny'"):
+        load_config(FILE, changes(folder, hand_model='anny', **{'network.surface': 'mano'}))
 
 
 def test_what_cannot_be_trained_is_refused(folder) -> None:
