@@ -20,8 +20,8 @@ OF_FRAMES = ('joints', 'vertices')
 @dataclass(frozen=True)
 class SequenceAugmentation:
     """How far crops are off. lasting: alike in all frames of a camera, as an offset of the calibration or of the track
-    makes it.  passing: of every frame anew, and how images are developed; None where nothing differs from frame to frame
-    (UST-Hand, Section 4.2) and images are developed alike, by `lasting`."""
+    makes it.  passing: of every frame anew, and how images are developed; None where nothing differs from frame to
+    frame (UST-Hand, Section 4.2) and images are developed alike, by `lasting`."""
 
     lasting: Augmentation
     passing: Augmentation | None = None
@@ -35,7 +35,8 @@ def crop_sequence(samples: Sequence[Sample], size: int, augmentation: SequenceAu
     lasting, passing = augmentation.lasting, augmentation.passing
     for at, sample in enumerate(samples):
         if passing is None:
-            parts = [crop_sample(sample, size, lasting, (*seed, view), [view], rule) for view in range(len(sample.views))]
+            parts = [crop_sample(sample, size, lasting, (*seed, view), [view], rule)
+                     for view in range(len(sample.views))]
         else:
             parts = [crop_sample(sample, size, passing, (*seed, at, view), [view],
                                  partial(_offset_box, rule, lasting, (*seed, view)))

@@ -122,8 +122,8 @@ class WindowMaker:
 
 
 def same_cameras(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with the same cameras in the same order, by name, and their images read. A camera that a sample lacks,
-    or whose image cannot be read, has delivered nothing there."""
+    """The samples with the same cameras in the same order, by name, and their images read. A camera that a sample
+    lacks, or whose image cannot be read, has delivered nothing there."""
     cameras = {view.camera.name: view.camera for sample in samples for view in sample.views}
     found = []
     for sample in samples:
@@ -134,8 +134,8 @@ def same_cameras(samples: Sequence[Sample]) -> list[Sample]:
 
 
 def filled(sample: Sample, views: int) -> Sample:
-    """The sample with so many views, the added ones of cameras that delivered nothing, and with a surface, unknown where
-    it has none."""
+    """The sample with so many views, the added ones of cameras that delivered nothing, and with a surface, unknown
+    where it has none."""
     added = (nothing(sample.views[0].camera),) * (views - len(sample.views))
     vertices = np.full((VERTEX_COUNT, 3), np.nan) if sample.vertices is None else sample.vertices
     return replace(sample, views=sample.views + added, vertices=vertices)

@@ -30,7 +30,8 @@ def openvino_run(function: Callable[..., Any], example: Sequence[Tensor], dtype:
     """A method of a module compiled by OpenVINO, in as many threads as torch has. It returns what `function` does, as
     float32 tensors.
 
-    example: inputs of `function`, all of its arguments.  axis: along which the inputs may have any size; None where none may.
+    example: inputs of `function`, all of its arguments.  axis: along which the inputs may have any size; None where
+    none may.
     dtype: bfloat16 for that, else float32.
     """
     import openvino

@@ -125,8 +125,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'acceleration', 'auto',
         'How the networks are run. auto: landmarks and ust_hand on a CPU by PyTorch or OpenVINO, whichever is measured'
-        ' faster with the same answer at the start; else as they are. none: as they are. openvino: these and jump_hand on'
-        ' a CPU.'
+        ' faster with the same answer at the start; else as they are. none: as they are. openvino: these and jump_hand'
+        ' on a CPU.'
         ' compile, cuda_graph: jump_hand by torch.compile (a minute at the start), with CUDA graphs.',
         choices=('auto', 'none', 'openvino', 'compile', 'cuda_graph')),
     Parameter(

@@ -145,7 +145,8 @@ def _kill_in_training(adapt):
     """Let a process that adapts be killed by the system while it makes the batch of a step, behind a checkpoint."""
     def until_killed():
         make = Errors.chunk
-        Errors.chunk = lambda self, index: os.kill(os.getpid(), signal.SIGKILL) if index == KILLED_AT else make(self, index)
+        Errors.chunk = lambda self, index: (
+            os.kill(os.getpid(), signal.SIGKILL) if index == KILLED_AT else make(self, index))
         _counted.kill = None
         torch.set_num_threads(1)
         adapt()

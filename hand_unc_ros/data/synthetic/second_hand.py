@@ -35,8 +35,8 @@ class MovingHands(NamedTuple):
 
 def with_second_hand(rng: np.random.Generator, right: PosedHand, left: PosedHand, betas: np.ndarray,
                      states: list[HandState], stamps: np.ndarray, free: bool) -> MovingHands:
-    """A left hand beside a right one with these states at stamps (F,), seconds. betas: (10,) of both.  free: whether the
-    right hand holds nothing, so that the left one can go along with it; its fingers then keep still."""
+    """A left hand beside a right one with these states at stamps (F,), seconds. betas: (10,) of both.  free: whether
+    the right hand holds nothing, so that the left one can go along with it; its fingers then keep still."""
     if free and rng.random() >= PASSING:
         return _going_along(rng, right, left, betas, states)
     return _passing(rng, right, left, betas, states, stamps)
@@ -49,7 +49,8 @@ def _going_along(rng: np.random.Generator, right: PosedHand, left: PosedHand, be
     vertices, joints = right.surfaces(states, np.tile(betas, (len(states), 1)))
     back = Rotation.from_rotvec(pair.right.state.orientation).inv()
     other = [np.stack([(Rotation.from_rotvec(state.orientation) * back).apply(part - pair.right.joints[0]) + wrist
-                       for state, wrist in zip(states, joints[:, 0])]) for part in (pair.left.vertices, pair.left.joints)]
+                       for state, wrist in zip(states, joints[:, 0])])
+             for part in (pair.left.vertices, pair.left.joints)]
     return MovingHands(states, vertices, joints, *other)
 
 

@@ -62,8 +62,8 @@ class SequenceSettings:
 
 
 class Filmed(NamedTuple):
-    """samples: the frames of a sequence, in order of time.  other: (F, 21, 3) joints of the person's other hand, metres,
-    world; None where it is not there."""
+    """samples: the frames of a sequence, in order of time.  other: (F, 21, 3) joints of the person's other hand,
+    metres, world; None where it is not there."""
 
     samples: list[Sample]
     other: np.ndarray | None

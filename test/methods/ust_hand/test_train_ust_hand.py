@@ -70,7 +70,8 @@ def test_a_killed_training_goes_on_as_if_it_had_not_been(folder, tmp_path) -> No
     def train_until_killed() -> None:
         torch.set_num_threads(1)
         make = WindowStream.chunk
-        WindowStream.chunk = lambda self, index: os.kill(os.getpid(), signal.SIGKILL) if index == 3 else make(self, index)
+        WindowStream.chunk = lambda self, index: (
+            os.kill(os.getpid(), signal.SIGKILL) if index == 3 else make(self, index))
         run.train(training_task(killed.task), killed)
 
     process = multiprocessing.get_context('fork').Process(target=train_until_killed)
