@@ -44,7 +44,8 @@ def test_readings_of_the_other_hand_are_told_from_its_own() -> None:
     pose = np.tile(np.eye(4)[:3], (2, 3, 1, 1))
     pose[..., 2, 3] = 0.5
     crop = {'K': np.tile(np.array([[400.0, 0, 112], [0, 400, 112], [0, 0, 1]]), (2, 3, 1, 1)),
-            'camera_from_world': pose, 'joints': rng.normal(0, 0.03, (3, 21, 3)), 'view_mask': np.array([[True] * 3, [True, True, False]])}
+            'camera_from_world': pose, 'joints': rng.normal(0, 0.03, (3, 21, 3)),
+            'view_mask': np.array([[True] * 3, [True, True, False]])}
     other = crop['joints'] + [0.06, 0.0, -0.04]
 
     def seen(joints: np.ndarray) -> np.ndarray:
