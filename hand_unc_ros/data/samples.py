@@ -13,6 +13,9 @@ from hand_unc_ros.data.encoded_images import decode_colours
 from hand_unc_ros.errors import DatasetError, ImageFormatError
 from hand_unc_ros.geometry.cameras import Camera
 
+# Samples of a window come at most so many times the usual interval apart.
+LONGEST_GAP = 2.5
+
 
 @dataclass(frozen=True)
 class ManoParameters:
@@ -100,27 +103,38 @@ class Sample:
 
 
 class SampleSource(Protocol):
-    """A dataset with random access.
-
-    sequences: index ranges [start, stop) of samples that follow each other in time.
-    """
-
-    sequences: Sequence[tuple[int, int]]
+    """A dataset with random access."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Sample: ...
 
 
-def windows(source: SampleSource, length: int, stride: int = 1, causal: bool = False) -> list[tuple[int, ...]]:
-    """For every sample the indices of `length` samples in order of time, `stride` apart, of which it is the middle one
-    (causal: the last one); beyond the ends of its sequence the end is repeated, as in UST-Hand.
+class SequenceSource(SampleSource, Protocol):
+    """A dataset whose samples follow each other in time.
 
-    Raises ValueError for a length or stride below 1.
+    sequences: index ranges [start, stop) of samples of one hand in one recording, in order of time.
+    times_ns: of every sample, as in `Sample`, known without reading any.
     """
-    if length < 1 or stride < 1:
-        raise ValueError(f'a window needs length and stride of at least 1, got {length} and {stride}')
-    before = length - 1 if causal else length // 2
-    steps = [stride * (place - before) for place in range(length)]
-    return [tuple(min(max(index + step, start), stop - 1) for step in steps)
-            for start, stop in source.sequences for index in range(start, stop)]
+
+    sequences: Sequence[tuple[int, int]]
+    times_ns: Sequence[int]
+
+
+def windows(source: SequenceSource, length: int, step: int = 1) -> list[range]:
+    """The indices of `length` samples each, every `step`-th of a sequence and none in two windows.
+
+    Where samples are missing the time between two is longer than usual: windows begin anew behind gaps of more than
+    LONGEST_GAP usual ones. Raises ValueError for a length or step below 1.
+    """
+    if length < 1 or step < 1:
+        raise ValueError(f'a window needs length and step of at least 1, got {length} and {step}')
+    times = np.asarray(source.times_ns, np.int64)
+    gaps = [np.diff(times[start:stop:step]) for start, stop in source.sequences]
+    usual = np.median(np.concatenate(gaps)) if sum(map(len, gaps)) else 0
+    found = []
+    for (start, stop), apart in zip(source.sequences, gaps):
+        borders = [0, *(np.flatnonzero(apart > LONGEST_GAP * usual) + 1).tolist(), len(apart) + 1]
+        found += [range(start + step * first, start + step * (first + length), step)
+                  for begin, end in zip(borders, borders[1:]) for first in range(begin, end - length + 1, length)]
+    return found

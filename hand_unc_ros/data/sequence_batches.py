@@ -20,20 +20,27 @@ OF_FRAMES = ('joints', 'vertices')
 @dataclass(frozen=True)
 class SequenceAugmentation:
     """How far crops are off. lasting: alike in all frames of a camera, as an offset of the calibration or of the track
-    makes it.  passing: of every frame anew."""
+    makes it.  passing: of every frame anew, and how images are developed; None where nothing differs from frame to
+    frame (UST-Hand, Section 4.2) and images are developed alike, by `lasting`."""
 
     lasting: Augmentation
-    passing: Augmentation
+    passing: Augmentation | None = None
 
 
 def crop_sequence(samples: Sequence[Sample], size: int, augmentation: SequenceAugmentation, seed: Sequence[int],
                   rule: BoxRule = reach_box) -> dict[str, np.ndarray]:
-    """The frames of one sequence as arrays; see `collate_sequences` for the names. Arguments as of `crop_sample`."""
+    """The frames of one sequence as arrays; see `collate_sequences` for the names. Arguments as of `crop_sample`; the
+    samples have the same cameras in the same order."""
     frames = []
+    lasting, passing = augmentation.lasting, augmentation.passing
     for at, sample in enumerate(samples):
-        parts = [crop_sample(sample, size, augmentation.passing, (*seed, at, view), [view],
-                             partial(_offset_box, rule, augmentation.lasting, (*seed, view)))
-                 for view in range(len(sample.views))]
+        if passing is None:
+            parts = [crop_sample(sample, size, lasting, (*seed, view), [view], rule)
+                     for view in range(len(sample.views))]
+        else:
+            parts = [crop_sample(sample, size, passing, (*seed, at, view), [view],
+                                 partial(_offset_box, rule, lasting, (*seed, view)))
+                     for view in range(len(sample.views))]
         frames.append({name: parts[0][name] if name in OF_FRAMES else np.concatenate([part[name] for part in parts])
                        for name in parts[0]})
     arrays = {name: np.stack([frame[name] for frame in frames], axis=0 if name in OF_FRAMES else 1)
@@ -46,10 +53,10 @@ def collate_sequences(sequences: Sequence[dict[str, np.ndarray]], indices: Seque
     camera_from_world (N, V, F, 3, 4), joints_px (N, V, F, 21, 2), joints (N, F, 21, 3), stamps_s (N, F) float32;
     vertices (N, F, M, 3) float16; view_mask, present (N, V, F), joint_mask (N, V, F, 21) bool; index (N,).
 
-    The world of every sequence is shifted to the middle of its joints, so that float32 keeps its digits.
+    The world of every sequence is shifted to the middle of its known joints, so that float32 keeps its digits.
     """
     batch = {name: np.stack([sequence[name] for sequence in sequences]) for name in sequences[0]}
-    origin = batch['joints'].mean(axis=(1, 2))
+    origin = np.nanmean(batch['joints'], axis=(1, 2))
     for name in OF_FRAMES:
         batch[name] = batch[name] - origin[:, None, None]
     pose = batch['camera_from_world']

@@ -230,7 +230,8 @@ def _read_description(folder: Path) -> ShardedSet:
 
 
 class ShardSource:
-    """The samples of a set on disk (a SampleSource). State: files held open; a copy in another process opens them anew.
+    """The samples of a set on disk, a SequenceSource. State: files held open; a copy in another process opens them
+    anew.
 
     description: what the set is, for protocols.
     """
@@ -254,6 +255,15 @@ class ShardSource:
 
     def __len__(self) -> int:
         return self.content.samples
+
+    @cached_property
+    def times_ns(self) -> list[int]:
+        """Of every sample. Raises DatasetError naming a damaged file."""
+        try:
+            return [time for number in range(self.content.shards)
+                    for time in self._shard(number)[0].get_tensor('time_ns').tolist()]
+        except (SafetensorError, OSError, ValueError) as error:
+            raise DatasetError(f'{self.folder} has a damaged shard ({error}); delete it and {REMEDY}') from error
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):

@@ -12,10 +12,11 @@ import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -172,10 +173,11 @@ def make_features(wanted: Features, processes: int) -> tuple[int, float]:
     return crops, time.monotonic() - started
 
 
-def run_command(about: str | None, counted: str, usual: int,
-                wanted: Callable[[Path, int, int, int, str], Features]) -> None:
+def run_command(about: str | None, counted: str, usual: int, wanted: Callable[..., Features],
+                more: Mapping[str, Mapping[str, Any]] = MappingProxyType({})) -> None:
     """The command line that makes a set of features, or goes on with it. counted: what the set is made of, and `usual`
-    how many.  wanted: the set in a folder, of that many, a seed, levels and a hand model."""
+    how many.  wanted: the set in a folder, of that many, a seed, levels and a hand model, and what else it takes by
+    name: the arguments `more`, as argparse takes them."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('out', type=Path, metavar='FOLDER')
     parser.add_argument(f'--{counted}', type=int, default=usual, help=f'of 4 to 8 views each (default {usual})')
@@ -185,10 +187,12 @@ def run_command(about: str | None, counted: str, usual: int,
     parser.add_argument('--hand-model', default=ANNY, metavar='NAME',
                         help=f"{ANNY}, a converted MANO or '' for the stand-in (default {ANNY})")
     parser.add_argument('--processes', type=int, default=2)
+    for name, details in more.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", **details)
     args = parser.parse_args()
     try:
-        crops, seconds = make_features(wanted(args.out, getattr(args, counted), args.seed, args.levels,
-                                              args.hand_model), args.processes)
+        crops, seconds = make_features(wanted(args.out, getattr(args, counted), args.seed, args.levels, args.hand_model,
+                                              **{name: getattr(args, name) for name in more}), args.processes)
     except ConfigError as error:
         parser.error(str(error))
     print(f'{crops} crops in {seconds:.0f} s, {crops / max(seconds, 1e-9):.1f} a second')

@@ -38,11 +38,11 @@ class Agreement(NamedTuple):
 
 
 def choose_runner(function: Callable[..., Any], example: Tensor | Sequence[Tensor], dtype: torch.dtype,
-                  acceleration: str, agreement: Agreement, axis: int = 0) -> Runner:
+                  acceleration: str, agreement: Agreement, axis: int | None = 0) -> Runner:
     """A network on the fastest runtime with the answer of torch in float32.
 
     function: a method of a module in evaluation mode.  example: its inputs, on its device, float32 where they are not
-    bool.  axis: along which inputs may have another size than the example's: 0 for batches.
+    bool.  axis: along which inputs may have another size than the example's: 0 for batches; None where none may.
     dtype: the number format torch runs it in; OpenVINO takes bfloat16 for bfloat16, else float32.
     acceleration: 'none' takes torch, 'openvino' OpenVINO, 'auto' the faster one, where OpenVINO is installed.
     Raises MissingDependencyError for 'openvino' where it is not installed and ConfigError where it gives another answer
@@ -72,8 +72,9 @@ def choose_runner(function: Callable[..., Any], example: Tensor | Sequence[Tenso
         return plain
     plain, other = (runner._replace(ms=_median_ms(runner.run, inputs)) for runner in (plain, other))
     chosen = other if acceleration == 'openvino' or other.ms < plain.ms else plain
-    log.info('%s: a batch of %d takes %.1f ms by torch and %.1f ms by OpenVINO; %s is used',
-             type(function.__self__).__name__, inputs[0].shape[axis], plain.ms, other.ms, chosen.runtime)
+    log.info('%s.%s: %s takes %.1f ms by torch and %.1f ms by OpenVINO; %s is used',
+             type(function.__self__).__name__, function.__name__,
+             'a run' if axis is None else f'a batch of {inputs[0].shape[axis]}', plain.ms, other.ms, chosen.runtime)
     return chosen
 
 

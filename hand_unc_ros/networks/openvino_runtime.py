@@ -26,11 +26,12 @@ def has_openvino() -> bool:
 
 
 def openvino_run(function: Callable[..., Any], example: Sequence[Tensor], dtype: torch.dtype,
-                 axis: int = 0) -> Callable[..., Any]:
+                 axis: int | None = 0) -> Callable[..., Any]:
     """A method of a module compiled by OpenVINO, in as many threads as torch has. It returns what `function` does, as
     float32 tensors.
 
-    example: inputs of `function`, all of its arguments.  axis: along which the inputs may have any size.
+    example: inputs of `function`, all of its arguments.  axis: along which the inputs may have any size; None where
+    none may.
     dtype: bfloat16 for that, else float32.
     """
     import openvino
@@ -53,7 +54,7 @@ def openvino_run(function: Callable[..., Any], example: Sequence[Tensor], dtype:
     return run
 
 
-def _model(function: Callable[..., Any], example: Sequence[Tensor], axis: int) -> Any:
+def _model(function: Callable[..., Any], example: Sequence[Tensor], axis: int | None) -> Any:
     """The network as OpenVINO's graph. Another network with the same weights has the same."""
     shapes = tuple(tuple(-1 if place == axis else size for place, size in enumerate(part.shape)) for part in example)
     key = type(function.__self__), function.__name__, shapes, _digest(function.__self__)

@@ -124,8 +124,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=('auto', 'float32', 'float16', 'bfloat16')),
     Parameter(
         'acceleration', 'auto',
-        'How the networks are run. auto: landmarks on a CPU by PyTorch or OpenVINO, whichever is measured faster with'
-        ' the same answer at the start; else as they are. none: as they are. openvino: both methods on a CPU.'
+        'How the networks are run. auto: landmarks and ust_hand on a CPU by PyTorch or OpenVINO, whichever is measured'
+        ' faster with the same answer at the start; else as they are. none: as they are. openvino: these and jump_hand'
+        ' on a CPU.'
         ' compile, cuda_graph: jump_hand by torch.compile (a minute at the start), with CUDA graphs.',
         choices=('auto', 'none', 'openvino', 'compile', 'cuda_graph')),
     Parameter(

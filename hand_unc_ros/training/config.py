@@ -12,6 +12,8 @@ from hand_unc_ros.data.datasets import DATASETS
 from hand_unc_ros.data.synthetic.multiview import MultiviewSettings
 from hand_unc_ros.bounded import MalformedError, parse_yaml, read_text
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.training.strict import fill, setting
 
 SOURCES = ('synthetic', 'shards', 'features', *DATASETS)
@@ -172,6 +174,13 @@ def sized(values: Mapping[str, Any], sizes: Mapping[str, S]) -> tuple[S, dict[st
     if size not in sizes:
         raise ConfigError(f'network.size is {size!r}; choose one of {", ".join(sizes)}')
     return sizes[size], {**values, 'network': network}
+
+
+def check_surface(surface: str, hand_model: str) -> None:
+    """Raises ConfigError for a network's surface that is not that of the configuration's hand model."""
+    if surface != ('mano' if hand_model not in ('', STANDIN, ANNY) else hand_model or STANDIN):
+        raise ConfigError(f"network.surface is '{surface}' and hand_model is '{hand_model}'; a MANO surface needs the"
+                          " converted model, Anny's needs hand_model: anny, and the stand-in needs none")
 
 
 def _set(values: Any, change: str) -> None:

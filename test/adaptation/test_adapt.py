@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import signal
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 pytest.importorskip('lightning')
 
@@ -16,6 +20,7 @@ from adaptation_cases import RIG, filmed, small, turning  # noqa: E402
 from landmark_cases import save_landmark_networks  # noqa: E402
 from repository import TESTS  # noqa: E402
 from toy_method.entry import ENTRY  # noqa: E402
+from toy_method.task import Errors  # noqa: E402
 from view_cases import TruthMethod  # noqa: E402
 
 from hand_unc_ros.adaptation import candidates, checks, judging, labelling, refit, run, sequences, trained  # noqa: E402
@@ -36,6 +41,7 @@ TWO = THREE.subset(['cam0', 'cam1'])
 SETS, FRAMES = 31, 4
 NOISE_PX = 0.3
 TOY = TESTS / 'toy_method' / 'toy.yaml'
+STEPS, KILLED_AT = 5, 3
 
 
 class Killed(BaseException):
@@ -98,7 +104,7 @@ def report_of(out):
 
 def test_a_covariance_that_was_too_small_is_bettered_and_a_killed_run_goes_on(rig_of_this_machine, bag, tmp_path,
                                                                               monkeypatch, capsys) -> None:
-    training = ('--config', TOY, '--set', 'data.workers=0')
+    training = ('--config', TOY, '--set', 'data.workers=0', '--set', f'steps={STEPS}', '--set', 'checkpoint_every=2')
     assert command(bag, tmp_path / 'whole', *training) == 0
     report = report_of(tmp_path / 'whole')
     # Half of the right σ everywhere.
@@ -119,13 +125,36 @@ def test_a_covariance_that_was_too_small_is_bettered_and_a_killed_run_goes_on(ri
         _counted.kill = (name, made.count(name) + at)
         with pytest.raises(Killed):
             command(bag, tmp_path / 'killed', *training)
+        if name == 'train':
+            _kill_in_training(partial(command, bag, tmp_path / 'killed', *training))
+            trained_so_far, = (tmp_path / 'killed').glob('work/training-*')
+            assert (trained_so_far / 'last.ckpt').exists() and not (trained_so_far / 'toy.safetensors').exists()
     _counted.kill = None
     assert command(bag, tmp_path / 'killed', *training) == 0
     assert report_of(tmp_path / 'killed') == report
+    one, other = (load_file(next((tmp_path / name).glob('work/training-*/toy.safetensors')))
+                  for name in ('whole', 'killed'))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     # Everything was done once, and what was killed once more: 5 parts; 2 shards and one of held-out windows; 4 parts to
     # learn from for each of two maps; three estimators on one part.
     whole = {'label_part': 5, '_with_features': 3, 'errors_by_views': 8, 'train': 1, 'judge_part': 3, 'save_adapted': 1}
     assert {name: made.count(name) for name in kills} == {name: count + 1 for name, count in whole.items()}
+
+
+def _kill_in_training(adapt):
+    """Let a process that adapts be killed by the system while it makes the batch of a step, behind a checkpoint."""
+    def until_killed():
+        make = Errors.chunk
+        Errors.chunk = lambda self, index: (
+            os.kill(os.getpid(), signal.SIGKILL) if index == KILLED_AT else make(self, index))
+        _counted.kill = None
+        torch.set_num_threads(1)
+        adapt()
+
+    process = multiprocessing.get_context('fork').Process(target=until_killed)
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def _counted(function, name, made):

@@ -99,6 +99,7 @@ def test_what_was_written_is_read_to_the_last_digit(tmp_path):
     samples = made_up_samples(5)
     write_made_up(tmp_path / 'set', samples)
     source = open_shards(tmp_path / 'set')
+    assert source.times_ns == [sample.time_ns for sample in samples]
     assert len(source) == 5 and source.sequences == [(0, 2), (2, 4), (4, 5)]
     for index in (4, 0, 3, 1, 2):
         assert_equal_but_images(source[index], samples[index])
@@ -281,18 +282,20 @@ def test_command(tmp_path, capsys):
 # --- windows of frames ------------------------------------------------------------------------------------
 
 class Indices:
-    sequences = [(0, 4), (4, 5), (5, 8)]
+    sequences = [(0, 5), (5, 6), (6, 13)]
+    # 5 Hz; one sample is missing before number 9, three before number 11.
+    times_ns = [200_000_000 * place for place in (0, 1, 2, 3, 4, 0, 0, 1, 2, 4, 5, 9, 10)]
 
 
-def test_windows_stay_within_their_sequence():
-    assert windows(Indices(), 3) == [(0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 3), (4, 4, 4),
-                                     (5, 5, 6), (5, 6, 7), (6, 7, 7)]
-    assert windows(Indices(), 3, causal=True)[:4] == [(0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3)]
-    assert windows(Indices(), 3, stride=2)[:4] == [(0, 0, 2), (0, 1, 3), (0, 2, 3), (1, 3, 3)]
-    assert windows(Indices(), 1) == [(index,) for index in range(8)]
+def test_windows_stay_within_their_sequence_and_between_gaps():
+    assert windows(Indices(), 2) == [range(0, 2), range(2, 4), range(6, 8), range(8, 10), range(11, 13)]
+    assert windows(Indices(), 4) == [range(0, 4), range(6, 10)]
+    assert windows(Indices(), 3, step=2) == [range(0, 6, 2), range(6, 12, 2)]
+    assert windows(Indices(), 1) == [range(index, index + 1) for index in range(13)]
+    assert windows(Indices(), 6) == []
 
 
 def test_windows_of_no_length_are_refused():
-    for length, stride in ((0, 1), (3, 0)):
+    for length, step in ((0, 1), (3, 0)):
         with pytest.raises(ValueError):
-            windows(Indices(), length, stride)
+            windows(Indices(), length, step)

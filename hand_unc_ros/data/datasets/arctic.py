@@ -102,6 +102,7 @@ class Arctic:
         if not self._places:
             raise DatasetError(f"{self._root}: no frame of split '{split}' has both annotation and image; {REMEDY}")
         self.sequences = runs([place[:2] for place in self._places])
+        self.times_ns = [round(frame * _PERIOD_NS) for *_, frame in self._places]
         self._cache: dict[str, _Processed] = {}
 
     def __len__(self) -> int:
@@ -124,7 +125,7 @@ class Arctic:
             seen_by = whole if self._images == 'images' else _cropped(whole, processed.boxes[frame, view])
             views.append(projected_view(seen_by, path, joints))
         return Sample(f'arctic/{name}/{image:05d}/{side}', tuple(views), joints, vertices, mano,
-                      round(frame * _PERIOD_NS), side, name, frame)
+                      self.times_ns[index], side, name, frame)
 
     def _check_sources(self, images: str) -> None:
         lacking = [side for side in self._sides if side not in self._hands]

@@ -69,7 +69,7 @@ class _Labels(NamedTuple):
 
 
 class DexYcb:
-    """DexYCB, setup S0 (all subjects, cameras and objects seen), as a SampleSource.
+    """DexYCB, setup S0 (all subjects, cameras and objects seen), as a SequenceSource.
 
     split: 'train' (of each subject's sequences in order of name, those whose place is not 4 modulo 5), 'val' (the
     others of subjects 1 and 2), 'test' (the others of subjects 3 to 10).  side: 'right' as in POEM, or 'left'.
@@ -94,6 +94,7 @@ class DexYcb:
         if not self._samples:
             raise DatasetError(f"{root}: no frame of split '{split}' shows a {side} hand; {_REMEDY}")
         self.sequences = runs([recording for recording, _ in self._samples])
+        self.times_ns = [round(frame * 1e9 / FRAMES_PER_SECOND) for _, frame in self._samples]
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -115,7 +116,7 @@ class DexYcb:
         return Sample(
             name=f'{recording.path}/{frame:06d}', views=tuple(views), joints=transformed(first.joints, pose),
             vertices=None if mano is None else self._hands.surface(recording.side, mano)[0], mano=mano,
-            time_ns=round(frame * 1e9 / FRAMES_PER_SECOND), side=recording.side, sequence=recording.path, frame=frame,
+            time_ns=self.times_ns[index], side=recording.side, sequence=recording.path, frame=frame,
             left_out=tuple(left_out))
 
     def _recordings(self, split: str) -> list[_Recording]:

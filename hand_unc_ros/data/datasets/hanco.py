@@ -60,6 +60,7 @@ class HanCo:
                              f'{REMEDY}, or name the sequences that you have with `only`')
         self._rigs: dict[bytes, tuple[Camera, ...]] = {}
         self.sequences = runs([sequence for sequence, _ in self._frames])
+        self.times_ns = [frame * _PERIOD_NS for _, frame in self._frames]
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -76,7 +77,7 @@ class HanCo:
         if 'right' in self._hands:
             mano = self._mano(self._root / 'shape' / f'{place}.json')
             vertices, _ = self._hands.surface('right', mano)
-        return Sample(f'hanco/{place}', tuple(views), joints, vertices, mano, frame * _PERIOD_NS, 'right',
+        return Sample(f'hanco/{place}', tuple(views), joints, vertices, mano, self.times_ns[index], 'right',
                       f'{sequence:04d}', frame)
 
     def _cameras(self, path: Path) -> tuple[Camera, ...]:

@@ -39,7 +39,7 @@ _REMEDY = 'unpack HO-3D v3 (HO3D_v3.zip and its calibration) from https://github
 
 
 class Ho3d:
-    """HO3D-MV as a SampleSource. World is the frame of the group's calibration.
+    """HO3D-MV as a SequenceSource. World is the frame of the group's calibration.
 
     split: 'train' (ABF1, BB1, GSF1, MDF1, SiBF1) or 'test' (GPMF1, SB1).  mano_model: a converted right MANO; with it
     samples have vertices.  Every frame listed in train.txt or evaluation.txt with at least two cameras, one of them in
@@ -64,6 +64,7 @@ class Ho3d:
                 raise DatasetError(f'{root}: train.txt lists no frames of {group}0 … {group}4; {_REMEDY}')
             self._samples += moments
         self.sequences = runs([group for group, *_ in self._samples])
+        self.times_ns = [round(int(frame) * 1e9 / FRAMES_PER_SECOND) for _, frame, _ in self._samples]
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -93,7 +94,7 @@ class Ho3d:
         return Sample(
             name=f'{group}/{frame}', views=tuple(views), joints=world,
             vertices=None if self._hands is None or mano is None else self._hands.surface('right', mano)[0], mano=mano,
-            time_ns=round(int(frame) * 1e9 / FRAMES_PER_SECOND), sequence=group, frame=int(frame),
+            time_ns=self.times_ns[index], sequence=group, frame=int(frame),
             left_out=tuple(folder.name for number, folder in sorted(folders.items()) if number not in metas))
 
     def _listed(self) -> dict[str, dict[str, dict[int, Path]]]:

@@ -59,6 +59,7 @@ class Ho3dSingle:
         self._joints = self._truth('xyz', JOINT_COUNT) if split == 'test' else None
         self._vertices = self._truth('verts', VERTEX_COUNT) if split == 'test' else None
         self.sequences = runs([sequence for sequence, _ in self._frames])
+        self.times_ns = [round(int(frame) * 1e9 / FRAMES_PER_SECOND) for _, frame in self._frames]
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -74,7 +75,7 @@ class Ho3dSingle:
         joints, vertices, mano, box = self._hand(index, folder, frame, meta)
         view = replace(projected_view(device, self._image(folder, frame), joints), box_px=box)
         return Sample(f'ho3d/{self._name}/{sequence}/{frame}', (view,), joints, vertices, mano,
-                      round(int(frame) * 1e9 / FRAMES_PER_SECOND), 'right', sequence, int(frame))
+                      self.times_ns[index], 'right', sequence, int(frame))
 
     def _hand(self, index: int, folder: Path, frame: str, meta: dict,
               ) -> tuple[np.ndarray, np.ndarray | None, ManoParameters | None, np.ndarray | None]:

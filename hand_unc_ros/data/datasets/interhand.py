@@ -76,7 +76,7 @@ class InterHand:
         if views < 1 or fps not in (5, 30):
             raise DatasetError(f'InterHand2.6M: views must be at least 1 (got {views}) and fps 5 or 30 (got {fps})')
         root = required_dir(Path(root), 'InterHand2.6M (images and annotations)', REMEDY)
-        self._split, self._fps = split, fps
+        self._split = split
         self._images = required_dir(root / 'images' / split, f"images of split '{split}'", REMEDY)
         self._annotations = _annotation_folder(root, split)
         self._hands = ManoHands(mano_right, mano_left, mirror_shape=True)
@@ -93,8 +93,9 @@ class InterHand:
             required_dir(self._images / f'Capture{capture}', f'images of capture {capture}',
                          f'{REMEDY}, or name the captures that you have with `only`')
         self.sequences = runs([place[:3] for place in self._places])
-        self._steps = {self._places[start][:3]: _step([place.frame for place in self._places[start:stop]])
-                       for start, stop in self.sequences}
+        steps = {self._places[start][:3]: _step([place.frame for place in self._places[start:stop]])
+                 for start, stop in self.sequences}
+        self.times_ns = [round(place.frame / steps[place[:3]] * 1e9 / fps) for place in self._places]
         self._cameras: dict[tuple[int, str, tuple[int, int]], Camera] = {}
 
     def __len__(self) -> int:
@@ -107,9 +108,8 @@ class InterHand:
         mano = self._mano.get((place.capture, place.frame, place.side))
         vertices = None if mano is None else self._hands.surface(place.side, mano)[0]
         name = f'interhand/{self._split}/Capture{place.capture}/{place.sequence}/{place.frame}/{place.side}'
-        time_ns = round(place.frame / self._steps[place[:3]] * 1e9 / self._fps)
         return Sample(name, tuple(self._view(place, image, joints) for image in frame.images), joints, vertices, mano,
-                      time_ns, place.side, f'Capture{place.capture}/{place.sequence}', place.frame)
+                      self.times_ns[index], place.side, f'Capture{place.capture}/{place.sequence}', place.frame)
 
     def _view(self, place: _Place, image: _Image, joints: np.ndarray) -> SampleView:
         key = place.capture, image.camera, image.size

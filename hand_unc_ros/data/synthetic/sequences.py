@@ -32,6 +32,7 @@ from hand_unc_ros.data.synthetic.multiview import (
     window_of,
 )
 from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling
+from hand_unc_ros.data.synthetic.second_hand import with_second_hand
 from hand_unc_ros.data.synthetic.sensor import Webcam, draw_webcam
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
@@ -60,21 +61,40 @@ class SequenceSettings:
     rates_hz: tuple[float, float] = (12.0, 30.0)
 
 
+class Filmed(NamedTuple):
+    """samples: the frames of a sequence, in order of time.  other: (F, 21, 3) joints of the person's other hand,
+    metres, world; None where it is not there."""
+
+    samples: list[Sample]
+    other: np.ndarray | None
+
+
 class HandSequences:
-    """Endless sequences in the looks of `samples`, whose seed, stores and settings they take."""
+    """Endless sequences in the looks of `samples`, whose seed, stores and settings they take. second: share of them in
+    which the other hand of the person is near, which changes nothing in those without."""
 
-    def __init__(self, samples: MultiviewSamples, settings: SequenceSettings = SequenceSettings()) -> None:
-        self.samples, self.settings = samples, settings
+    def __init__(self, samples: MultiviewSamples, settings: SequenceSettings = SequenceSettings(),
+                 second: float = 0.0) -> None:
+        self.samples, self.settings, self.second = samples, settings, second
 
-    def sequence(self, index: int, views: int) -> list[Sample]:
-        """The frames of sequence number `index`, in order of time. Its hand does not depend on the number of views."""
+    def sequence(self, index: int, views: int) -> Filmed:
+        """Sequence number `index`. Its hands do not depend on the number of views."""
         samples = self.samples
         rng = np.random.default_rng((samples.seed, index, 7022))
         betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5)
         look = samples.look(rng, FIRST_SKINS + index // 4)
         stamps = draw_stamps(rng, self.settings)
         states, held = self._moving(rng, stamps, betas)
-        vertices, joints = samples.hand.surfaces(states, np.tile(betas, (len(states), 1)))
+        # Of a stream of its own: sequences without a second hand are what they would be.
+        other_rng = np.random.default_rng((samples.seed, index, 7023))
+        if other_rng.random() < self.second:
+            states, vertices, joints, *other = with_second_hand(other_rng, samples.hand, samples.left, betas, states,
+                                                                stamps, held is None)
+            others = [samples.left.mesh(*surface, look, *arm) for arm in [samples.arm(other_rng)]
+                      for surface in zip(*other)]
+        else:
+            vertices, joints = samples.hand.surfaces(states, np.tile(betas, (len(states), 1)))
+            other, others = [None, None], [[]] * len(states)
         centre = joints[:, _PALM].mean(axis=(0, 1))
         count = rng.choice(len(samples.settings.objects), p=samples.settings.objects)
         still = [samples.object_near(rng, centre) for _ in range(count)]
@@ -83,7 +103,7 @@ class HandSequences:
                           None if look.skin is None else look.skin[None])
         shown, hidden = [], surface.lit(still)
         for at in range(len(stamps)):
-            hand = samples.hand.mesh(vertices[at], joints[at], look, bend, arm_length)
+            hand = samples.hand.mesh(vertices[at], joints[at], look, bend, arm_length) + others[at]
             shown.append(surface.lit(hand + still + ([] if held is None else [held(states[at], joints[at])])))
         seen = []
         for place, pose in enumerate(draw_cameras(rng, centre, views)):
@@ -93,10 +113,10 @@ class HandSequences:
             seen.append(images if present else [
                 replace(view, joints_px=np.full((JOINT_COUNT, 2), np.nan), visible=np.zeros(JOINT_COUNT, bool))
                 for view in images])
-        return [Sample(f'sequence {samples.seed}/{index}/{at}', views_of, joints[at], vertices[at],
-                       ManoParameters(samples.hand.pose(states[at]), betas, states[at].translation),
-                       time_ns=round(1e9 * stamps[at]), sequence=f'{samples.seed}-{index}', frame=at)
-                for at, views_of in enumerate(zip(*seen))]
+        return Filmed([Sample(f'sequence {samples.seed}/{index}/{at}', views_of, joints[at], vertices[at],
+                              ManoParameters(samples.hand.pose(states[at]), betas, states[at].translation),
+                              time_ns=round(1e9 * stamps[at]), sequence=f'{samples.seed}-{index}', frame=at)
+                       for at, views_of in enumerate(zip(*seen))], other[1])
 
     def _moving(self, rng: np.random.Generator, stamps: np.ndarray, betas: np.ndarray
                 ) -> tuple[list[HandState], Callable[[HandState, np.ndarray], Mesh] | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -84,6 +85,12 @@ def draw_two_hands(rng: np.random.Generator, right: PosedHand, left: PosedHand, 
     pair = _Pair(rng, right, left, betas)
     getattr(pair, f'_{kind}')(towards)
     return pair.answer(kind, centre)
+
+
+def penetration(hands: Sequence[PosedHand], placed: Sequence[PlacedHand]) -> float:
+    """How deep, in metres, vertices of either of two hands lie behind the nearest vertices of the other."""
+    skins = [_Skin(hand, place) for hand, place in zip(hands, placed)]
+    return max(0.0, *(-float(skin.away(other.vertices).min()) for skin, other in zip(skins, reversed(placed))))
 
 
 class _Pair:

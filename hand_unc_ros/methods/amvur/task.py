@@ -38,7 +38,7 @@ from hand_unc_ros.methods.amvur.validation import scores
 from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, frozen_landmarks
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.weights import fingerprint, load_into, read_weights, torchvision_state
-from hand_unc_ros.training.config import TrainingConfig, parse, sized
+from hand_unc_ros.training.config import TrainingConfig, check_surface, parse, sized
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.strict import setting
 from hand_unc_ros.training.task import TrainingSetup, TrainingTask
@@ -86,11 +86,7 @@ class AmvurTraining(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        shown = 'mano' if self.hand_model not in ('', STANDIN, ANNY) else self.hand_model or STANDIN
-        if self.network.surface != shown:
-            raise ConfigError(f"network.surface is '{self.network.surface}' and hand_model is '{self.hand_model}'; a"
-                              " MANO surface needs the converted model, Anny's needs hand_model: anny, and the stand-in"
-                              ' needs none')
+        check_surface(self.network.surface, self.hand_model)
         sources = {self.data.source, self.validation.source}
         if 'features' in sources and (self.network.features != 'landmarks' or self.stage == 'texture'):
             raise ConfigError('kept features hold no images, which the stage texture and a network with features:'

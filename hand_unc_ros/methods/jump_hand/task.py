@@ -15,9 +15,7 @@ from torch import Tensor
 from hand_unc_ros.data.datasets import DATASETS
 from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import hand_arrays
-from hand_unc_ros.hand.standin import STANDIN
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.methods.jump_hand.frozen import attach_frozen
 from hand_unc_ros.methods.jump_hand.losses import LossWeights, jump_hand_losses, seen_by_live, view_losses
@@ -26,7 +24,7 @@ from hand_unc_ros.methods.jump_hand.validation import validate, validate_views
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, read_view_state
 from hand_unc_ros.networks.label_adaptation import label_bias
 from hand_unc_ros.networks.weights import load_into, read_weights, torchvision_state
-from hand_unc_ros.training.config import C, TrainingConfig, parse, sized
+from hand_unc_ros.training.config import C, TrainingConfig, check_surface, parse, sized
 from hand_unc_ros.training.feature_stream import FeatureStream, Mixture, held_out_features
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.strict import setting
@@ -93,11 +91,7 @@ def check_network(network: JumpHandConfig, hand_model: str) -> None:
     if size < 4 * HEATMAP_SIZE or size % HEATMAP_SIZE:
         raise ConfigError(f'network.view.image_size is {size}; it must be {4 * HEATMAP_SIZE} or a larger multiple'
                           f' of {HEATMAP_SIZE}')
-    shown = 'mano' if hand_model not in ('', STANDIN, ANNY) else hand_model or STANDIN
-    if network.surface != shown:
-        raise ConfigError(f"network.surface is '{network.surface}' and hand_model is '{hand_model}'; a"
-                          " MANO surface needs the converted model, Anny's needs hand_model: anny, and the stand-in"
-                          ' needs none')
+    check_surface(network.surface, hand_model)
 
 
 def parse_sized(defaults: C, values: Mapping[str, Any]) -> C:

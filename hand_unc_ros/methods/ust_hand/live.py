@@ -18,7 +18,8 @@ from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewR
 from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files, refuse_head
 from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.methods.landmark_views import OnLandmarks
-from hand_unc_ros.methods.ust_hand.network import load_ust_hand
+from hand_unc_ros.methods.ust_hand.network import Stages, load_ust_hand
+from hand_unc_ros.methods.ust_hand.runtimes import faster_stages
 from hand_unc_ros.methods.ust_hand.views import ViewMaps
 from hand_unc_ros.methods.ust_hand.windows import Refinement, refine, split
 from hand_unc_ros.methods.view_gaussians import stack
@@ -83,6 +84,9 @@ class UstHandLive(OnLandmarks):
             networks.describe = self._features
         # A crop's features belong to that crop: it is read once.
         super().__init__(networks, options, cameras)
+        self.stages: Stages | None = None
+        if options.refinement:
+            self.stages = faster_stages(self.network, options.acceleration, max(2, cameras))
         log.info('UST-Hand %s on the landmark network, on %s', Path(files['weights']).stem, self.device)
 
     @property
@@ -105,7 +109,7 @@ class UstHandLive(OnLandmarks):
         fused = time.perf_counter()
         refined: Refinement | None = None
         if self.options.refinement and triangulation.valid.any():
-            refined = refine(self.network, window, triangulation, track.handedness)
+            refined = refine(self.network, window, triangulation, track.handedness, self.stages)
         stage_ms = {'fusion': 1e3 * (fused - started), 'refinement': 1e3 * (time.perf_counter() - fused)}
         joints, blocks, gate, vertices = triangulation.joints, triangulation.covariance, triangulation.gate, None
         if refined is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from hand_unc_ros.methods.ust_hand.surface import LinearSurface
 from hand_unc_ros.methods.ust_hand.views import ViewMaps, ViewNet, confidence_of
 from hand_unc_ros.networks.coupling_flow import CouplingFlow
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
-from hand_unc_ros.networks.palm_views import view_geometry
+from hand_unc_ros.networks.palm_views import ViewGeometry, view_geometry
 from hand_unc_ros.networks.stored import load_stored
 from hand_unc_ros.networks.view_fusion import ITERATIONS, coarse_spread, inverse_symmetric_3x3, normalised
 from hand_unc_ros.networks.weights import save_network
@@ -60,6 +60,13 @@ class UstHandOutput(NamedTuple):
     vertices: Tensor | None
 
 
+class Stages(NamedTuple):
+    """What runs UstHand.interact and UstHand.moves: themselves, or another runtime."""
+
+    interact: Callable[..., tuple[Tensor, Tensor]]
+    moves: Callable[..., Tensor]
+
+
 class UstHand(nn.Module):
     """The whole network. Views may come in any order and number, frames at any time; a masked view is as if it had
     never been there, and what it gives turns and moves with the world."""
@@ -80,12 +87,12 @@ class UstHand(nn.Module):
         return self.fuse(self.view.of_batch(batch), Cameras(batch['K'], batch['camera_from_world'], batch['view_mask'],
                                                             batch['stamps_s']))
 
-    def fuse(self, maps: ViewMaps, cameras: Cameras, start: Tensor | None = None,
-             latents: Tensor | None = None) -> UstHandOutput:
+    def fuse(self, maps: ViewMaps, cameras: Cameras, start: Tensor | None = None, latents: Tensor | None = None,
+             stages: Stages | None = None) -> UstHandOutput:
         """maps: parts (B, V, T, …).  start: (B, 21, 3) metres, world, NaN where unknown: joints of the frame that is
         asked for, which stand for the triangulation of the views' means there.  latents: (M, B, V, T, 21, 2), drawn by
-        default."""
-        config = self.config
+        default.  stages: how the learned parts are run, by torch by default."""
+        config, stages = self.config, stages or Stages(self.interact, self.moves)
         with torch.autocast(cameras.K.device.type, enabled=False):
             size, frames = cameras.K.shape[:3], cameras.K.shape[2]
             # Frames by themselves, N = B·T, each with its V views.
@@ -93,21 +100,22 @@ class UstHand(nn.Module):
             K, pose, mask = (part.transpose(1, 2).flatten(0, 1) for part in cameras[:3])
             confidence = confidence_of(variance) if config.heatmap_confidence else torch.ones_like(variance[..., 0])
             confidence = torch.where(mask[..., None], confidence, 0.0)
-            fused = self.interaction(nodes, confidence, mask)
             if latents is None:
                 generator = None if self.training else torch.Generator(K.device).manual_seed(SEED)
                 latents = torch.randn((config.hypotheses, *size, JOINT_COUNT, 2), generator=generator, device=K.device)
             latents = latents.transpose(2, 3).flatten(1, 2).to(mean.dtype)
-            drawn = self.flow(torch.cat([torch.zeros_like(latents[:1]), latents]), fused) * variance.sqrt() + mean
+            fused, drawn = stages.interact(nodes, confidence, mask,
+                                           torch.cat([torch.zeros_like(latents[:1]), latents]))
+            drawn = drawn * variance.sqrt() + mean
             sight = _Sight(K, pose, mask, variance, confidence, config.image_size)
             coarse, valid = self._query(sight, mean, drawn[0], frames, start)
             anchors = sight.lifted(drawn[1:])
             query = _filled(coarse, valid, config.target(frames))
             frame = palm_frame(query[:, config.target(frames)].detach())
-            spread, moves = self._refine(frame, query, valid, anchors, sight, (mean, features, fused), cameras.seconds)
+            steps, given = self._clouds(frame, query, valid, anchors, sight, (mean, features, fused), cameras.seconds)
+            moves = stages.moves(*given)
             # Added in the world, so that a network that moves nothing gives the query cloud to the bit.
-            joints = torch.stack([query, *(query + (spread @ move[..., None])[..., 0] for move in moves)])
-            moves = torch.stack(moves) if moves else query.new_zeros((0, *query.shape))
+            joints = torch.cat([query[None], query + (steps @ moves[..., None])[..., 0]])
         by_view = [part.unflatten(0, (-1, frames)).transpose(1, 2) for part in (fused, confidence, drawn[0])]
         vertices = None if self.surface is None else self.surface(joints[-1][:, config.target(frames)])
         return UstHandOutput(*by_view, query, valid, anchors.unflatten(0, (-1, frames)), joints, moves, vertices)
@@ -130,31 +138,49 @@ class UstHand(nn.Module):
         valid[:, target] = given
         return points, valid
 
-    def _refine(self, frame: HandFrame, query: Tensor, valid: Tensor, anchors: Tensor, sight: _Sight,
-                parts: tuple[Tensor, ...], seconds: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def interact(self, nodes: Tensor, confidence: Tensor, mask: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """F_fuse (N, V, 21, W) of N frames, and what the flow makes of latents (M, N, V, 21, 2). Others as of
+        Interaction."""
+        fused = self.interaction(nodes, confidence, mask)
+        return fused, self.flow(latents, fused)
+
+    def moves(self, own: Tensor, known: Tensor, there: Tensor, spread: Tensor, whitening: Tensor, seconds: Tensor,
+              mean: Tensor, variance: Tensor, maps: Tensor, fused: Tensor, confidence: Tensor, projection: Tensor,
+              cameras: Tensor, lift: Tensor) -> Tensor:
+        """Moves (L, B, T, 21, 3) of the query cloud, after every block, in its standard deviations.
+
+        own: (B·T, M + 1, 21, 3) the query cloud and the anchors, in the palm's frame.  Others as of Clouds, Views and
+        ViewGeometry."""
+        frames = known.shape[1]
+        described = self.points(own, Views(ViewGeometry(projection, cameras, lift, self.config.image_size), mean,
+                                           variance, maps, fused, confidence))
+        query, anchors, query_features, anchor_features = (
+            part.unflatten(0, (-1, frames)) for part in (own[:, 0], own[:, 1:].flatten(1, 2), described[:, 0],
+                                                         described[:, 1:].flatten(1, 2)))
+        moves = self.transformer(Clouds(query, known, anchors, there, query_features, anchor_features, spread,
+                                        whitening, seconds, self.config.target(frames)))
+        return torch.stack(moves) if moves else query.new_zeros((0, *query.shape))
+
+    def _clouds(self, frame: HandFrame, query: Tensor, valid: Tensor, anchors: Tensor, sight: _Sight,
+                parts: tuple[Tensor, ...], seconds: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What takes moves to steps in the world (B, T, 21, 3, 3), metres: square roots of the covariances of the query
-        cloud; and the moves. parts: mean, maps and F_fuse of the views."""
+        cloud; and the arguments of `moves`. parts: mean, maps and F_fuse of the views."""
         frames, config = query.shape[1], self.config
         mean, features, fused = parts
         spread = sight.spread(torch.where(valid[..., None], query, torch.nan).flatten(0, 1), mean)
         turn = frame.rotation[:, None, None]
         spread = spread.unflatten(0, (-1, frames)).to(query.dtype)
         each = HandFrame(frame.rotation.repeat_interleave(frames, 0), frame.origin.repeat_interleave(frames, 0))
-        views = Views(view_geometry(each, sight.K, sight.pose, config.image_size), mean, sight.variance, features,
-                      fused, sight.confidence)
+        geometry = view_geometry(each, sight.K, sight.pose, config.image_size)
         there = torch.isfinite(anchors).all(-1)
         near = torch.where(there[..., None], anchors, query.flatten(0, 1)[:, None])
         clouds = torch.cat([query.flatten(0, 1)[:, None], near], 1)
         own = each.from_world(clouds.flatten(1, 2)).unflatten(1, clouds.shape[1:3])
-        described = self.points(own, views)
-        window = (-1, frames)
         local = turn.mT @ spread @ turn / HAND_UNIT
-        moves = self.transformer(Clouds(
-            own[:, 0].unflatten(0, window), valid, own[:, 1:].flatten(1, 2).unflatten(0, window),
-            there.flatten(1).unflatten(0, window), described[:, 0].unflatten(0, window),
-            described[:, 1:].flatten(1, 2).unflatten(0, window), local,
-            inverse_symmetric_3x3(local), seconds - seconds[:, config.target(frames), None], config.target(frames)))
-        return spread @ turn, moves
+        return spread @ turn, (
+            own, valid, there.flatten(1).unflatten(0, (-1, frames)), local, inverse_symmetric_3x3(local),
+            seconds - seconds[:, config.target(frames), None], mean, sight.variance, features, fused, sight.confidence,
+            geometry.projection, geometry.cameras, geometry.lift)
 
 
 class _Sight(NamedTuple):

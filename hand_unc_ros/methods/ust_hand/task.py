@@ -19,7 +19,7 @@ from hand_unc_ros.methods.ust_hand.losses import LossWeights, ust_hand_losses, w
 from hand_unc_ros.methods.ust_hand.network import UstHand
 from hand_unc_ros.methods.ust_hand.validation import validate
 from hand_unc_ros.networks.weights import load_into, read_weights
-from hand_unc_ros.training.config import DataConfig, TrainingConfig, ValidationConfig, parse, sized
+from hand_unc_ros.training.config import DataConfig, TrainingConfig, ValidationConfig, check_surface, parse, sized
 from hand_unc_ros.training.feature_stream import held_out_features
 from hand_unc_ros.training.streams import Subsets
 from hand_unc_ros.training.task import TrainingSetup, TrainingTask
@@ -43,6 +43,8 @@ class UstHandTraining(TrainingConfig):
         if {self.data.source, self.validation.source} != {'features'} or self.network.landmarks is None:
             raise ConfigError('ust_hand trains on kept features of sequences, which are of a frozen landmark network:'
                               ' set data.source and validation.source to features, and network.landmarks')
+        if self.network.surface:
+            check_surface(self.network.surface, self.hand_model)
         weights = self.losses.to_dict().values()
         if min(weights) < 0 or not any(weights):
             raise ConfigError('losses must not be negative, and one at least must be above 0')

@@ -21,8 +21,8 @@ FEWEST_VIEWS = 2
 
 class Slid(NamedTuple):
     """Of windows that slide over B sequences, W each: refined and start (B, W, 21, 3), the joints that they give and
-    the triangulated landmarks; valid (B, W, 21); moves (B, W, 21), lengths in standard deviations.
-    truth: (B, W, 21, 3) and stamps: (B, W) of the frames that are asked for."""
+    the triangulated landmarks; valid (B, W, 21), where both and the truth are known; moves (B, W, 21), lengths in
+    standard deviations.  truth: (B, W, 21, 3) and stamps: (B, W) of the frames that are asked for."""
 
     refined: Tensor
     start: Tensor
@@ -95,6 +95,7 @@ def slid(network: UstHand, batch: dict[str, Tensor], views: int) -> Slid:
         moves = out.moves[-1].norm(dim=-1) if len(out.moves) else torch.zeros_like(out.coarse[..., 0])
         start = plain[:, begin + target]
         valid = out.coarse_valid[:, target] & torch.isfinite(start).all(-1)
+        valid &= torch.isfinite(batch['joints'][:, begin + target]).all(-1)
         found.append([out.joints[-1][:, target], start, valid, moves[:, target]])
     asked = slice(target, target + count - length + 1)
     return Slid(*(torch.stack(parts, 1) for parts in zip(*found)), batch['joints'][:, asked],

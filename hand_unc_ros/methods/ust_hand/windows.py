@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hand_unc_ros.methods.contract import Triangulation, ViewReading
-from hand_unc_ros.methods.ust_hand.network import Cameras, UstHand
+from hand_unc_ros.methods.ust_hand.network import Cameras, Stages, UstHand
 from hand_unc_ros.methods.ust_hand.views import ViewMaps
 
 # Older sets say nothing of a hand any more; windows in training are shorter.
@@ -30,8 +30,9 @@ class Refinement:
 
 
 def refine(network: UstHand, window: Sequence[Mapping[str, ViewReading]], start: Triangulation,
-           handedness: str) -> Refinement | None:
-    """The newest set's joints, refined by the whole window, oldest set first. start: of the newest set.
+           handedness: str, stages: Stages | None = None) -> Refinement | None:
+    """The newest set's joints, refined by the whole window, oldest set first. start: of the newest set.  stages: as of
+    UstHand.fuse.
 
     Cameras may come and go: a view that a set lacks is masked in that frame. Frames are as far apart as their stamps
     say. None when fewer than two views were used, or the answer is not finite.
@@ -48,7 +49,7 @@ def refine(network: UstHand, window: Sequence[Mapping[str, ViewReading]], start:
     maps, views = _stacked(frames, cameras, origin * flip, network.flow.masks.device)
     with torch.inference_mode():
         given = torch.from_numpy(((start.joints - origin) * flip).astype(np.float32))[None].to(views.K.device)
-        out = network.fuse(maps, views, start=given)
+        out = network.fuse(maps, views, start=given, stages=stages)
         anchors = out.anchors[0, -1].double().cpu().numpy() * flip
         joints = out.joints[-1][0, -1].double().cpu().numpy() * flip + origin
         vertices = None if out.vertices is None else out.vertices[0].double().cpu().numpy() * flip + origin

@@ -1,19 +1,17 @@
 """HanCo's reader, on a tree written here in the layout of the official show_dataset.py."""
 
-import json
 import pickle
 
 import numpy as np
 import pytest
-from dataset_cases import mano_file, pinhole, random_joints, ring, write_image
+from dataset_cases import mano_file, pinhole, write_image
+from hanco_cases import K, dump, write_hanco
 from hand_cases import skin
 
 from hand_unc_ros.data.datasets import open_dataset
 from hand_unc_ros.data.datasets.hanco import HanCo
 from hand_unc_ros.errors import DatasetError
 
-CENTRE = np.array([0.1, -0.2, 0.6])
-K = [[480.0, 0.0, 111.5], [0.0, 482.0, 113.0], [0.0, 0.0, 1.0]]
 # Sequence 2 is recorded before a real background (is_train False); frame 1 of sequence 0 has no fit.
 META = {
     'is_train': [[True] * 3, [True] * 2, [False] * 2],
@@ -24,32 +22,11 @@ META = {
 }
 
 
-def dump(path, content):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content))
-
-
 @pytest.fixture
 def tree(tmp_path):
     """The root, and the truth by (sequence, frame)."""
-    rng = np.random.default_rng(0)
-    root, truth = tmp_path / 'HanCo', {}
-    dump(root / 'meta.json', META)
-    for sequence, flags in enumerate(META['has_fit']):
-        for frame, has_fit in enumerate(flags):
-            place = f'{sequence:04d}/{frame:08d}'
-            poses = ring(8, CENTRE + 0.01 * frame)
-            for c in range(8):
-                write_image(root / f'rgb/{sequence:04d}/cam{c}/{frame:08d}.jpg', 224, 224, (10 * c, 50, 200))
-            dump(root / f'calib/{place}.json', {'K': [K] * 8, 'M': [np.round(M, 7).tolist() for M in poses]})
-            if has_fit:
-                joints = random_joints(rng, CENTRE)
-                fit = rng.normal(0, 0.3, 48), rng.normal(0, 1, 10), CENTRE + rng.normal(0, 0.02, 3)
-                dump(root / f'xyz/{place}.json', joints.tolist())
-                dump(root / f'shape/{place}.json', {'poses': [fit[0].tolist()], 'shapes': [fit[1].tolist()],
-                                                    'global_t': [[fit[2].tolist()]]})
-                truth[sequence, frame] = joints, fit, poses
-    return root, truth
+    root = tmp_path / 'HanCo'
+    return root, write_hanco(root, META)
 
 
 def test_splits_and_sequences(tree):

@@ -9,7 +9,6 @@ from hand_cases import skin
 pytest.importorskip('numba')
 
 from hand_unc_ros.data.batches import crop_sample
-from hand_unc_ros.data.samples import windows
 from hand_unc_ros.data.synthetic import multiview
 from hand_unc_ros.data.synthetic.multiview import MARGIN, MultiviewSamples, MultiviewSettings, draw_cameras
 from hand_unc_ros.hand.joints import MIDDLE_MCP, ORDERS, WRIST
@@ -165,14 +164,3 @@ def test_cameras_look_about_at_the_hand_from_different_places():
     # Narrow rigs and cameras all around, near and far.
     assert np.min(openings) < np.radians(40) and np.max(openings) > np.radians(160)
     assert 0.15 < np.min(distances) < 0.35 and 0.9 < np.max(distances) < 2.0
-
-
-class Recording:
-    sequences = ((0, 3), (3, 4), (4, 9))
-
-
-def test_windows_by_hand():
-    assert windows(Recording, 3)[:5] == [(0, 0, 1), (0, 1, 2), (1, 2, 2), (3, 3, 3), (4, 4, 5)]
-    assert windows(Recording, 3, causal=True)[4:] == [(4, 4, 4), (4, 4, 5), (4, 5, 6), (5, 6, 7), (6, 7, 8)]
-    assert windows(Recording, 3, stride=2, causal=True)[-1] == (4, 6, 8)
-    assert windows(Recording, 1) == [(index,) for index in range(9)]

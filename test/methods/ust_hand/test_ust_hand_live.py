@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from landmark_cases import landmark_paths, take  # noqa: F401
 from network_cases import RIG, pictures
+from reader_cases import write_mano
 from sequence_cases import CONFIG, ust_hand
 from view_cases import START_NS, hand
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.crop_boxes import boxes_around
+from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.hand.bone_lengths import BoneLengths
 from hand_unc_ros.hand.covariance_blocks import block_diagonal, joint_blocks
 from hand_unc_ros.methods.contract import HandPrior, MethodOptions, ViewReading
@@ -133,6 +136,24 @@ def test_views_come_and_go(options) -> None:
     lost = {name: reading if name == first else ViewReading.unread(view, 'right')
             for name, reading in window[-1].items()}
     assert not np.isfinite(method.fuse([*window[:-1], lost], RIG, HandPrior('right')).joints).any()
+
+
+def test_a_mesh_of_mano_and_its_parameters_come_with_the_model(options, tmp_path) -> None:
+    """Section 3.5: MANO, fitted to the refined joints, gives mesh, pose and shape."""
+    network = ust_hand(landmarks=live.build(options, RIG.names).network.config.landmarks, frames=5, surface='mano',
+                       surface_size=778)
+    save_ust_hand(tmp_path / 'mano.safetensors', network)
+    settings = EstimatorSettings(method='ust_hand', weights=str(tmp_path / 'mano.safetensors'), device='cpu',
+                                 precision='float32', acceleration='none')
+    # MANO's triangles come with MANO alone.
+    assert not build_estimator(settings, RIG.names).surfaces
+    estimator = build_estimator(replace(settings, hand_model=str(write_mano(tmp_path / 'right.npz'))), RIG.names)
+    surface = estimator.surfaces['right']
+    assert surface.name == estimator.method.surface == 'mano'
+    fused = estimator.method.fuse([read_hand(estimator.method)], RIG, HandPrior('right'))
+    assert fused.vertices.shape == (778, 3) and np.isfinite(fused.vertices).all()
+    found = surface.fit(hand(), np.tile(1e-6 * np.eye(3), (21, 1, 1)), np.ones(21, bool), None)
+    assert found.vertices.shape == (778, 3) and found.pose.shape == (48,)
 
 
 def test_the_spread_is_the_hypotheses_covariance() -> None:
