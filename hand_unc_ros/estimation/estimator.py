@@ -124,7 +124,8 @@ class HandEstimator:
                 reasons.append(fused.reason)
                 readings.append(HandReadings(0, side, sighting.readings))
                 continue
-            if self.settings.view_health:
+            # A rig's only camera has no other one to agree with.
+            if self.settings.view_health and len(frames.expected) > 1:
                 observed.append(self._observation(sighting, fused, rig, stage_ms))
             hand = self._publish(frames, sighting, counted, fused, stage_ms)
             readings.append(HandReadings(hand.track_id, side, sighting.readings, fused.gate, sighting.prior))

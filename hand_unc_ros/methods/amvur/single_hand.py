@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +15,7 @@ from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
 from hand_unc_ros.methods.amvur.evidence import landmark_evidence
-from hand_unc_ros.methods.amvur.network import Amvur, AmvurOutput
+from hand_unc_ros.methods.amvur.network import Amvur, SeenShape
 from hand_unc_ros.methods.contract import Triangulation, ViewReading
 from hand_unc_ros.methods.view_gaussians import ViewGaussians
 from hand_unc_ros.networks.mesh_attention import MeshGaussian
@@ -37,12 +38,13 @@ class SingleHand:
 
 
 @torch.inference_mode()
-def seen_hand(network: Amvur, reading: ViewReading, bones: BoneLengths | None, device: torch.device) -> SingleHand:
+def seen_hand(network: Amvur, reading: ViewReading, bones: BoneLengths | None, device: torch.device,
+              shape: Callable[..., SeenShape] | None = None) -> SingleHand:
     """The hand that a reading with the network's features (LandmarkMaps of one crop) shows. bones: what is known of
-    the lengths of its bones, by which it is scaled."""
+    the lengths of its bones, by which it is scaled.  shape: the network's `shape` on another runtime."""
     K = torch.from_numpy(reading.K).float()[None].to(device)
     evidence = landmark_evidence(reading.features, K)
-    out = network(evidence, with_prior=False)
+    out = (shape or network.shape)(*evidence[:4], evidence.frame.reach)
     size_sigma = None
     if bones is not None:
         out, size_sigma = _sized(out, bones)
@@ -103,7 +105,7 @@ def with_joints(hand: SingleHand, joints: np.ndarray) -> np.ndarray | None:
     return vertices + hand.skinning @ np.where(known[:, None], np.nan_to_num(joints) - moved, 0.0)
 
 
-def _sized(out: AmvurOutput, bones: BoneLengths) -> tuple[AmvurOutput, torch.Tensor]:
+def _sized(out: SeenShape, bones: BoneLengths) -> tuple[SeenShape, torch.Tensor]:
     """The network's hand with the size that its bones make likely, and the standard deviation of that size."""
     ratio, variance = size_by_bones(HAND_UNIT * out.joints.mean[0].double().cpu().numpy(), bones)
     before = float(out.shared[0, 0]) ** 2
