@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from estimator_cases import RIG, STILL, still
+from estimator_cases import RIG, STILL, moving, still
 from view_cases import OneHand, Refused, TruthMethod, frames
 
 from hand_unc_ros.errors import ConfigError
@@ -120,10 +120,42 @@ def test_a_moment_without_a_reading_does_not_end_what_one_view_keeps() -> None:
     for index in range(3):
         tracker.process(frames(RIG, index))
     sees, front.read = front.read, lambda crops: [replace(reading, valid=np.zeros(21, bool)) for reading in sees(crops)]
-    assert isinstance(tracker.process(frames(RIG, 3, RIG.names[:1])), Refused)
+    assert not tracker.process(frames(RIG, 3, RIG.names[:1])).view_used.any()
     front.read = sees
     again = tracker.process(frames(RIG, 4, RIG.names[:1]))
     assert not isinstance(again, Refused) and again.track_id == 1 and again.valid.all()
+    assert again.view_used.tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize('filtered', [False, True])
+def test_a_hand_is_carried_on_while_its_one_view_shows_nothing(filtered: bool) -> None:
+    """By its motion, with a covariance that grows, as of no view; for as long as a track is remembered."""
+    front = OneViewMethod(moving)
+    tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur', filter=filtered)))
+    for index in range(8):
+        before = tracker.process(frames(RIG, index))
+    sees = front.read
+    front.read = lambda crops: [replace(reading, valid=np.zeros(21, bool)) for reading in sees(crops)]
+    traces = [np.trace(before.covariance)]
+    for index in range(8, 15):
+        hand = tracker.process(frames(RIG, index, RIG.names[:1]))
+        assert hand.valid.all() and hand.track_id == 1 and hand.score == 0.0
+        assert not hand.view_used.any() and not hand.view_weights.any() and np.isnan(hand.reprojection_px).all()
+        assert is_psd(hand.covariance) and tracker.result.readings_of(hand).gate.shape == (1, 21)
+        np.testing.assert_allclose(hand.joints, moving(index / 15), atol=2e-3 * (index - 6))
+        traces.append(np.trace(hand.covariance))
+    assert np.all(np.diff(traces) > 0)
+    assert isinstance(tracker.process(frames(RIG, 16, RIG.names[:1])), Refused)
+
+
+def test_a_hand_that_cameras_enough_do_not_see_is_not_carried_on() -> None:
+    front = OneViewMethod(still)
+    tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur')))
+    for index in range(3):
+        tracker.process(frames(RIG, index))
+    sees, front.find = front.read, lambda views: [[] for _ in views]
+    front.read = lambda crops: [replace(reading, valid=np.zeros(21, bool)) for reading in sees(crops)]
+    assert isinstance(tracker.process(frames(RIG, 3)), Refused)
 
 
 def test_views_that_come_back_are_searched_where_their_crops_miss_the_hand() -> None:
