@@ -10,11 +10,13 @@ from estimator_cases import RIG, STILL, moving, still
 from view_cases import OneHand, Refused, TruthMethod, frames
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.carried import STRAY_MPS
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.geometry.gaussians import is_psd
+from hand_unc_ros.geometry.gaussians import chi2_quantile, is_psd, mahalanobis_squared
 from hand_unc_ros.hand.bone_lengths import BoneLengths
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.methods.amvur.single_hand import SingleHand, triangulation_of
 from hand_unc_ros.methods.contract import Fused
 from hand_unc_ros.methods.view_gaussians import stack
@@ -65,7 +67,8 @@ def test_a_hand_is_followed_by_one_camera(filtered: bool) -> None:
     np.testing.assert_allclose(np.linalg.norm(hand.joints - STILL, axis=1), ALONG, rtol=0.05)
     # Lengths that are the network's own opinion are not learned from.
     assert np.array_equal(front.told.variance, BoneLengths().variance)
-    assert not any(report.suspects or report.disagrees for report in tracker.result.view_reports)
+    # There is no other camera that it could disagree with.
+    assert not tracker.result.view_reports
 
 
 def test_cameras_that_fall_out_leave_one_and_come_back() -> None:
@@ -142,9 +145,12 @@ def test_a_hand_is_carried_on_while_its_one_view_shows_nothing(filtered: bool) -
         assert hand.valid.all() and hand.track_id == 1 and hand.score == 0.0
         assert not hand.view_used.any() and not hand.view_weights.any() and np.isnan(hand.reprojection_px).all()
         assert is_psd(hand.covariance) and tracker.result.readings_of(hand).gate.shape == (1, 21)
-        np.testing.assert_allclose(hand.joints, moving(index / 15), atol=2e-3 * (index - 6))
+        # It moves on, by less and less; velocities that it keeps bring it out of the new ellipsoids only slowly.
+        gone, left = moving(index / 15) - before.joints, moving(index / 15) - hand.joints
+        assert (np.linalg.norm(left, axis=1) < np.linalg.norm(gone, axis=1)).all()
+        assert (mahalanobis_squared(left, joint_blocks(hand.covariance)) < chi2_quantile(0.95, 3) * 2).all()
         traces.append(np.trace(hand.covariance))
-    assert np.all(np.diff(traces) > 0)
+    np.testing.assert_allclose(np.diff(np.sqrt(np.array(traces) - traces[0])), STRAY_MPS / 15 * 63 ** 0.5, rtol=1e-5)
     assert isinstance(tracker.process(frames(RIG, 16, RIG.names[:1])), Refused)
 
 

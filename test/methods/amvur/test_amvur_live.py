@@ -35,6 +35,7 @@ from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.landmark_gaussians import random_maps
+from hand_unc_ros.networks.openvino_runtime import openvino_run
 from hand_unc_ros.networks.weights import fingerprint, save_network
 
 RIGHT = HandPrior('right')
@@ -117,6 +118,16 @@ def test_a_left_hand_is_the_mirror_image_of_a_right_one() -> None:
     np.testing.assert_allclose(other.joints, one.joints * flip, atol=1e-9)
     np.testing.assert_allclose(other.vertices, one.vertices * flip, atol=1e-9)
     np.testing.assert_allclose(other.covariance, one.covariance * np.outer(np.tile(flip, 21), np.tile(flip, 21)))
+
+
+def test_openvino_gives_the_same_hand() -> None:
+    pytest.importorskip('openvino', reason='the extra `openvino` is not installed')
+    network, device = tiny_amvur(), torch.device('cpu')
+    shape = openvino_run(network.shape, live.shape_inputs(device), torch.float32)
+    reading = readings(hand(), only=0)[RIG.names[0]]
+    ours, theirs = (seen_hand(network, reading, BoneLengths(), device, run) for run in (None, shape))
+    for name, tolerance in (('joints', 1e-5), ('vertices', 1e-5), ('covariance', 1e-6)):
+        np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), atol=tolerance)
 
 
 def test_known_bones_scale_the_hand_and_shorten_its_covariance() -> None:
