@@ -23,8 +23,8 @@ from hand_unc_ros.networks.mesh_attention import MeshGaussian
 # Standard deviation, in half sides of the crop, of a landmark that lies outside of the image: it is not known.
 UNKNOWN = 10.0
 # Where several views have shown the lengths of the bones, errors along the rays are smaller than their covariance says,
-# which no training saw: by this share of a standard deviation where the bones tell all. Chosen on eight lifelike
-# synthetic scenes, so that σ there is 1.05 times the error.
+# which no training saw: by this share of a standard deviation where the bones tell all. By eight lifelike synthetic
+# scenes, where σ along the rays was 1.75 times the error.
 LEARNED_SHARE = 0.65
 # Fewest joints by which a mesh is laid onto a triangulated hand.
 LEAST_JOINTS = 6
