@@ -2,9 +2,9 @@
 
 First the pipeline without ROS on one thread, as fast as it goes: medians of the processor time of a set and of its
 stages, and their ratio to a product of matrices that is computed in turns with them, for machines that others use too.
-Then a node: this process is the camera, publishes the compressed images at their rate with the time of now, and listens.
-Printed, one JSON line each: the share of images in whose set a hand was published, from the first one on; p50 and p95 of
-the time from an image's stamp to the arrival of its hand; memory and processor time of the node.
+Then a node: this process is the camera, publishes the compressed images at their rate with the time of now, and
+listens. Printed, one JSON line each: the share of images in whose set a hand was published, from the first one on; p50
+and p95 of the time from an image's stamp to the arrival of its hand; memory and processor time of the node.
 """
 
 from __future__ import annotations

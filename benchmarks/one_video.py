@@ -2,8 +2,8 @@
 `python benchmarks/one_video.py VIDEO JOINTS.npz [--focal 1100]`.
 
 The camera is assumed: a pinhole of that focal length, px, with its principal point in the middle. JOINTS holds `joints`
-(T, 21, 3) metres, one for each frame, wrist first and then thumb to little finger, base to tip, in a frame of their own:
-so they tell nothing of place and turn, and errors are given after alignment. They are no truth: what stands for it was
+(T, 21, 3) metres, one for each frame, wrist first and then thumb to little finger, base to tip, in a frame of their
+own: they tell nothing of place and turn, and errors are given after alignment. They are no truth: what stands for it was
 found in the same images.
 
 Printed: the share of frames with a hand; root-relative, turned onto the joints but not scaled; PA; the published size
@@ -47,11 +47,13 @@ def main() -> None:
             good, image = video.read()
             if not good:
                 raise SystemExit(f'{arguments.video} has {number} frames, and {arguments.joints} {len(references)}')
-            hands = tracker.process({'video': cv2.cvtColor(image, cv2.COLOR_BGR2RGB)}, round(1e9 * (1 + number / 30))).hands
+            stamp_ns = round(1e9 * (1 + number / 30))
+            hands = tracker.process({'video': cv2.cvtColor(image, cv2.COLOR_BGR2RGB)}, stamp_ns).hands
             if hands and hands[0].valid.all() and np.isfinite(reference).all():
                 rows.append(compared(hands[0].joints, hands[0].covariance, reference))
     means = dict(zip(('root_relative_mm', 'pa_mm', 'size', 'coverage95', 'sigma_mm'), np.mean(rows, axis=0).tolist()))
-    numbers = {'frames': len(references), 'with_hand': len(rows) / len(references), 'focal_px': arguments.focal, **means}
+    share = len(rows) / len(references)
+    numbers = {'frames': len(references), 'with_hand': share, 'focal_px': arguments.focal, **means}
     print(json.dumps({name: round(value, 3) for name, value in numbers.items()}))
     if arguments.json is not None:
         write_file(arguments.json, json.dumps(numbers, indent=1) + '\n')

@@ -308,8 +308,9 @@ def load_bag(path: str | Path, rig: str | Path | None = None, estimates: str = '
     estimates: topic of the recorded estimates; '' takes the only `joints_with_covariance`.
 
     Returns a Recording to iterate over. Frame sets are those of `hand-unc evaluate --bag`: two images or more whose
-    stamps belong together, or single ones where the rig has one camera. Raises RecordingError for a bag that is missing, damaged, ambiguous, without camera
-    calibration, or without images and estimates; CalibrationError for a rig file that cannot be used.
+    stamps belong together, or single ones where the rig has one camera. Raises RecordingError for a bag that is
+    missing, damaged, ambiguous, without camera calibration, or without images and estimates; CalibrationError for a rig
+    file that cannot be used.
 
     >>> import numpy as np
     >>> from hand_unc_ros import load_bag

@@ -128,8 +128,8 @@ class Amvur(nn.Module):
         return self.backbone.shallow((images - mean) / std)
 
     def forward(self, evidence: Evidence, with_prior: bool = True) -> AmvurOutput:
-        """with_prior: whether the prior net's Gaussians are wanted; where tokens are placed by its mean, that is computed
-        in any case."""
+        """with_prior: whether the prior net's Gaussians are wanted; where tokens are placed by its mean, that is
+        computed in any case."""
         whole, local, seen = self._features(evidence)
         prior = self.prior(seen) if with_prior else None
         if self.config.positions == 'prior':
@@ -169,7 +169,8 @@ class Amvur(nn.Module):
             return MeshGaussian(mean, 2 * (self.regressor @ (vertices.log_variance / 2).exp()).log())
         return MeshGaussian(mean, (self.regressor.square() @ vertices.log_variance.exp()).log())
 
-    def placed(self, out: AmvurOutput | SeenShape, evidence: Evidence, size_sigma: Tensor | None = None) -> PlacedJoints:
+    def placed(self, out: AmvurOutput | SeenShape, evidence: Evidence,
+               size_sigma: Tensor | None = None) -> PlacedJoints:
         """The joints where they are, metres, ray frame, and the covariance of all of them: of their own errors, of
         those that they share, and of the landmarks, which move the joints as well as the camera's mean.
 

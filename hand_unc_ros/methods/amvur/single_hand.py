@@ -122,8 +122,8 @@ def along_rays(covariance: np.ndarray, joints: np.ndarray, factor: float) -> np.
 
 
 def _sized(out: SeenShape, bones: BoneLengths) -> tuple[SeenShape, torch.Tensor, float]:
-    """The network's hand with the size that its bones make likely, the standard deviation of that size, and the share of
-    what is known of it that the bones have told."""
+    """The network's hand with the size that its bones make likely, the standard deviation of that size, and the share
+    of what is known of it that the bones have told."""
     ratio, variance = size_by_bones(HAND_UNIT * out.joints.mean[0].double().cpu().numpy(), bones)
     before = float(out.shared[0, 0]) ** 2
     gain = before / (before + variance)
