@@ -285,7 +285,7 @@ class Recording:
         waiting = [tuple(group) for _, group in groupby(self.hands, key=lambda hand: hand.stamp_ns)][::-1]
         if self.cameras:
             with open_bag(self.path) as bag:
-                replay = Replay(bag, self.calibrated, BagSettings(), _NoEstimator())
+                replay = Replay(bag, self.calibrated, _settings_of(self.calibrated), _NoEstimator())
                 half_ns = 0.5e9 * replay.period_s
                 for frames in (processed.frames for processed in replay):
                     # Estimates whose images were not recorded come between the sets.
@@ -308,8 +308,9 @@ def load_bag(path: str | Path, rig: str | Path | None = None, estimates: str = '
     estimates: topic of the recorded estimates; '' takes the only `joints_with_covariance`.
 
     Returns a Recording to iterate over. Frame sets are those of `hand-unc evaluate --bag`: two images or more whose
-    stamps belong together. Raises RecordingError for a bag that is missing, damaged, ambiguous, without camera
-    calibration, or without images and estimates; CalibrationError for a rig file that cannot be used.
+    stamps belong together, or single ones where the rig has one camera. Raises RecordingError for a bag that is
+    missing, damaged, ambiguous, without camera calibration, or without images and estimates; CalibrationError for a rig
+    file that cannot be used.
 
     >>> import numpy as np
     >>> from hand_unc_ros import load_bag
@@ -331,9 +332,15 @@ def load_bag(path: str | Path, rig: str | Path | None = None, estimates: str = '
             raise RecordingError(f'bag {path} holds neither images nor estimates; its topics are '
                                  f'{", ".join(sorted({connection.topic for connection in bag.connections}))}')
         calibrated = _calibration(bag, settings, needed=images)
-        cameras = tuple(find_images(bag, calibrated, settings)) if images else ()
+        cameras = tuple(find_images(bag, calibrated, _settings_of(calibrated))) if images else ()
     return Recording(Path(path), None if calibrated is None else calibrated.rig, cameras,
                      tuple(sorted(hands, key=lambda hand: hand.stamp_ns)), calibrated)
+
+
+def _settings_of(calibrated: Calibrated) -> BagSettings:
+    """How a recording's images are gathered: one by one where the rig has a single camera."""
+    single = len(calibrated.rig) == 1
+    return BagSettings(estimator=EstimatorSettings(method='amvur', min_views=1) if single else EstimatorSettings())
 
 
 class _NoEstimator:

@@ -127,6 +127,12 @@ def test_bag_of_estimates_alone_needs_no_calibration(tmp_path: Path) -> None:
     assert all(frames.images == {} for frames in recording)
 
 
+def test_a_bag_of_a_single_camera_gives_its_images(tmp_path: Path) -> None:
+    single = RIG.subset(['cam0'])
+    recording = load_bag(write_bag(tmp_path / 'bag', image_messages(single, 3), single))
+    assert recording.cameras == ('cam0',) and [list(frames.images) for frames in recording] == [['cam0']] * 3
+
+
 def test_mistakes_of_load_bag_are_named(tmp_path: Path) -> None:
     with pytest.raises(RecordingError, match='no such file'):
         load_bag(tmp_path / 'nowhere')

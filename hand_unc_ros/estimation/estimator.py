@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hand_unc_ros.estimation.carried import carried
 from hand_unc_ros.estimation.covariance import CovarianceStages
 from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.crop_boxes import boxes_around
@@ -27,6 +28,7 @@ from hand_unc_ros.geometry.measurement_range import MAX_SIGMA
 from hand_unc_ros.geometry.rig_cache import RigCache
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.hand.fitting import HandFitter
+from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.methods.contract import Crop, Fused, HandPrior, Method, NotFused, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop, whole_image
 from hand_unc_ros.methods.view_gaussians import stack
@@ -126,12 +128,19 @@ class HandEstimator:
                 continue
             sighting, timed, _, fused = outcome = outcomes[side]
             if isinstance(fused, NotFused):
-                reasons.append(fused.reason)
-                readings.append(HandReadings(0, side, timed, sighting.readings))
+                hand = self._carried(sighting.track, frames)
+                if hand is None:
+                    reasons.append(fused.reason)
+                    readings.append(HandReadings(0, side, timed, sighting.readings))
+                else:
+                    hands.append(hand)
+                    readings.append(HandReadings(hand.track_id, side, timed, sighting.readings,
+                                                 np.zeros((len(timed), JOINT_COUNT)), sighting.prior))
                 continue
-            if self.settings.view_health:
+            # A rig's only camera has no other one to agree with.
+            if self.settings.view_health and len(frames.expected) > 1:
                 observed.append(self._observation(outcome, rig, stage_ms))
-            hand = self._publish(frames, outcome, stage_ms)
+            hand = sighting.track.shown = self._publish(frames, outcome, stage_ms)
             readings.append(HandReadings(hand.track_id, side, timed, sighting.readings, fused.gate, sighting.prior))
             if hand.valid.any():
                 hands.append(hand)
@@ -146,6 +155,13 @@ class HandEstimator:
             reports = self.health.reports()
             stage_ms['health'] += 1e3 * (time.perf_counter() - started)
         return FrameResult(frames.stamp_ns, tuple(hands), tuple(readings), tuple(reasons), reports, dict(stage_ms))
+
+    def _carried(self, track: Track, frames: FrameSet) -> HandEstimate | None:
+        """A followed hand of which too few cameras deliver images to search for it, where those show nothing of it."""
+        if track.shown is None or len(frames.views) >= self.settings.min_views:
+            return None
+        hand = carried(track.shown, track.follower, frames)
+        return hand if hand.valid.any() else None
 
     def _end(self, tracks: Sequence[Track]) -> None:
         """Follow these hands no longer."""

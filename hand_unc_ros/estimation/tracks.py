@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hand_unc_ros.estimation.filter import ConstantVelocityFilter
+from hand_unc_ros.estimation.types import HandEstimate
 from hand_unc_ros.hand.bone_lengths import BoneLengths
 from hand_unc_ros.hand.covariance_blocks import block_diagonal, joint_blocks
 from hand_unc_ros.hand.fitting import HandFit
@@ -34,6 +35,7 @@ class Track:
     readings: of the last sets, oldest first, as many as the method's window needs.  fit: the hand model's parameters of
     the last set.  bones: their lengths, as far as the hand has shown them.  seen_ns: stamp of the last set that gave
     the hand.  calm: squared errors of the predictions, as a share of the variance that the follower gave them.
+    shown: the hand as that set gave it.
     """
 
     track_id: int
@@ -45,6 +47,7 @@ class Track:
     bones: BoneLengths = field(default_factory=BoneLengths)
     seen_ns: int | None = None
     calm: float = 1.0
+    shown: HandEstimate | None = None
 
     def predict(self, stamp_ns: int) -> np.ndarray | None:
         """Joints (21, 3) metres, world, expected at a time, NaN where unknown; None where the palm is not known."""

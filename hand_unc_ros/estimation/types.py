@@ -88,8 +88,9 @@ class HandEstimate:
     valid: (21,) bool.  velocity: (21, 3) m/s and motion: its covariance, or None without the filter.
     vertices: (N, 3) metres or None.  vertex_colours: (N, 3) uint8 sRGB of them, or None.
     view_weights: (V, 21) for the cameras in `cameras`; each column sums to 1, or to 0 where the
-    joint is invalid or only predicted by the filter.  view_used: (V,) bool.  covariance_calibrated: whether a map
-    fitted on held-out data was applied.  reprojection_px: (V, 21) residual norms, NaN where unused.  fit: the hand
+    joint is invalid or only predicted by the filter.  view_used: (V,) bool, all False with a score of 0 for a hand that
+    is only expected there (see `carried`).  covariance_calibrated: whether a map fitted on held-out data was applied.
+    reprojection_px: (V, 21) residual norms, NaN where unused.  fit: the hand
     model's parameters that give the vertices, where one is fitted.  track_id: stays the same while the hand is
     followed.
     """

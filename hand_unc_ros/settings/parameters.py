@@ -179,7 +179,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'one_view_fallback', True,
         'Keep a followed hand by one camera where the others fall out or lose it, with a covariance that is long along its'
-        ' rays; by the method amvur, other methods need min_views.'),
+        ' rays, and for up to 0.5 s where that camera shows nothing of it (view_used is false then); by the method'
+        ' amvur, other methods need min_views.'),
     Parameter(
         'filter.enabled', False,
         'Smooth the joints by a constant-velocity filter, which adds velocities.'),

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from estimator_cases import RIG, STILL, still
+from estimator_cases import RIG, STILL, moving, still
 from view_cases import OneHand, Refused, TruthMethod, frames
 
 from hand_unc_ros.errors import ConfigError
+from hand_unc_ros.estimation.carried import STRAY_MPS
 from hand_unc_ros.estimation.estimator import HandEstimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.geometry.cameras import CameraRig
-from hand_unc_ros.geometry.gaussians import is_psd
+from hand_unc_ros.geometry.gaussians import chi2_quantile, is_psd, mahalanobis_squared
 from hand_unc_ros.hand.bone_lengths import BoneLengths
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.methods.amvur.single_hand import SingleHand, triangulation_of
 from hand_unc_ros.methods.contract import Fused
 from hand_unc_ros.methods.view_gaussians import stack
@@ -65,7 +67,8 @@ def test_a_hand_is_followed_by_one_camera(filtered: bool) -> None:
     np.testing.assert_allclose(np.linalg.norm(hand.joints - STILL, axis=1), ALONG, rtol=0.05)
     # Lengths that are the network's own opinion are not learned from.
     assert np.array_equal(front.told.variance, BoneLengths().variance)
-    assert not any(report.suspects or report.disagrees for report in tracker.result.view_reports)
+    # There is no other camera that it could disagree with.
+    assert not tracker.result.view_reports
 
 
 def test_cameras_that_fall_out_leave_one_and_come_back() -> None:
@@ -120,10 +123,45 @@ def test_a_moment_without_a_reading_does_not_end_what_one_view_keeps() -> None:
     for index in range(3):
         tracker.process(frames(RIG, index))
     sees, front.read = front.read, lambda crops: [replace(reading, valid=np.zeros(21, bool)) for reading in sees(crops)]
-    assert isinstance(tracker.process(frames(RIG, 3, RIG.names[:1])), Refused)
+    assert not tracker.process(frames(RIG, 3, RIG.names[:1])).view_used.any()
     front.read = sees
     again = tracker.process(frames(RIG, 4, RIG.names[:1]))
     assert not isinstance(again, Refused) and again.track_id == 1 and again.valid.all()
+    assert again.view_used.tolist() == [True, False, False, False]
+
+
+@pytest.mark.parametrize('filtered', [False, True])
+def test_a_hand_is_carried_on_while_its_one_view_shows_nothing(filtered: bool) -> None:
+    """By its motion, with a covariance that grows, as of no view; for as long as a track is remembered."""
+    front = OneViewMethod(moving)
+    tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur', filter=filtered)))
+    for index in range(8):
+        before = tracker.process(frames(RIG, index))
+    sees = front.read
+    front.read = lambda crops: [replace(reading, valid=np.zeros(21, bool)) for reading in sees(crops)]
+    traces = [np.trace(before.covariance)]
+    for index in range(8, 15):
+        hand = tracker.process(frames(RIG, index, RIG.names[:1]))
+        assert hand.valid.all() and hand.track_id == 1 and hand.score == 0.0
+        assert not hand.view_used.any() and not hand.view_weights.any() and np.isnan(hand.reprojection_px).all()
+        assert is_psd(hand.covariance) and tracker.result.readings_of(hand).gate.shape == (1, 21)
+        # It moves on, by less and less; velocities that it keeps bring it out of the new ellipsoids only slowly.
+        gone, left = moving(index / 15) - before.joints, moving(index / 15) - hand.joints
+        assert (np.linalg.norm(left, axis=1) < np.linalg.norm(gone, axis=1)).all()
+        assert (mahalanobis_squared(left, joint_blocks(hand.covariance)) < chi2_quantile(0.95, 3) * 2).all()
+        traces.append(np.trace(hand.covariance))
+    np.testing.assert_allclose(np.diff(np.sqrt(np.array(traces) - traces[0])), STRAY_MPS / 15 * 63 ** 0.5, rtol=1e-5)
+    assert isinstance(tracker.process(frames(RIG, 16, RIG.names[:1])), Refused)
+
+
+def test_a_hand_that_cameras_enough_do_not_see_is_not_carried_on() -> None:
+    front = OneViewMethod(still)
+    tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur')))
+    for index in range(3):
+        tracker.process(frames(RIG, index))
+    sees, front.find = front.read, lambda views: [[] for _ in views]
+    front.read = lambda crops: [replace(reading, valid=np.zeros(21, bool)) for reading in sees(crops)]
+    assert isinstance(tracker.process(frames(RIG, 3)), Refused)
 
 
 def test_views_that_come_back_are_searched_where_their_crops_miss_the_hand() -> None:

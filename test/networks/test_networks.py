@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand import crops
-from hand_unc_ros.networks.backbone import ResNet
+from hand_unc_ros.networks.backbone import BasicBlock, Bottleneck, ResNet
 from hand_unc_ros.networks.fpn import FeaturePyramid
 from hand_unc_ros.networks.gaussian_2d import (
     CONFIGS,
@@ -38,8 +38,8 @@ TINY = Gaussian2DConfig(blocks=(1, 1, 1, 1), width=8, fpn_channels=16, image_siz
 
 # --- backbone ---------------------------------------------------------------------------------------------
 
-def torchvision_shapes(blocks):
-    """Names and shapes of torchvision's resnet18/34 state without its classifier, by their naming rule."""
+def torchvision_shapes(blocks, block):
+    """Names and shapes of torchvision's resnet18/34/50 state without its classifier, by their naming rule."""
     def norm(name, channels):
         parts = {part: (channels,) for part in ('weight', 'bias', 'running_mean', 'running_var')}
         return {f'{name}.{part}': shape for part, shape in {**parts, 'num_batches_tracked': ()}.items()}
@@ -48,27 +48,31 @@ def torchvision_shapes(blocks):
     before = 64
     for stage, count in enumerate(blocks):
         channels = 64 * 2 ** stage
-        for block in range(count):
-            name = f'layer{stage + 1}.{block}'
-            shapes[f'{name}.conv1.weight'] = (channels, before, 3, 3)
-            shapes[f'{name}.conv2.weight'] = (channels, channels, 3, 3)
-            shapes |= norm(f'{name}.bn1', channels) | norm(f'{name}.bn2', channels)
-            if before != channels:
-                shapes[f'{name}.downsample.0.weight'] = (channels, before, 1, 1)
-                shapes |= norm(f'{name}.downsample.1', channels)
-            before = channels
+        kernels = (3, 3) if block is BasicBlock else (1, 3, 1)
+        out = channels if block is BasicBlock else 4 * channels
+        for number in range(count):
+            name, into = f'layer{stage + 1}.{number}', before
+            for place, kernel in enumerate(kernels, 1):
+                width = out if place == len(kernels) else channels
+                shapes[f'{name}.conv{place}.weight'] = (width, into, kernel, kernel)
+                shapes |= norm(f'{name}.bn{place}', width)
+                into = width
+            if before != out:
+                shapes[f'{name}.downsample.0.weight'] = (out, before, 1, 1)
+                shapes |= norm(f'{name}.downsample.1', out)
+            before = out
     return shapes
 
 
-# Published sizes are 11,689,512 and 21,797,672 with a classifier of 512 · 1000 + 1000.
-@pytest.mark.parametrize('blocks, parameters', [((2, 2, 2, 2), 11_689_512 - 513_000),
-                                                ((3, 4, 6, 3), 21_797_672 - 513_000)])
-def test_names_and_shapes_are_torchvisions(blocks, parameters):
+# Published sizes are 11,689,512, 21,797,672 and 25,557,032 with a classifier of 512 or 2048 · 1000 + 1000.
+@pytest.mark.parametrize('blocks, block, parameters', [((2, 2, 2, 2), BasicBlock, 11_689_512 - 513_000),
+                                                       ((3, 4, 6, 3), BasicBlock, 21_797_672 - 513_000),
+                                                       ((3, 4, 6, 3), Bottleneck, 25_557_032 - 2_049_000)])
+def test_names_and_shapes_are_torchvisions(blocks, block, parameters):
     with torch.device('meta'):
-        network = ResNet(blocks)
+        network = ResNet(blocks, block=block)
     assert {name: tuple(value.shape) for name, value in network.state_dict().items()} == torchvision_shapes(
-        blocks
-    )
+        blocks, block)
     assert sum(value.numel() for value in network.parameters()) == parameters
 
 
@@ -82,13 +86,17 @@ def resnet_by_names(state, blocks, x):
     x = F.max_pool2d(x, 3, stride=2, padding=1)
     maps = []
     for stage, count in enumerate(blocks):
-        for block in range(count):
-            name = f'layer{stage + 1}.{block}'
-            stride = 2 if stage and not block else 1
-            y = F.relu(
-                norm(f'{name}.bn1', F.conv2d(x, state[f'{name}.conv1.weight'], stride=stride, padding=1))
-            )
-            y = norm(f'{name}.bn2', F.conv2d(y, state[f'{name}.conv2.weight'], padding=1))
+        for number in range(count):
+            name = f'layer{stage + 1}.{number}'
+            stride, y = 2 if stage and not number else 1, x
+            convolutions = [place for place in (1, 2, 3) if f'{name}.conv{place}.weight' in state]
+            # torchvision's ResNet-50 strides in the 3×3 convolution ("v1.5"), not in the first.
+            strided = 2 if len(convolutions) == 3 else 1
+            for place in convolutions:
+                weight = state[f'{name}.conv{place}.weight']
+                y = norm(f'{name}.bn{place}', F.conv2d(y, weight, stride=stride if place == strided else 1,
+                                                       padding=weight.shape[-1] // 2))
+                y = y if place == convolutions[-1] else F.relu(y)
             if f'{name}.downsample.0.weight' in state:
                 x = norm(
                     f'{name}.downsample.1', F.conv2d(x, state[f'{name}.downsample.0.weight'], stride=stride)
@@ -110,14 +118,16 @@ def randomised(network, seed=0):
     return network
 
 
-def test_computes_what_torchvision_computes():
+@pytest.mark.parametrize('block', [BasicBlock, Bottleneck])
+def test_computes_what_torchvision_computes(block):
     blocks = (2, 1, 1, 2)
-    network = randomised(ResNet(blocks, width=8)).eval()
+    network = randomised(ResNet(blocks, width=8, block=block)).eval()
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         maps = network(images)
     expected = resnet_by_names(network.state_dict(), blocks, images)
-    assert [tuple(m.shape) for m in maps] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 32, 4, 4), (2, 64, 2, 2)]
+    assert [tuple(m.shape) for m in maps] == [(2, block.expansion * 8 * 2 ** stage, 16 // 2 ** stage, 16 // 2 ** stage)
+                                              for stage in range(4)]
     for ours, theirs in zip(maps, expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 

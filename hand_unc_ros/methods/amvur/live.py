@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
+from hand_unc_ros.hand.palm_frame import HAND_UNIT
 from hand_unc_ros.methods.amvur.evidence import landmark_evidence
 from hand_unc_ros.methods.amvur.network import load_amvur
 from hand_unc_ros.methods.amvur.single_hand import SingleHand, seen_hand, triangulation_of, with_joints
@@ -30,15 +31,18 @@ from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprin
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
-from hand_unc_ros.networks.blaze_hand import HandOutput
+from hand_unc_ros.networks.acceleration import Agreement, choose_runner
+from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandOutput
 from hand_unc_ros.networks.images import image_tensor
-from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps
+from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps, random_maps
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 from hand_unc_ros.resources import resource
 
 log = logging.getLogger(__name__)
 
+# By how much the runtimes of the network may differ.
+SAME_METRES = 2e-5
 SHIPPED, SHIPPED_TEXTURE = 'models/amvur_lite.safetensors', 'models/amvur_texture.safetensors'
 
 
@@ -100,6 +104,8 @@ class AmvurLive(OnLandmarks):
         networks.describe = _maps
         # A crop's features belong to that crop: it is read once.
         super().__init__(networks, options, cameras)
+        self._shape = choose_runner(self.network.shape, shape_inputs(self.device), torch.float32, options.acceleration,
+                                    Agreement(lambda out: HAND_UNIT * out.vertices.mean, SAME_METRES))
         log.info('Amvur %s on the landmark network, on %s', files['weights'].stem, self.device)
 
     @property
@@ -150,7 +156,7 @@ class AmvurLive(OnLandmarks):
     def _seen(self, reading: ViewReading, track: HandPrior) -> SingleHand:
         if isinstance(reading.features, SeenCrop):
             reading = replace(reading, features=reading.features.maps)
-        return seen_hand(self.network, reading, track.bones, self.device)
+        return seen_hand(self.network, reading, track.bones, self.device, self._shape.run)
 
     @torch.inference_mode()
     def _colours(self, reading: ViewReading) -> np.ndarray | None:
@@ -164,6 +170,14 @@ class AmvurLive(OnLandmarks):
 
     def _texture_ms(self, started: float) -> dict[str, float]:
         return {} if self.textured is None else {'texture': 1e3 * (time.perf_counter() - started)}
+
+
+def shape_inputs(device: torch.device) -> list[Tensor]:
+    """Plausible inputs of the network's `shape`, of one crop."""
+    maps = random_maps(1, torch.Generator().manual_seed(0))
+    K = torch.tensor([[[500.0, 0.0, HAND_SIZE / 2], [0.0, 500.0, HAND_SIZE / 2], [0.0, 0.0, 1.0]]])
+    evidence = landmark_evidence(maps, K)
+    return [part.to(device) for part in (*evidence[:4], evidence.frame.reach)]
 
 
 def _maps(out: HandOutput, log_sigma: Tensor) -> list[LandmarkMaps]:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hand_unc_ros.geometry.single_view import NEAREST, PlacedJoints, place, shape_covariance, translation
+from hand_unc_ros.geometry.single_view import NEAREST, PlacedJoints, RayFrame, place, shape_covariance, translation
 from hand_unc_ros.hand.anny import ANNY, build_anny
 from hand_unc_ros.hand.joint_regressor import fit_joint_regressor
 from hand_unc_ros.hand.joints import JOINT_COUNT, WRIST
@@ -70,6 +70,15 @@ class AmvurOutput(NamedTuple):
     landmark_scale: Tensor
 
 
+class SeenShape(NamedTuple):
+    """What is needed to place a hand by its landmarks: the parts of AmvurOutput of the same names."""
+
+    vertices: MeshGaussian
+    joints: MeshGaussian
+    shared: Tensor
+    landmark_scale: Tensor
+
+
 class Amvur(nn.Module):
     """The whole network. arrays: of the hand model whose vertices are predicted; by default Anny's where that is the
     surface, else the stand-in. Weights that are loaded afterwards bring their own joint regression and template."""
@@ -119,12 +128,15 @@ class Amvur(nn.Module):
         return self.backbone.shallow((images - mean) / std)
 
     def forward(self, evidence: Evidence, with_prior: bool = True) -> AmvurOutput:
-        """with_prior: whether the prior net is run; where tokens are placed by it, it always is."""
+        """with_prior: whether the prior net's Gaussians are wanted; where tokens are placed by its mean, that is
+        computed in any case."""
         whole, local, seen = self._features(evidence)
-        prior = self.prior(seen) if with_prior or self.config.positions == 'prior' else None
+        prior = self.prior(seen) if with_prior else None
         if self.config.positions == 'prior':
             # Trained by its own terms: the blocks add to it.
-            start, joints = prior.vertices.mean.detach(), prior.joints.mean.detach()
+            hand = self.prior.mean_hand(self.prior.pose(seen)) if prior is None else (prior.vertices.mean,
+                                                                                      prior.joints.mean)
+            start, joints = (part.detach() for part in hand)
         else:
             start, joints = (part.expand(len(whole), -1, -1)
                              for part in (self.template[self.upsampling.picked], self.template_joints))
@@ -135,6 +147,12 @@ class Amvur(nn.Module):
         joints = self.joints_of(vertices)
         placed = self._camera(seen, joints.mean, evidence)
         return AmvurOutput(prior, coarse, vertices, joints, *placed)
+
+    def shape(self, whole: Tensor, local: Tensor, tangents: Tensor, sigma: Tensor, reach: Tensor) -> SeenShape:
+        """The hand in crops by evidence of the same names, reach (N,) of its frame: tensors alone, so that a runtime
+        can compile it."""
+        out = self(Evidence(whole, local, tangents, sigma, RayFrame(None, reach, None)), with_prior=False)
+        return SeenShape(out.vertices, out.joints, out.shared, out.landmark_scale)
 
     def of_prior(self, evidence: Evidence) -> AmvurOutput:
         """The prior net's hand by itself, in the place of what the attention blocks make of it; coarse and vertices are
@@ -151,7 +169,8 @@ class Amvur(nn.Module):
             return MeshGaussian(mean, 2 * (self.regressor @ (vertices.log_variance / 2).exp()).log())
         return MeshGaussian(mean, (self.regressor.square() @ vertices.log_variance.exp()).log())
 
-    def placed(self, out: AmvurOutput, evidence: Evidence, size_sigma: Tensor | None = None) -> PlacedJoints:
+    def placed(self, out: AmvurOutput | SeenShape, evidence: Evidence,
+               size_sigma: Tensor | None = None) -> PlacedJoints:
         """The joints where they are, metres, ray frame, and the covariance of all of them: of their own errors, of
         those that they share, and of the landmarks, which move the joints as well as the camera's mean.
 
@@ -171,7 +190,7 @@ class Amvur(nn.Module):
         return PlacedJoints((shape + out.root[:, None]).double(),
                             covariance + moved.repeat(1, JOINT_COUNT, JOINT_COUNT))
 
-    def placed_vertices(self, out: AmvurOutput, placed: PlacedJoints) -> Tensor:
+    def placed_vertices(self, out: AmvurOutput | SeenShape, placed: PlacedJoints) -> Tensor:
         """(N, V, 3) metres, ray frame: the mesh, which follows its joints to where they are placed."""
         shape = HAND_UNIT * out.joints.mean
         return HAND_UNIT * out.vertices.mean + self.skinning @ (placed.joints.to(shape.dtype) - shape)

@@ -78,7 +78,7 @@ class PriorNet(nn.Module):
     def posed(self, pose: PosePrior) -> PriorHand:
         """The mesh of the mean, and the variance about it of meshes that are drawn."""
         count = len(pose.mean)
-        mean, joints = self._hands(pose.turn, pose.mean)
+        mean, joints = self.mean_hand(pose)
         if not self.samples:
             return PriorHand(pose, MeshGaussian(mean, torch.zeros_like(mean)),
                              MeshGaussian(joints, torch.zeros_like(joints)))
@@ -90,6 +90,10 @@ class PriorNet(nn.Module):
                      for part, centre in zip(drawn, (mean, joints))]
         return PriorHand(pose, MeshGaussian(mean, variances[0].log()), MeshGaussian(joints, variances[1].log()))
 
+    def mean_hand(self, pose: PosePrior) -> tuple[Tensor, Tensor]:
+        """Vertices and joints as in PriorHand, of the mean alone."""
+        return self._hands(pose.turn, pose.mean)
+
     def divergence(self, pose: PosePrior) -> Tensor:
         """KL divergence (N, 55) from all hands, for training without labels of the pose."""
         spread = pose.mean.new_tensor([SPREAD_POSE] * POSE + [SPREAD_SHAPE] * SHAPE)
@@ -100,7 +104,7 @@ class PriorNet(nn.Module):
         pose = torch.cat([parameters.new_zeros(len(parameters), 3), self.rest + parameters[:, :POSE]], -1)
         points, joints = self.hand(pose, parameters[:, POSE:])
         wrist = joints[:, WRIST, None]
-        return (points - wrist) @ turn.mT / HAND_UNIT, (joints - wrist) @ turn.mT / HAND_UNIT
+        return (points - wrist) @ turn.transpose(1, 2) / HAND_UNIT, (joints - wrist) @ turn.transpose(1, 2) / HAND_UNIT
 
     def _generator(self, like: Tensor) -> torch.Generator | None:
         """In use, the same image gives the same hand."""

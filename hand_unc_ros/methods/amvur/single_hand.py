@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,13 +15,17 @@ from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.hand.joints import JOINT_COUNT
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
 from hand_unc_ros.methods.amvur.evidence import landmark_evidence
-from hand_unc_ros.methods.amvur.network import Amvur, AmvurOutput
+from hand_unc_ros.methods.amvur.network import Amvur, SeenShape
 from hand_unc_ros.methods.contract import Triangulation, ViewReading
 from hand_unc_ros.methods.view_gaussians import ViewGaussians
 from hand_unc_ros.networks.mesh_attention import MeshGaussian
 
 # Standard deviation, in half sides of the crop, of a landmark that lies outside of the image: it is not known.
 UNKNOWN = 10.0
+# Where several views have shown the lengths of the bones, errors along the rays are smaller than their covariance says,
+# which no training saw: by this share of a standard deviation where the bones tell all. By eight lifelike synthetic
+# scenes, where σ along the rays was 1.75 times the error.
+LEARNED_SHARE = 0.65
 # Fewest joints by which a mesh is laid onto a triangulated hand.
 LEAST_JOINTS = 6
 
@@ -37,21 +42,23 @@ class SingleHand:
 
 
 @torch.inference_mode()
-def seen_hand(network: Amvur, reading: ViewReading, bones: BoneLengths | None, device: torch.device) -> SingleHand:
+def seen_hand(network: Amvur, reading: ViewReading, bones: BoneLengths | None, device: torch.device,
+              shape: Callable[..., SeenShape] | None = None) -> SingleHand:
     """The hand that a reading with the network's features (LandmarkMaps of one crop) shows. bones: what is known of
-    the lengths of its bones, by which it is scaled."""
+    the lengths of its bones, by which it is scaled.  shape: the network's `shape` on another runtime."""
     K = torch.from_numpy(reading.K).float()[None].to(device)
     evidence = landmark_evidence(reading.features, K)
-    out = network(evidence, with_prior=False)
-    size_sigma = None
+    out = (shape or network.shape)(*evidence[:4], evidence.frame.reach)
+    size_sigma, gain = None, 0.0
     if bones is not None:
-        out, size_sigma = _sized(out, bones)
+        out, size_sigma, gain = _sized(out, bones)
     unknown = torch.from_numpy(~reading.valid)[None, :, None].to(device)
     evidence = evidence._replace(sigma=torch.where(unknown, UNKNOWN * evidence.frame.reach[:, None, None],
                                                    evidence.sigma))
     placed = network.placed(out, evidence, size_sigma)
     vertices = network.placed_vertices(out, placed)[0].double().cpu().numpy()
     joints, covariance = placed.joints[0].cpu().numpy(), placed.covariance[0].cpu().numpy()
+    covariance = along_rays(covariance, joints, 1 - LEARNED_SHARE * gain)
     turn = evidence.frame.turn[0].double().cpu().numpy()
     # A left hand was read in the mirror.
     flip = np.diag([-1.0 if reading.handedness == 'left' else 1.0, 1.0, 1.0])
@@ -103,15 +110,27 @@ def with_joints(hand: SingleHand, joints: np.ndarray) -> np.ndarray | None:
     return vertices + hand.skinning @ np.where(known[:, None], np.nan_to_num(joints) - moved, 0.0)
 
 
-def _sized(out: AmvurOutput, bones: BoneLengths) -> tuple[AmvurOutput, torch.Tensor]:
-    """The network's hand with the size that its bones make likely, and the standard deviation of that size."""
+def along_rays(covariance: np.ndarray, joints: np.ndarray, factor: float) -> np.ndarray:
+    """A covariance (63, 63) of joints (21, 3), seen from the origin, whose deviations along the joints' rays are
+    multiplied by a factor."""
+    rays = joints / np.linalg.norm(joints, axis=1, keepdims=True)
+    change = np.zeros((JOINT_COUNT, 3, JOINT_COUNT, 3))
+    joint = np.arange(JOINT_COUNT)
+    change[joint, :, joint] = np.eye(3) - (1 - factor) * rays[:, :, None] * rays[:, None]
+    change = change.reshape(3 * JOINT_COUNT, -1)
+    return change @ covariance @ change.T
+
+
+def _sized(out: SeenShape, bones: BoneLengths) -> tuple[SeenShape, torch.Tensor, float]:
+    """The network's hand with the size that its bones make likely, the standard deviation of that size, and the share
+    of what is known of it that the bones have told."""
     ratio, variance = size_by_bones(HAND_UNIT * out.joints.mean[0].double().cpu().numpy(), bones)
     before = float(out.shared[0, 0]) ** 2
     gain = before / (before + variance)
     scale = 1 + gain * (ratio - 1)
     joints, vertices = (MeshGaussian(scale * part.mean, part.log_variance + 2 * np.log(scale))
                         for part in (out.joints, out.vertices))
-    return out._replace(joints=joints, vertices=vertices), out.shared.new_tensor([np.sqrt((1 - gain) * before)])
+    return out._replace(joints=joints, vertices=vertices), out.shared.new_tensor([np.sqrt((1 - gain) * before)]), gain
 
 
 def _orthonormal(turn: np.ndarray) -> np.ndarray:

@@ -108,6 +108,15 @@ def test_the_placed_hand_projects_onto_its_landmarks() -> None:
     assert depth < 0.5 * loose
 
 
+def test_the_mesh_is_the_same_without_the_priors_variance() -> None:
+    network = tiny_amvur()
+    evidence, _ = crops(network)
+    with torch.inference_mode():
+        whole, alone = network(evidence), network(evidence, with_prior=False)
+    assert whole.prior is not None and alone.prior is None
+    assert torch.equal(whole.vertices.mean, alone.vertices.mean) and torch.equal(whole.shared, alone.shared)
+
+
 def test_camera_and_root_are_each_others_inverse() -> None:
     root = torch.tensor([[0.02, -0.03, 0.5], [-0.1, 0.05, 1.2]])
     reach = torch.tensor([0.2, 0.1])

@@ -23,7 +23,7 @@ from hand_unc_ros.methods.amvur import live
 from hand_unc_ros.methods.amvur.evaluation import AmvurPredictor
 from hand_unc_ros.methods.amvur.evidence import landmark_evidence
 from hand_unc_ros.methods.amvur.network import Amvur
-from hand_unc_ros.methods.amvur.single_hand import seen_hand, size_by_bones, with_joints
+from hand_unc_ros.methods.amvur.single_hand import along_rays, seen_hand, size_by_bones, with_joints
 from hand_unc_ros.methods.amvur.texture import TextureConfig, TexturedAmvur, TextureNet, load_textured
 from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, NotFused, View, ViewReading
 from hand_unc_ros.methods.cropping import cut_crop
@@ -35,6 +35,7 @@ from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.landmark_gaussians import random_maps
+from hand_unc_ros.networks.openvino_runtime import openvino_run
 from hand_unc_ros.networks.weights import fingerprint, save_network
 
 RIGHT = HandPrior('right')
@@ -117,6 +118,30 @@ def test_a_left_hand_is_the_mirror_image_of_a_right_one() -> None:
     np.testing.assert_allclose(other.joints, one.joints * flip, atol=1e-9)
     np.testing.assert_allclose(other.vertices, one.vertices * flip, atol=1e-9)
     np.testing.assert_allclose(other.covariance, one.covariance * np.outer(np.tile(flip, 21), np.tile(flip, 21)))
+
+
+def test_a_covariance_is_shortened_along_the_rays_alone() -> None:
+    rng = np.random.default_rng(0)
+    joints, root = hand() + (0.1, 0.0, 0.7), rng.normal(size=(63, 63))
+    covariance = root @ root.T
+    shorter = along_rays(covariance, joints, 0.6)
+    rays = joints / np.linalg.norm(joints, axis=1, keepdims=True)
+    across = np.cross(rays, [0.0, 1.0, 0.0])
+    for axes, factor in ((rays, 0.6), (across, 1.0)):
+        before, after = (np.einsum('ja,jakb,kb->jk', axes, part.reshape(21, 3, 21, 3), axes)
+                         for part in (covariance, shorter))
+        np.testing.assert_allclose(after, factor ** 2 * before, rtol=1e-9)
+    assert is_psd(shorter)
+
+
+def test_openvino_gives_the_same_hand() -> None:
+    pytest.importorskip('openvino', reason='the extra `openvino` is not installed')
+    network, device = tiny_amvur(), torch.device('cpu')
+    shape = openvino_run(network.shape, live.shape_inputs(device), torch.float32)
+    reading = readings(hand(), only=0)[RIG.names[0]]
+    ours, theirs = (seen_hand(network, reading, BoneLengths(), device, run) for run in (None, shape))
+    for name, tolerance in (('joints', 1e-5), ('vertices', 1e-5), ('covariance', 1e-6)):
+        np.testing.assert_allclose(getattr(theirs, name), getattr(ours, name), atol=tolerance)
 
 
 def test_known_bones_scale_the_hand_and_shorten_its_covariance() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.palm_frame import HAND_UNIT
 from hand_unc_ros.methods.amvur.config import AmvurConfig
-from hand_unc_ros.methods.amvur.network import load_amvur
-from hand_unc_ros.methods.amvur.task import AmvurTraining
+from hand_unc_ros.methods.amvur.network import Amvur, load_amvur
+from hand_unc_ros.methods.amvur.task import AmvurTraining, build_network
 from hand_unc_ros.methods.amvur.texture import TextureConfig, TexturedAmvur, TextureNet, photometric
 from hand_unc_ros.methods.tasks import load_config, parse_config
 from hand_unc_ros.networks.weights import read_weights, save_network
@@ -89,6 +90,28 @@ def test_texture_is_learned_from_images() -> None:
 
 
 @pytest.mark.slow
+def test_a_resnet_50_begins_with_torchvisions_weights_and_is_trained(tmp_path: Path) -> None:
+    """From a file as torchvision's, with its classifier; a step moves the first of its weights as well as the last."""
+    network = SIZES | {'features': 'resnet', 'positions': 'template', 'token': 0}
+    torch.manual_seed(1)
+    state = Amvur(AmvurConfig.from_dict(network)).backbone.state_dict()
+    assert state['layer3.5.conv3.weight'].shape == (1024, 256, 1, 1)
+    torch.save(state | {'fc.weight': torch.zeros(1000, 2048), 'fc.bias': torch.zeros(1000)}, tmp_path / 'resnet50.pth')
+    source = {'source': 'shards', 'path': str(write_set(tmp_path / 'set')), 'augmentation': {}}
+    config = configured(tmp_path, tmp_path / 'run', network=network, init_backbone=str(tmp_path / 'resnet50.pth'),
+                        data=source | {'samples': 2, 'workers': 0}, steps=1, log_every=1, average=0.0,
+                        validation=source | {'samples': 2, 'views': 2, 'every': 1})
+    started = build_network(config).backbone.state_dict()
+    assert all(torch.equal(started[name], value) for name, value in state.items())
+    trained = load_amvur(train(config)).backbone.state_dict()
+    for name in ('conv1.weight', 'layer2.0.downsample.0.weight', 'layer4.2.conv3.weight'):
+        assert not torch.equal(trained[name], state[name]) and torch.isfinite(trained[name]).all(), name
+    torch.save({'conv1.weight': torch.zeros(1)}, tmp_path / 'other.pth')
+    with pytest.raises(ConfigError, match='other.pth'):
+        build_network(replace(config, init_backbone=str(tmp_path / 'other.pth')))
+
+
+@pytest.mark.slow
 def test_texture_runs_on_samples_with_images(tmp_path: Path) -> None:
     """A ResNet reads them, so that no landmark network is needed."""
     sizes = SIZES | {'features': 'resnet', 'positions': 'template', 'token': 0}
@@ -113,6 +136,13 @@ def test_configurations_that_make_no_sense_are_refused(folder: Path, tmp_path: P
                            ({'losses': {'vertexes': 1}}, 'vertices')):
         with pytest.raises(ConfigError, match=words):
             configured(folder, tmp_path, **changes)
+
+
+def test_the_papers_configuration_has_its_backbone_and_blocks() -> None:
+    config = load_config(ROOT / 'config' / 'train' / 'amvur_paper.yaml')
+    blocks = (config.network.outputs, config.network.hidden, config.network.layers, config.network.heads)
+    assert config.network.features == 'resnet' and blocks == ((512, 128), (1024, 256, 64), 4, 4)
+    assert (config.stage, config.labels, config.divergence) == ('both', '3d', 'kl')
 
 
 def test_the_configuration_that_comes_along_is_the_lite_one() -> None:
