@@ -107,3 +107,16 @@ def test_bones_of_one_hand_have_one_length() -> None:
     lost[1, 8] = False
     assert bone_variation(one.detach(), lost, hands) < 1e-8
     assert bone_variation(one.detach(), valid, torch.arange(6)) == 0
+
+
+def test_steps_down_the_gradient_bring_joints_nearer_to_what_was_hidden() -> None:
+    network, batch = unsettle(network_on(NOTHING), 0.01), recorded_batch(6, 4, noise_px=6.0)
+    optimiser = torch.optim.Adam([value for value in network.parameters() if value.requires_grad], lr=3e-3)
+    values = []
+    for _ in range(25):
+        terms = recorded_terms(network, batch)
+        optimiser.zero_grad()
+        (terms['hidden'] + terms['bones']).backward()
+        optimiser.step()
+        values.append({name: term.item() for name, term in terms.items()})
+    assert values[-1]['hidden'] < 0.95 * values[0]['hidden'] and values[-1]['bones'] < 0.95 * values[0]['bones']

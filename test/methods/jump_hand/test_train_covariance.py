@@ -134,7 +134,7 @@ def test_errors_are_what_joints_are_off_from_what_the_landmarks_mean(landmarks, 
         setup = set_up(on_landmarks(tmp_path, landmarks, adapt_labels=adapts))
         assert not setup.network.jump_hand.training
         numbers[adapts] = setup.validate(setup.network, setup.held_out())
-        nll[adapts] = float(setup.losses(setup.network, setup.stream.chunk(0)[0])['nll'])
+        nll[adapts] = setup.losses(setup.network, setup.stream.chunk(0)[0])['nll'].item()
     assert numbers[True]['mpjpe_mm'] < 1.0 and 7.5 < numbers[False]['mpjpe_mm'] < 8.5
     assert 0.5 < numbers[True]['nees_per_dof'] < 1.5 and numbers[False]['nees_per_dof'] > 20
     assert nll[True] < nll[False]
