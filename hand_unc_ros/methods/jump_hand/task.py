@@ -22,14 +22,14 @@ from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.methods.jump_hand.frozen import attach_frozen
 from hand_unc_ros.methods.jump_hand.losses import LossWeights, jump_hand_losses, seen_by_live, view_losses
 from hand_unc_ros.methods.jump_hand.network import CONFIGS, JumpHand, JumpHandConfig
+from hand_unc_ros.methods.jump_hand.recorded import recorded_terms, validate_recorded
 from hand_unc_ros.methods.jump_hand.validation import validate, validate_views
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, read_view_state
 from hand_unc_ros.networks.label_adaptation import label_bias
 from hand_unc_ros.networks.weights import load_into, read_weights, torchvision_state
-from hand_unc_ros.methods.jump_hand.recorded import recorded_terms, validate_recorded
-from hand_unc_ros.training.recorded_stream import RecordedStream, held_out_recorded
 from hand_unc_ros.training.config import C, SamplesConfig, TrainingConfig, parse, sized
 from hand_unc_ros.training.feature_stream import FeatureStream, Mixture, held_out_features
+from hand_unc_ros.training.recorded_stream import RecordedStream, held_out_recorded
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.strict import setting
 from hand_unc_ros.training.streams import BatchStream, Subsets
@@ -212,10 +212,10 @@ def losses_of(network: JumpHand, batch: dict[str, Tensor], weights: LossWeights,
 def validate_all(network: JumpHand, batches: Iterable[dict[str, Tensor]],
                  bias: Tensor | None = None) -> dict[str, float]:
     """Of batches with labels, see validate, and of recordings, see validate_recorded."""
-    kinds: tuple[list, list] = ([], [])
-    for batch in batches:
-        kinds['shown' in batch].append(batch)
-    return validate(network, kinds[0], bias) | (validate_recorded(network, kinds[1]) if kinds[1] else {})
+    batches = list(batches)
+    recorded = [batch for batch in batches if 'shown' in batch]
+    numbers = validate(network, [batch for batch in batches if 'shown' not in batch], bias)
+    return numbers | validate_recorded(network, recorded) if recorded else numbers
 
 
 def set_up(config: JumpHandTraining) -> TrainingSetup:
