@@ -32,7 +32,7 @@ def recorded_part(text: str) -> tuple[Path, tuple[float, float]]:
     path, *rest = text.split(':')
     share = (float(rest[0]), float(rest[1])) if len(rest) == 2 else (0.0, 1.0)
     if len(rest) not in (0, 2) or not 0 <= share[0] < share[1] <= 1:
-        raise argparse.ArgumentTypeError(f'{text!r} is not of the form DIR or DIR:FROM:TO, shares of its length in 0 … 1')
+        raise argparse.ArgumentTypeError(f'{text!r} is not of the form DIR or DIR:FROM:TO, with shares of its length')
     return Path(path), share
 
 
@@ -44,7 +44,7 @@ def hands_of(recordings: Sequence[tuple[Path, tuple[float, float]]], settings: E
     for path, share in recordings:
         source = open_source(path, BagSettings(settings))
         begin, end = (source.duration_s * edge for edge in share)
-        # A part ends before its end: the last image is of it where it reaches that far.
+        # The end of a part is not of it: the last image belongs to one that reaches to the end.
         parts.append(Part(source, 0, (begin, end + (1.0 if share[1] == 1 else 0.0)), False))
     labels = label_parts(parts, cache)
     windows = [window for part in parts for window in choose_windows(part, labels[part.source], 0.0, MOMENTS)]

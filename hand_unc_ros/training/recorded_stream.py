@@ -56,8 +56,8 @@ class RecordedStream:
 
 
 def held_out_recorded(shards: FeatureShards, size: int) -> list[dict[str, Tensor]]:
-    """All hands of a set of recordings in batches of `size`, each time with another of their views hidden, where more than two see the
-    hand; landmarks as they were read. Raises DatasetError for a set of something else."""
+    """All hands of a set of recordings in batches of `size`, each time with another of their views hidden, where more
+    than two see the hand; landmarks as they were read. Raises DatasetError for a set of something else."""
     _check(shards)
     batches = []
     rng = np.random.default_rng(7045)

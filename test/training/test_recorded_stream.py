@@ -22,15 +22,14 @@ NOISE_PX = 6.0
 
 
 def recorded(path: Path, views: int, samples: int = 12, seed: int = 0) -> Path:
-    """A shard as hands of recordings have it: moments of one frame, two hands in turn, no vertices. The consensus of the
-    views, which is no label, is kept where the truth would be."""
+    """A shard as hands of recordings have it: moments of one frame, two hands in turn, no vertices, no labels."""
     begin_features(path, FeatureSet('made for a test', 1, PRINTS, {'sequences': {}, 'hands': 'numbered'}))
     batch = feature_batch(samples, views, seed, NOISE_PX)
     batch['presence'][0, 0] = 0.1
-    moments = {name: value if name == 'index' else value[:, None] if name in ('joints', 'vertices') else value[:, :, None]
-               for name, value in batch.items() if name not in ('vertices', 'joints_px', 'joint_mask')}
-    moments['joints'] = torch.full_like(moments['joints'], torch.nan)
-    write_features(path, 0, moments | {'stamps_s': torch.zeros(samples, 1), 'hand': torch.arange(samples) % 2})
+    moments = {name: value if name == 'index' else value[:, :, None] for name, value in batch.items()
+               if name not in ('joints', 'vertices', 'joints_px', 'joint_mask')}
+    unknown = torch.full((samples, 1, 21, 3), torch.nan)
+    write_features(path, 0, moments | {'joints': unknown, 'stamps_s': torch.zeros(samples, 1), 'hand': torch.arange(samples) % 2})
     return path
 
 
@@ -40,7 +39,8 @@ def test_one_view_at_least_that_sees_the_hand_is_hidden(tmp_path: Path) -> None:
     for index in range(20):
         batch, = stream.chunk(index)
         assert torch.equal(batch['landmarks'], again.chunk(index)[0]['landmarks'])
-        assert batch['shown'].shape == (6, 4) and batch['hand'].shape == (6,) and batch['landmarks'].shape == (6, 4, 21, 2)
+        assert batch['shown'].shape == (6, 4) and batch['hand'].shape == (6,)
+        assert batch['landmarks'].shape == (6, 4, 21, 2)
         seen = seen_views(batch)
         assert not (batch['shown'] & ~seen).any() and (batch['shown'].sum(1) >= 2).all()
         assert (batch['shown'].sum(1) < seen.sum(1)).all()

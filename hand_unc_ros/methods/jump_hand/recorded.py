@@ -38,8 +38,8 @@ class Judged(NamedTuple):
 
 def recorded_terms(network: JumpHand, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """hidden: Student's t of the readings of hidden views about the projected joints, nats above the best, over all
-    layers.  bones: how much lengths of bones differ, relative, among the hands of the batch that are one hand.  move: as
-    of LossWeights."""
+    layers.  bones: how much lengths of bones differ, relative, among the hands of the batch that are one hand.
+    move: as of LossWeights."""
     out = refined(network, batch)
     with torch.autocast(out.joints.device.type, enabled=False):
         judged = judge(network, out, out.joints[1:], batch)
@@ -76,8 +76,8 @@ def judge(network: JumpHand, out: JumpHandOutput, joints: Tensor, batch: dict[st
 
 
 def bone_variation(joints: Tensor, valid: Tensor, hands: Tensor) -> Tensor:
-    """The mean of how far, relative, the bones of joints (B, 21, 3) are from the mean length of the same bone of the same
-    hand; hands (B,) its number. Zero where no hand comes twice."""
+    """The mean of how far, relative, the bones of joints (B, 21, 3) are from the mean length of the same bone of the
+    same hand; hands (B,) its number. Zero where no hand comes twice."""
     length = (joints[:, _CHILDREN] - joints[:, _PARENTS]).norm(dim=-1).clamp_min(1e-3).log()
     known = (valid[:, _CHILDREN] & valid[:, _PARENTS]).to(length.dtype)
     same = (hands[:, None] == hands).to(length.dtype)
@@ -93,15 +93,16 @@ def bone_variation(joints: Tensor, valid: Tensor, hands: Tensor) -> Tensor:
 def validate_recorded(network: JumpHand, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
     """Of held-out recordings, before (`start_`) and after refinement: the median distance of the joints from the
     readings of the views that were hidden, px of the crops; their squared whitened distance, the median; and the median
-    over bones of how much their lengths vary, relative, by the median deviation."""
+    over bones of how much their lengths vary, relative, by the median deviation. NaN where no view was hidden."""
     errors: dict[str, list[Tensor]] = {}
     lengths: dict[str, dict[int, list[Tensor]]] = {'start_': {}, '': {}}
     for batch in batches:
         out = refined(network, batch)
+        hidden = (seen_views(batch) & ~batch['shown'])[..., None]
         for name, joints in (('start_', out.joints[0]), ('', out.joints[-1])):
             judged = judge(network, out, joints, batch)
-            errors.setdefault(f'{name}left_out_px', []).append(judged.off_px[judged.known])
-            errors.setdefault(f'{name}left_out_distance2', []).append(judged.distance2[judged.known])
+            errors.setdefault(f'{name}left_out_px', []).append(judged.off_px[judged.known & hidden])
+            errors.setdefault(f'{name}left_out_distance2', []).append(judged.distance2[judged.known & hidden])
             length = (joints[:, _CHILDREN] - joints[:, _PARENTS]).norm(dim=-1)
             known = out.coarse_valid[:, _CHILDREN] & out.coarse_valid[:, _PARENTS]
             for hand in batch['hand'].unique().tolist():

@@ -198,8 +198,8 @@ def held_out_of(config: JumpHandTraining) -> list[dict[str, Tensor]]:
 
 def losses_of(network: JumpHand, batch: dict[str, Tensor], weights: LossWeights, fused_share: float = 1.0,
               bias: Tensor | None = None) -> dict[str, Tensor]:
-    """The weighted terms of a batch with labels, see jump_hand_losses, or without; zero where a batch has not what a term
-    needs, so that all batches of a run have the same."""
+    """The weighted terms of a batch with labels, see jump_hand_losses, or without; zero where a batch has not what a
+    term needs, so that all batches of a run have the same."""
     if 'shown' in batch:
         found = recorded_terms(network, batch)
         found = {name: weight * found[name] for name, weight in weights.to_dict().items() if name in found}

@@ -7,7 +7,13 @@ import torch
 from landmark_cases import feature_batch, network_on, unsettle
 
 from hand_unc_ros.hand.joints import BONES
-from hand_unc_ros.methods.jump_hand.recorded import bone_variation, judge, recorded_terms, refined
+from hand_unc_ros.methods.jump_hand.recorded import (
+    bone_variation,
+    judge,
+    recorded_terms,
+    refined,
+    validate_recorded,
+)
 from hand_unc_ros.networks.view_consensus import project_into_crops
 
 NOTHING = {'trunk': '', 'variance_head': ''}
@@ -72,6 +78,18 @@ def test_of_two_views_the_readings_themselves_judge() -> None:
     still = recorded_terms(network, batch)
     restless = recorded_terms(unsettle(network, 5.0), batch)
     assert restless['hidden'] > still['hidden'] and still['move'] == 0 < restless['move']
+
+
+def test_what_was_shown_is_no_left_out_view() -> None:
+    network, batch = network_on(NOTHING), recorded_batch(4, 3)
+    batch['shown'][:2] = True
+    numbers, hidden = validate_recorded(network, [batch]), validate_recorded(network, [rows_of(batch, slice(2, 4))])
+    assert numbers['left_out_px'] == hidden['left_out_px'] > 0 and np.isfinite(numbers['bone_variation'])
+    assert np.isnan(validate_recorded(network, [rows_of(batch, slice(0, 2))])['left_out_px'])
+
+
+def rows_of(batch: dict[str, torch.Tensor], rows: slice) -> dict[str, torch.Tensor]:
+    return {name: value[rows] for name, value in batch.items()}
 
 
 def test_a_view_that_sees_no_hand_does_not_judge() -> None:

@@ -101,11 +101,12 @@ NOISE_PX = 0.5
 
 @pytest.fixture(scope='module')
 def landmarks(tmp_path_factory):
-    """Features of a landmark network that means points 8 mm off the labels, and reads them to NOISE_PX; a JumpHand on it
-    that moves nothing; and how far off it is."""
+    """Features of a landmark network that means points 8 mm off the labels, and reads them to NOISE_PX, and a JumpHand
+    on it that moves nothing."""
     folder = tmp_path_factory.mktemp('landmarks')
     batch = feature_batch(48, 4)
-    bias = torch.nn.functional.normalize(torch.randn((21, 3), generator=torch.Generator().manual_seed(0)), dim=-1) * 8e-3
+    away = torch.randn((21, 3), generator=torch.Generator().manual_seed(0))
+    bias = 8e-3 * torch.nn.functional.normalize(away, dim=-1)
     px, *_ = project_into_crops(adapted(batch['joints'], bias), batch['K'], batch['camera_from_world'])
     noise = NOISE_PX * torch.randn(px.shape, generator=torch.Generator().manual_seed(1))
     batch |= {'landmarks': px + noise, 'log_sigma': torch.full_like(batch['log_sigma'], float(np.log(NOISE_PX)))}
