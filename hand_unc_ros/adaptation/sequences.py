@@ -3,7 +3,8 @@ network.
 
 A shard is as data/feature_shards.py describes, with an axis of F frames after that of the views: K (N, V, F, 3, 3),
 landmarks (N, V, F, 21, 2), …, `stamps_s` (N, F) from the first frame on, `labels_px` and `labels_sigma_px`
-(N, V, F, 21, 2) px of the crops, `joints` (N, F, 21, 3). A view without an image is masked.
+(N, V, F, 21, 2) px of the crops, `joints` (N, F, 21, 3), `hand` (N,) the same number for all sequences of one hand of
+one recording. A view without an image is masked.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def feature_content(windows: Sequence[Window], options: SequenceOptions, fingerp
         'rigs': [rig_content(source.rig) for source in sources], 'sequences': asdict(options),
         'augmentation': asdict(CROP_AUGMENTATION), 'windows': content_hash({'labels': labels, 'values': [
             float(np.nansum(window.labels.labels_px[window.rows])) for window in windows]}),
-        'shard_windows': SHARD_WINDOWS}
+        'shard_windows': SHARD_WINDOWS, 'hands': 'numbered'}
     return FeatureSet(f'{len(windows)} sequences of {options.frames} images of {", ".join(made_of["bags"])}',
                       -(-len(windows) // SHARD_WINDOWS), fingerprints, made_of)
 
@@ -111,13 +112,22 @@ def make_sequences(folder: Path, windows: Sequence[Window], options: SequenceOpt
     """Make the shards that a set in `folder` still lacks; how many crops were read. name: for the progress bar.
     Raises DatasetError for a folder that holds something else, RecordingError for a recording that cannot be read."""
     missing = begin_features(folder, feature_content(windows, options, fingerprints))
+    hands = _numbered_hands(windows)
     crops = 0
     for number in tqdm(missing, desc=name, unit='shard', disable=None):
         chosen = windows[number * SHARD_WINDOWS:(number + 1) * SHARD_WINDOWS]
-        batch = _batch(chosen, range(number * SHARD_WINDOWS, number * SHARD_WINDOWS + len(chosen)), options)
+        numbers = range(number * SHARD_WINDOWS, number * SHARD_WINDOWS + len(chosen))
+        batch = _batch(chosen, numbers, options) | {'hand': torch.from_numpy(hands[numbers])}
         crops += int(batch['view_mask'].sum())
         write_features(folder, number, _with_features(batch, networks))
     return crops
+
+
+def _numbered_hands(windows: Sequence[Window]) -> np.ndarray:
+    """(N,) which hand of which recording each window shows."""
+    hands = [(window.part.source, bool(window.labels.left[window.rows[0]])) for window in windows]
+    numbers = {hand: number for number, hand in enumerate(dict.fromkeys(hands))}
+    return np.array([numbers[hand] for hand in hands], np.int64)
 
 
 def _batch(windows: Sequence[Window], numbers: Sequence[int], options: SequenceOptions) -> dict[str, Tensor]:

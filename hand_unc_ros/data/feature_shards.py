@@ -30,8 +30,9 @@ FORMAT = 1
 DESCRIPTION = 'features.json'
 # Files of a set that are held open; reading is by memory map.
 OPEN_SHARDS = 256
-# Entries of a batch that are of a sample and not of each of its views.
-OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s')
+# Entries of a batch that are of a sample and not of each of its views, and those of a sequence and not of its frames.
+OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s', 'hand')
+WITHOUT_FRAMES = ('index', 'hand')
 REMEDY = 'delete it and run the command that made the set again: it makes what is missing'
 
 

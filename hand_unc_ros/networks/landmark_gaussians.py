@@ -20,6 +20,7 @@ from hand_unc_ros.hand.joints import ORDERS
 from hand_unc_ros.networks.acceleration import Agreement, choose_runner
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS, TAP_CHANNELS, HandLandmarkNet, HandOutput
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2D, pixels_to_cells
+from hand_unc_ros.networks.landmark_networks import PRESENCE_THRESHOLD
 from hand_unc_ros.networks.landmark_variance import FEATURE_CHANNELS, LandmarkVariance, landmark_features
 from hand_unc_ros.networks.openvino_runtime import has_openvino
 from hand_unc_ros.networks.placement import choose_precision
@@ -167,6 +168,11 @@ def maps_in(batch: Mapping[str, Tensor]) -> LandmarkMaps:
     """The LandmarkMaps in a batch: entries by their names, and the levels as level_0, level_1, …."""
     levels = sorted(name for name in batch if name.startswith('level_'))
     return LandmarkMaps(*(batch[name] for name in LandmarkMaps._fields[:5]), [batch[name] for name in levels])
+
+
+def seen_views(batch: Mapping[str, Tensor]) -> Tensor:
+    """(B, V) bool, the views of a batch that the live pipeline would fuse: those that are there and show a hand."""
+    return batch['view_mask'] & (batch['presence'].float() > PRESENCE_THRESHOLD)
 
 
 def random_maps(count: int, generator: torch.Generator) -> LandmarkMaps:

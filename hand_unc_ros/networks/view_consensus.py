@@ -26,6 +26,19 @@ class Labels(NamedTuple):
     own_sigma_px: Tensor
 
 
+def project_into_crops(points: Tensor, K: Tensor, camera_from_world: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Crop pixels (…, B, V, N, 2) of points (…, B, N, 3) metres, world, their depths (…, B, V, N) metres, and the
+    derivatives (…, B, V, N, 2, 3) px/m of the former by the points. Points nearer than NEAREST, or behind a camera, are
+    projected as if they were at NEAREST."""
+    local = points[..., None, :, :] @ camera_from_world[..., :3].mT + camera_from_world[:, :, None, :, 3]
+    depth = local[..., 2:].clamp_min(NEAREST)
+    along = local[..., :2] / depth
+    # Of x / z and y / z in the camera's frame, then through K.
+    turn = camera_from_world[:, :, None, :, :3]
+    jacobian = K[:, :, None, :2, :2] @ (turn[..., :2, :] - along[..., None] * turn[..., 2:, :]) / depth[..., None]
+    return along @ K[..., :2, :2].mT + K[:, :, None, :2, 2], local[..., 2], jacobian
+
+
 @torch.no_grad()
 def consensus_labels(px: Tensor, sigma_px: Tensor, K: Tensor, camera_from_world: Tensor, mask: Tensor) -> Labels:
     """Joints of B hands as V views agree on them: triangulated robustly by all, and projected into every view, also
@@ -43,15 +56,9 @@ def consensus_labels(px: Tensor, sigma_px: Tensor, K: Tensor, camera_from_world:
     found = triangulate('refined', seen)
     spread = coarse_spread(found.points, seen)
     points = torch.where(found.valid[..., None], found.points, 0.0)
-    local = points[:, None] @ camera_from_world[..., :3].mT + camera_from_world[:, :, None, :, 3]
-    depth = local[..., 2:].clamp_min(NEAREST)
-    along = local[..., :2] / depth
-    projected = along @ K[..., :2, :2].mT + K[:, :, None, :2, 2]
-    # d px / d world (B, V, N, 2, 3): of x / z and y / z in the camera's frame, then through K.
-    turn = camera_from_world[:, :, None, :, :3]
-    jacobian = K[:, :, None, :2, :2] @ (turn[..., :2, :] - along[..., None] * turn[..., 2:, :]) / depth[..., None]
+    projected, depth, jacobian = project_into_crops(points, K, camera_from_world)
     sigma = (jacobian @ spread[:, None]).square().sum(-1).sqrt()
-    ok = (found.valid[:, None] & (local[..., 2] > NEAREST))[..., None]
+    ok = (found.valid[:, None] & (depth > NEAREST))[..., None]
     off2 = ((px - projected).square() / (sigma_px.square() + sigma.square())).sum(-1, keepdim=True)
     own = sigma_px * torch.where(ok, (1 + off2).sqrt(), ALONE)
     return Labels(torch.where(ok, projected, px), torch.where(ok, sigma, ALONE * sigma_px).clamp_min(LEAST_SIGMA_PX),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from hand_unc_ros.data.feature_shards import OF_SAMPLES, FeatureShards
+from hand_unc_ros.data.feature_shards import OF_SAMPLES, WITHOUT_FRAMES, FeatureShards
 from hand_unc_ros.training.streams import BatchStream, Subsets
 
 
@@ -77,6 +77,6 @@ def moment(batch: dict[str, Tensor], rng: np.random.Generator) -> dict[str, Tens
 
 def at_frame(batch: dict[str, Tensor], frame: int) -> dict[str, Tensor]:
     """One frame of a batch of sequences, as of a set of moments."""
-    chosen = {name: value if name == 'index' else value[:, frame] if name in OF_SAMPLES else value[:, :, frame]
+    chosen = {name: value if name in WITHOUT_FRAMES else value[:, frame] if name in OF_SAMPLES else value[:, :, frame]
               for name, value in batch.items() if name != 'stamps_s'}
-    return chosen | {'vertices': chosen['vertices'].float()}
+    return chosen | ({'vertices': chosen['vertices'].float()} if 'vertices' in chosen else {})

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hand_unc_ros.data.feature_shards import OF_SAMPLES, FeatureShards
+from hand_unc_ros.data.feature_shards import OF_SAMPLES, WITHOUT_FRAMES, FeatureShards
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.training.streams import Subsets
 
@@ -61,5 +61,5 @@ class WindowStream:
 
 def of_frames(batch: dict[str, Tensor], frames: slice) -> dict[str, Tensor]:
     """Some frames of a batch of sequences."""
-    return {name: value if name == 'index' else value[:, frames] if name in OF_SAMPLES else value[:, :, frames]
+    return {name: value if name in WITHOUT_FRAMES else value[:, frames] if name in OF_SAMPLES else value[:, :, frames]
             for name, value in batch.items()}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.gaussians import chi2_quantile, mahalanobis_squared
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
@@ -25,7 +26,7 @@ from hand_unc_ros.methods.jump_hand.network import (
     ViewStage,
     load_jump_hand,
 )
-from hand_unc_ros.methods.jump_hand.task import check_network, parse_sized
+from hand_unc_ros.methods.jump_hand.task import bias_of, check_network, parse_sized
 from hand_unc_ros.networks.covariance_heads import COORDINATES, full_nll
 from hand_unc_ros.networks.joint_covariance import (
     WHITENED_FLOOR,
@@ -34,6 +35,7 @@ from hand_unc_ros.networks.joint_covariance import (
     JointCovarianceConfig,
     propagated_covariance,
 )
+from hand_unc_ros.networks.label_adaptation import adapted
 from hand_unc_ros.networks.weights import fingerprint
 from hand_unc_ros.training.config import TrainingConfig
 from hand_unc_ros.training.sources import held_out, training_stream
@@ -46,15 +48,19 @@ FEWEST_VIEWS = 2
 
 @dataclass(frozen=True)
 class CovarianceTraining(TrainingConfig):
-    """init: weights of the JumpHand whose errors the head learns.  network: of these weights."""
+    """init: weights of the JumpHand whose errors the head learns.  network: of these weights.  adapt_labels: as of
+    JumpHandTraining; an error is what the network's joints are off from what its landmarks mean."""
 
     network: JumpHandConfig = CONFIGS['lite']
+    adapt_labels: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_network(self.network, self.hand_model)
         if not self.init:
             raise ConfigError('the task covariance needs init, the weights of the JumpHand whose errors it is about')
+        if 'features' in (self.data.source, self.validation.source) and self.network.landmarks is None:
+            raise ConfigError("features are of a frozen landmark network: they go with network.size 'landmarks'")
 
 
 class JumpHandWithCovariance(nn.Module):
@@ -85,9 +91,10 @@ class JumpHandWithCovariance(nn.Module):
         return out, propagated, whole
 
 
-def losses(network: JumpHandWithCovariance, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+def losses(network: JumpHandWithCovariance, batch: dict[str, Tensor], bias: Tensor | None = None) -> dict[str, Tensor]:
     """{'nll': …}: the mean over samples, and over several choices of their views, of the negative log-likelihood of the
-    whitened errors under N(0, C + floor·I), per coordinate."""
+    whitened errors under N(0, C + floor·I), per coordinate. bias: as of jump_hand_losses."""
+    batch = _as_meant(batch, bias)
     stage, present = network.encode(batch)
     values, weights = [], []
     for mask in (present, *(present & _drawn(present) for _ in range(DRAWN_SUBSETS))):
@@ -103,11 +110,12 @@ def losses(network: JumpHandWithCovariance, batch: dict[str, Tensor]) -> dict[st
 
 
 @torch.no_grad()
-def validate(network: JumpHandWithCovariance, batches: Iterable[dict[str, Tensor]]) -> dict[str, float]:
+def validate(network: JumpHandWithCovariance, batches: Iterable[dict[str, Tensor]],
+             bias: Tensor | None = None) -> dict[str, float]:
     """With all views, and with the first two: the unaligned joint error in mm, the share of joints inside their 95 %
     ellipsoids, the squared whitened error per degree of freedom of single joints (1 where Σ is right) and of all 63
-    coordinates together."""
-    batches = [(batch, *network.encode(batch)) for batch in batches]
+    coordinates together. bias: as of jump_hand_losses."""
+    batches = [(_as_meant(batch, bias), *network.encode(batch)) for batch in batches]
     numbers = {}
     for name, count in (('', None), ('_2_views', 2)):
         joints, hands, lengths = [], [], []
@@ -130,6 +138,11 @@ def validate(network: JumpHandWithCovariance, batches: Iterable[dict[str, Tensor
     return numbers
 
 
+def _as_meant(batch: dict[str, Tensor], bias: Tensor | None) -> dict[str, Tensor]:
+    """The batch with its labels as the landmark network means them."""
+    return batch if bias is None else batch | {'joints': adapted(batch['joints'], bias)}
+
+
 def _drawn(present: Tensor) -> Tensor:
     """A random choice (B, V) of FEWEST_VIEWS to V views for each sample, every number alike."""
     count, views = present.shape
@@ -149,12 +162,20 @@ def set_up(config: CovarianceTraining) -> TrainingSetup:
                                                            variance_head=network.config.landmarks.variance_head))
     if network.config != configured:
         raise ConfigError(f'{config.init} holds another network than `network` describes; give its size and choices')
-    if any(part.source != 'features' for part in (config.data, config.validation)):
-        attach_frozen(network, config.init)
+    for part in (config.data, config.validation):
+        if part.source != 'features':
+            attach_frozen(network, config.init)
+        elif any(getattr(network.config.landmarks, name) != found
+                 for name, found in FeatureShards(Path(part.path)).content.networks.items()):
+            raise ConfigError(f'the features in {part.path} are of other frozen networks than those that {config.init}'
+                              ' was trained with; make them again')
+    adapts = config.adapt_labels and config.data.source == 'features'
+    bias = bias_of(config.data, network) if adapts else None
     head = JointCovariance(JointCovarianceConfig('correlated', network.feature_channels,
                                                  fingerprint(Path(config.init))))
-    return TrainingSetup(JumpHandWithCovariance(network, head), losses, validate, stream, held, 'covariance',
-                         head.config.to_dict(), part='head', frozen=('jump_hand',))
+    return TrainingSetup(JumpHandWithCovariance(network, head), partial(losses, bias=bias),
+                         partial(validate, bias=bias), stream, held, 'covariance', head.config.to_dict(), part='head',
+                         frozen=('jump_hand',))
 
 
 def _parse(values: Mapping[str, Any]) -> CovarianceTraining:

@@ -29,7 +29,8 @@ class LossWeights:
     with 3D in units of 0.1 m and 2D in heatmap cells.  l1 and heatmap pull the 2D means and heatmaps directly, presence
     teaches whether a crop shows a hand.  move: mean square of the decoder's moves in standard deviations of the coarse
     joints, so that a joint stays where nothing speaks against it.  harm: by how much refined joints are farther off
-    than the coarse ones, in units of 0.1 m: an error that was made counts more than one that was left."""
+    than the coarse ones, in units of 0.1 m: an error that was made counts more than one that was left.
+    hidden, bones: of recordings without labels, see recorded.recorded_terms."""
 
     nll: float = 0.1
     joints: float = 1.0
@@ -41,6 +42,8 @@ class LossWeights:
     presence: float = 0.3
     move: float = 0.0
     harm: float = 0.0
+    hidden: float = 0.0
+    bones: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
         """Weights by name of the term."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,14 @@ from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
 from hand_unc_ros.methods.jump_hand.frozen import attach_frozen
 from hand_unc_ros.methods.jump_hand.losses import LossWeights, jump_hand_losses, seen_by_live, view_losses
 from hand_unc_ros.methods.jump_hand.network import CONFIGS, JumpHand, JumpHandConfig
+from hand_unc_ros.methods.jump_hand.recorded import recorded_terms, validate_recorded
 from hand_unc_ros.methods.jump_hand.validation import validate, validate_views
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, read_view_state
 from hand_unc_ros.networks.label_adaptation import label_bias
 from hand_unc_ros.networks.weights import load_into, read_weights, torchvision_state
-from hand_unc_ros.training.config import C, TrainingConfig, check_surface, parse, sized
+from hand_unc_ros.training.config import C, SamplesConfig, TrainingConfig, check_surface, parse, sized
 from hand_unc_ros.training.feature_stream import FeatureStream, Mixture, held_out_features
+from hand_unc_ros.training.recorded_stream import RecordedStream, held_out_recorded
 from hand_unc_ros.training.sources import held_out, training_stream
 from hand_unc_ros.training.strict import setting
 from hand_unc_ros.training.streams import BatchStream, Subsets
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 
 # Samples by which the bias of landmarks is measured, and how many at once.
 BIAS_SAMPLES, BIAS_BATCH = 400, 32
+RECORDED_BATCH = 16
 PARTS = ('view', 'confidence', 'lift', 'decoder', 'spread')
 
 
@@ -49,6 +52,8 @@ class FeatureSource:
 @dataclass(frozen=True)
 class JumpHandTraining(TrainingConfig):
     """stage: 'views' trains the 2D stage alone.  also: further sets beside `data`, where that is of features.
+    recordings: the same, of recorded hands without labels (experiments/recorded_features.py), of which the loss terms
+    `hidden`, `bones` and `move` learn; held_out_recordings: folders of those to validate on.
     adapt_labels: there, turn the labels into what the landmark network means by them, see label_adaptation.
     fused_share: see jump_hand_losses.  init_view: weights of the 2D stage (or of a whole network, of which that is
     taken); init_backbone: torchvision's of the ResNet.  freeze: parts that stay as they are, with their statistics."""
@@ -57,6 +62,8 @@ class JumpHandTraining(TrainingConfig):
     network: JumpHandConfig = CONFIGS['lite']
     losses: LossWeights = LossWeights()
     also: tuple[FeatureSource, ...] = ()
+    recordings: tuple[FeatureSource, ...] = ()
+    held_out_recordings: tuple[str, ...] = ()
     adapt_labels: bool = True
     fused_share: float = setting(1.0, above=0, most=1)
     init_view: str = ''
@@ -78,9 +85,12 @@ class JumpHandTraining(TrainingConfig):
             raise ConfigError('network.landmarks reads images by a frozen network; stage views, init_view and'
                               ' init_backbone are for a 2D stage that is trained')
         sources = {self.data.source, self.validation.source}
-        if 'features' in sources and self.network.landmarks is None or self.also and self.data.source != 'features':
+        further = self.also or self.recordings or self.held_out_recordings
+        if 'features' in sources and self.network.landmarks is None or further and self.data.source != 'features':
             raise ConfigError("features are of a frozen landmark network: they go with network.size 'landmarks', and"
-                              " `also` with data.source 'features'")
+                              " `also`, `recordings` and `held_out_recordings` with data.source 'features'")
+        if self.recordings and not (self.losses.hidden or self.losses.bones):
+            raise ConfigError('recordings have no labels: set losses.hidden or losses.bones, which learn without')
         if any(weight < 0 for weight in self.losses.to_dict().values()) or not any(self.losses.to_dict().values()):
             raise ConfigError('losses must not be negative, and one at least must be above 0')
 
@@ -129,7 +139,8 @@ def with_fingerprints(config: JumpHandTraining) -> JumpHandConfig:
         return network
     sets = {part.path: FeatureShards(Path(part.path)).content.networks
             for part in (config.data, config.validation) if part.source == 'features'}
-    sets |= {part.path: FeatureShards(Path(part.path)).content.networks for part in config.also}
+    sets |= {path: FeatureShards(Path(path)).content.networks
+             for path in (*(part.path for part in (*config.also, *config.recordings)), *config.held_out_recordings)}
     wanted = next(iter(sets.values())) if sets else frozen_landmarks().fingerprints
     for path, found in sets.items():
         if found != wanted:
@@ -139,19 +150,17 @@ def with_fingerprints(config: JumpHandTraining) -> JumpHandConfig:
 
 
 @torch.no_grad()
-def bias_of(config: JumpHandTraining, network: JumpHand) -> Tensor | None:
-    """The bias of landmarks beside the labels on the training samples, where these are features and are adapted."""
-    if not config.adapt_labels or config.data.source != 'features':
-        return None
-    labels, coarse = [], []
+def bias_of(data: SamplesConfig, network: JumpHand) -> Tensor:
+    """(21, 3) of the landmarks beside the labels of training samples, which are features: see label_bias."""
+    labels, coarse, mode = [], [], network.training
     network.eval()
-    for batch in held_out_features(FeatureShards(Path(config.data.path)), BIAS_SAMPLES, 4, BIAS_BATCH):
+    for batch in held_out_features(FeatureShards(Path(data.path)), BIAS_SAMPLES, 4, BIAS_BATCH):
         stage = network.encode_batch(batch)
         batch = seen_by_live(network, stage, batch)
         out = network.fuse(stage, batch['K'], batch['camera_from_world'], batch['view_mask'])
         labels.append(batch['joints'])
         coarse.append(torch.where(out.coarse_valid[..., None], out.coarse, torch.nan))
-    network.train()
+    network.train(mode)
     bias = label_bias(torch.cat(labels), torch.cat(coarse))
     log.info('landmarks are off the labels by %s mm (medians, by joint)',
              ', '.join(f'{length:.1f}' for length in 1e3 * bias.norm(dim=-1)))
@@ -159,19 +168,53 @@ def bias_of(config: JumpHandTraining, network: JumpHand) -> Tensor | None:
 
 
 def stream_of(config: JumpHandTraining) -> BatchStream:
-    """The training batches: of `data`, mixed with the sets in `also`."""
+    """The training batches: of `data`, mixed with the sets in `also` and with `recordings`."""
     stream = training_stream(config, config.network.image_size)
-    if not config.also:
+    if not config.also and not config.recordings:
         return stream
     subsets = Subsets(config.data.fewest_views)
-    others = [FeatureStream(FeatureShards(Path(part.path)), config.seed, config.data.crops, subsets)
-              for part in config.also]
-    return Mixture([stream, *others], [1.0, *(part.weight for part in config.also)], config.seed)
+    others: list[BatchStream] = [
+        kind(FeatureShards(Path(part.path)), config.seed, config.data.crops, subsets)
+        for kind, parts in ((FeatureStream, config.also), (RecordedStream, config.recordings)) for part in parts]
+    return Mixture([stream, *others], [1.0, *(part.weight for part in (*config.also, *config.recordings))], config.seed)
+
+
+def held_out_of(config: JumpHandTraining) -> list[dict[str, Tensor]]:
+    """The batches to validate on: labelled ones, then those of held-out recordings."""
+    batches = held_out(config, config.network.image_size)
+    first = 0
+    for path in config.held_out_recordings:
+        recorded = held_out_recorded(FeatureShards(Path(path)), RECORDED_BATCH)
+        batches += [batch | {'hand': batch['hand'] + first} for batch in recorded]
+        first += 1 + max(int(batch['hand'].max()) for batch in recorded)
+    return batches
+
+
+def losses_of(network: JumpHand, batch: dict[str, Tensor], weights: LossWeights, fused_share: float = 1.0,
+              bias: Tensor | None = None) -> dict[str, Tensor]:
+    """The weighted terms of a batch with labels, see jump_hand_losses, or without; zero where a batch has not what a
+    term needs, so that all batches of a run have the same."""
+    if 'shown' in batch:
+        found = recorded_terms(network, batch)
+        found = {name: weight * found[name] for name, weight in weights.to_dict().items() if name in found}
+    else:
+        found = jump_hand_losses(network, batch, weights, fused_share, bias)
+    zero = batch['K'].new_zeros(())
+    return {name: found.get(name, zero) for name, weight in weights.to_dict().items() if weight}
+
+
+def validate_all(network: JumpHand, batches: Iterable[dict[str, Tensor]],
+                 bias: Tensor | None = None) -> dict[str, float]:
+    """Of batches with labels, see validate, and of recordings, see validate_recorded."""
+    batches = list(batches)
+    recorded = [batch for batch in batches if 'shown' in batch]
+    numbers = validate(network, [batch for batch in batches if 'shown' not in batch], bias)
+    return numbers | validate_recorded(network, recorded) if recorded else numbers
 
 
 def set_up(config: JumpHandTraining) -> TrainingSetup:
     """Raises ConfigError and DatasetError for what a run cannot begin with."""
-    stream, held = stream_of(config), partial(held_out, config, config.network.image_size)
+    stream, held = stream_of(config), partial(held_out_of, config)
     network = build_network(config)
     losses = config.losses
     # Without one of these a part of the network has no gradient.
@@ -181,9 +224,10 @@ def set_up(config: JumpHandTraining) -> TrainingSetup:
         rest = tuple(name for name, _ in network.named_children() if name != 'view')
         return TrainingSetup(network, partial(view_losses, weights=losses), validate_views, stream, held, 'gaussian_2d',
                              network.view.config.to_dict(), part='view', frozen=rest, unused_parameters=unused)
-    bias = bias_of(config, network)
-    return TrainingSetup(network, partial(jump_hand_losses, weights=losses, fused_share=config.fused_share, bias=bias),
-                         partial(validate, bias=bias), stream, held, 'jump_hand', network.config.to_dict(),
+    adapts = config.adapt_labels and config.data.source == 'features'
+    bias = bias_of(config.data, network) if adapts else None
+    return TrainingSetup(network, partial(losses_of, weights=losses, fused_share=config.fused_share, bias=bias),
+                         partial(validate_all, bias=bias), stream, held, 'jump_hand', network.config.to_dict(),
                          frozen=config.freeze, unused_parameters=unused)
 
 

@@ -25,7 +25,7 @@ LABEL_SIGMA_CELLS = 2.0
 HUBER, LATENT_HUBER = 2.0, 3.0
 NEAREST = 0.05
 # Entries of a batch that have no axis of views.
-OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s')
+OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s', 'hand')
 
 
 @dataclass(frozen=True)

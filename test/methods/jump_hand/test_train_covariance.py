@@ -7,13 +7,17 @@ import torch
 pytest.importorskip('lightning')
 pytest.importorskip('numba')
 
+from landmark_cases import CONFIG, feature_batch, network_on  # noqa: E402
 from train_cases import rows, tiny, train, write_set  # noqa: E402
 
+from hand_unc_ros.data.feature_shards import FeatureSet, begin_features, write_features  # noqa: E402
 from hand_unc_ros.errors import ConfigError  # noqa: E402
 from hand_unc_ros.methods.jump_hand.covariance_task import losses, validate  # noqa: E402
 from hand_unc_ros.methods.jump_hand.network import JumpHand, load_jump_hand, save_jump_hand  # noqa: E402
-from hand_unc_ros.methods.tasks import set_up  # noqa: E402
+from hand_unc_ros.methods.tasks import parse_config, set_up  # noqa: E402
 from hand_unc_ros.networks.joint_covariance import load_joint_covariance  # noqa: E402
+from hand_unc_ros.networks.label_adaptation import adapted  # noqa: E402
+from hand_unc_ros.networks.view_consensus import project_into_crops  # noqa: E402
 from hand_unc_ros.networks.weights import fingerprint  # noqa: E402
 
 torch.set_num_threads(1)
@@ -87,3 +91,69 @@ def test_the_network_is_never_changed_by_a_step(data, init, tmp_path):
     losses(setup.network, setup.stream.chunk(0)[0])
     for name, value in setup.network.jump_hand.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+# --- on the frozen landmark network ---------------------------------------------------------------------------
+
+PRINTS = {'trunk': 'a', 'variance_head': 'b'}
+NOISE_PX = 0.5
+
+
+@pytest.fixture(scope='module')
+def landmarks(tmp_path_factory):
+    """Features of a landmark network that means points 8 mm off the labels, and reads them to NOISE_PX, and a JumpHand
+    on it that moves nothing."""
+    folder = tmp_path_factory.mktemp('landmarks')
+    batch = feature_batch(48, 4)
+    away = torch.randn((21, 3), generator=torch.Generator().manual_seed(0))
+    bias = 8e-3 * torch.nn.functional.normalize(away, dim=-1)
+    px, *_ = project_into_crops(adapted(batch['joints'], bias), batch['K'], batch['camera_from_world'])
+    noise = NOISE_PX * torch.randn(px.shape, generator=torch.Generator().manual_seed(1))
+    batch |= {'landmarks': px + noise, 'log_sigma': torch.full_like(batch['log_sigma'], float(np.log(NOISE_PX)))}
+    begin_features(folder / 'features', FeatureSet('made for a test', 1, PRINTS, {}))
+    write_features(folder / 'features', 0, batch)
+    save_jump_hand(folder / 'jump_hand.safetensors', network_on(PRINTS))
+    return folder
+
+
+def on_landmarks(out, folder, **changes):
+    source = {'source': 'features', 'path': str(folder / 'features')}
+    network = {'size': 'landmarks', 'width': CONFIG.width, 'heads': CONFIG.heads, 'points': CONFIG.points,
+               'ffn': CONFIG.ffn, 'layers': CONFIG.layers, 'vertex_queries': CONFIG.vertex_queries,
+               'landmarks': {'channels': CONFIG.landmarks.channels}, 'appearance_dropout': 0.0}
+    values = {'task': 'covariance', 'init': str(folder / 'jump_hand.safetensors'), 'out': str(out), 'network': network,
+              'steps': 4, 'data': source | {'crops': 32, 'fewest_views': 4, 'workers': 0},
+              'validation': source | {'samples': 16, 'views': 4, 'every': 4}, 'log_every': 2, 'checkpoint_every': 4,
+              'machine': {'accelerator': 'cpu', 'precision': 'float32'}}
+    return parse_config(values | changes)
+
+
+def test_errors_are_what_joints_are_off_from_what_the_landmarks_mean(landmarks, tmp_path):
+    """Half a pixel is a third of a millimetre here. By the labels as they are, all of 8 mm would be uncertainty."""
+    numbers, nll = {}, {}
+    for adapts in (True, False):
+        setup = set_up(on_landmarks(tmp_path, landmarks, adapt_labels=adapts))
+        assert not setup.network.jump_hand.training
+        numbers[adapts] = setup.validate(setup.network, setup.held_out())
+        nll[adapts] = setup.losses(setup.network, setup.stream.chunk(0)[0])['nll'].item()
+    assert numbers[True]['mpjpe_mm'] < 1.0 and 7.5 < numbers[False]['mpjpe_mm'] < 8.5
+    assert 0.5 < numbers[True]['nees_per_dof'] < 1.5 and numbers[False]['nees_per_dof'] > 20
+    assert nll[True] < nll[False]
+
+
+def test_a_head_is_trained_on_the_frozen_landmark_network(landmarks, tmp_path):
+    path = train(on_landmarks(tmp_path / 'run', landmarks))
+    head = load_joint_covariance(path, landmarks / 'jump_hand.safetensors')
+    assert head.config.kind == 'correlated'
+    assert 0.3 < float(rows(tmp_path / 'run' / 'validation.csv')[-1]['nees_per_dof']) < 3
+
+
+def test_features_of_other_frozen_networks_are_refused(landmarks, tmp_path):
+    other = tmp_path / 'other'
+    begin_features(other, FeatureSet('of another network', 1, {'trunk': 'x', 'variance_head': 'b'}, {}))
+    write_features(other, 0, feature_batch(2, 4))
+    source = {'source': 'features', 'path': str(other), 'samples': 2, 'views': 4, 'every': 4}
+    with pytest.raises(ConfigError, match='of other frozen networks'):
+        set_up(on_landmarks(tmp_path, landmarks, validation=source))
+    with pytest.raises(ConfigError, match='network.size'):
+        on_landmarks(tmp_path, landmarks, network={'size': 'lite'})
