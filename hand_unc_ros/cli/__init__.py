@@ -45,6 +45,8 @@ COMMANDS = (
             models.add_evaluate_arguments, models.evaluate),
     Command('calibrate-covariance', 'fit the covariance to a rig, from a recording on it',
             models.add_calibrate_arguments, models.calibrate),
+    Command('calibrate-delays', "how late each camera's images are, by the motion of hands in a recording",
+            models.add_delays_arguments, models.calibrate_delays),
     Command('adapt', 'fit the networks to your rig by recordings on it, without labels',
             adapt.add_arguments, adapt.adapt),
     Command('export', 'a network as ONNX files, compared with torch before they are written',

@@ -69,6 +69,7 @@ def add_evaluate_arguments(parser: argparse.ArgumentParser) -> None:
                            ' amvur --data freihand:/data/FreiHAND; .json: not zipped')
     bags = parser.add_argument_group('the whole pipeline on a recording')
     _bag_arguments(bags)
+    _truth_argument(bags)
     bags.add_argument('--estimates', default='', metavar='TOPIC',
                       help='recorded estimates to evaluate (default: those in the bag, if any, unless an option says '
                            'how its images are to be read); none: run the pipeline on the images')
@@ -84,9 +85,6 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
     parser.add_argument('--bag', type=Path, metavar='DIR', required=required, help='recording (rosbag2)')
     parser.add_argument('--part', type=part, metavar='FROM:TO',
                         help='read only this part of it, seconds after its start; either may be left out')
-    parser.add_argument('--truth', default='', metavar='TOPIC|FILE',
-                        help='where the joints really were: a topic of the bag (HandJointsWithCovariance, PoseArray), '
-                             'or a .npz or .csv file')
     parser.add_argument('--params', type=Path, metavar='FILE', help="the estimator's ROS parameters (YAML)")
     parser.add_argument('--rig', type=Path, metavar='FILE',
                         help="rig file (default: that of --params, rig.yaml in the bag's folder, or the bag's own "
@@ -95,6 +93,12 @@ def _bag_arguments(parser: argparse._ActionsContainer, required: bool = False) -
                         help='of the network, or a folder of `hand-unc adapt` (default: those of the package)')
     parser.add_argument('--handedness', choices=('right', 'left', 'both'),
                         help='which hand is looked for (default right)')
+
+
+def _truth_argument(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument('--truth', default='', metavar='TOPIC|FILE',
+                        help='where the joints really were: a topic of the bag (HandJointsWithCovariance, PoseArray), '
+                             'or a .npz or .csv file')
 
 
 def _bag_settings(args: argparse.Namespace) -> Any:
@@ -155,6 +159,7 @@ def _check_what_to_evaluate(args: argparse.Namespace) -> None:
 def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `hand-unc calibrate-covariance`."""
     _bag_arguments(parser, required=True)
+    _truth_argument(parser)
     parser.add_argument('--method', metavar='NAME', help='how images become hands (default: that of the parameters)')
     parser.add_argument('--kind', choices=('scalar', 'joint', 'isotonic'), default='scalar',
                         help='one factor, one for each joint, or one that depends on the predicted σ; each for every '
@@ -169,6 +174,21 @@ def calibrate(args: argparse.Namespace) -> None:
     settings = _bag_settings(args)
     from hand_unc_ros.evaluation.recordings.calibrate import run
     run(args.bag, settings, args.output, kind=args.kind, truth=args.truth)
+
+
+def add_delays_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `hand-unc calibrate-delays`."""
+    _bag_arguments(parser, required=True)
+    parser.add_argument('--method', metavar='NAME', help='how images become hands (default: that of the parameters)')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--precision', default='auto', help='auto, float32, bfloat16 or float16')
+
+
+def calibrate_delays(args: argparse.Namespace) -> None:
+    """`hand-unc calibrate-delays`."""
+    settings = _bag_settings(args)
+    from hand_unc_ros.evaluation.recordings.delays import run
+    run(args.bag, settings)
 
 
 def add_export_arguments(parser: argparse.ArgumentParser) -> None:

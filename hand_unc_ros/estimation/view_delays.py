@@ -45,7 +45,7 @@ class Moment(NamedTuple):
     innovations: Innovations
 
 
-class _Sums:
+class MotionSums:
     """Sums over sets in which a hand moved: score (V,) in 1/s, information (V, V) in 1/s², weight (V,) joints, and
     sets that offered each view (V,)."""
 
@@ -53,34 +53,26 @@ class _Sums:
         self.score, self.information = np.zeros(cameras), np.zeros((cameras, cameras))
         self.weight, self.offered = np.zeros((2, cameras))
 
-    def add(self, other: _Sums, sign: float = 1.0) -> None:
+    def add(self, other: MotionSums, sign: float = 1.0) -> None:
         for name, sums in vars(self).items():
             sums += sign * getattr(other, name)
 
 
-class ViewDelays:
-    """Follows the delays of cameras: `update` takes each fused set.
-
-    delay_s, strength: (V,), NaN before anything is known.  late: rows of blamed cameras, each with all those of which
-    one's stamps are wrong, itself first.
-    """
+class Motion:
+    """Tells what the motion of hands says of the cameras' delays, set after set."""
 
     def __init__(self, cameras: int) -> None:
-        self._window = Window(WINDOW_S, lambda: _Sums(cameras))
         self._count = cameras
         self._moments: dict[str, deque[Moment]] = {}
-        self.late: dict[int, tuple[int, ...]] = {}
-        self.delay_s, self.strength = np.full((2, cameras), np.nan)
 
-    def update(self, hands: Sequence[tuple[str, Moment]], step_s: float) -> None:
-        """Take the hands of a set, by handedness; `step_s` after the set before."""
-        sums = _Sums(self._count)
+    def sums_of(self, hands: Sequence[tuple[str, Moment]]) -> MotionSums:
+        """By the hands of the next set, by handedness."""
+        sums = MotionSums(self._count)
         for side, moment in hands:
             self._add(sums, self._moments.setdefault(side, deque()), moment)
-        self._window.add(sums, step_s)
-        self._blame()
+        return sums
 
-    def _add(self, sums: _Sums, moments: deque[Moment], newest: Moment) -> None:
+    def _add(self, sums: MotionSums, moments: deque[Moment], newest: Moment) -> None:
         """Add the moment that lies half a span back, whose velocity is known now."""
         if moments and newest.seconds - moments[-1].seconds > _LONGEST_GAP_S:
             moments.clear()
@@ -108,6 +100,25 @@ class ViewDelays:
         sums.weight[rows] += found.weight
         sums.offered[rows] += found.weight > 0
 
+
+class ViewDelays:
+    """Follows the delays of cameras: `update` takes each fused set.
+
+    delay_s, strength: (V,), NaN before anything is known.  late: rows of blamed cameras, each with all those of which
+    one's stamps are wrong, itself first.
+    """
+
+    def __init__(self, cameras: int) -> None:
+        self._window = Window(WINDOW_S, lambda: MotionSums(cameras))
+        self._motion = Motion(cameras)
+        self.late: dict[int, tuple[int, ...]] = {}
+        self.delay_s, self.strength = np.full((2, cameras), np.nan)
+
+    def update(self, hands: Sequence[tuple[str, Moment]], step_s: float) -> None:
+        """Take the hands of a set, by handedness; `step_s` after the set before."""
+        self._window.add(self._motion.sums_of(hands), step_s)
+        self._blame()
+
     def _blame(self) -> None:
         """Blame anew, one after the other, those that are late for what the ones before can't explain."""
         before, blamed = self.late, {}
@@ -127,7 +138,7 @@ class ViewDelays:
         self.late = blamed
 
 
-def _delays(sums: _Sums, known: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _delays(sums: MotionSums, known: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of each camera alone, given that those in `known` are late by whatever fits best: what its delay explains (V,),
     twice the log-likelihood; its strength (V,); the delay (V,) in s.  NaN-free; 0 where nothing is known."""
     score, information = sums.score, sums.information
@@ -138,3 +149,9 @@ def _delays(sums: _Sums, known: list[int]) -> tuple[np.ndarray, np.ndarray, np.n
     delay_s = score / (np.diag(information) + prior)
     explained = np.maximum(score * delay_s, 0.0)
     return explained, np.sqrt(explained / np.maximum(sums.weight, 1e-9)), delay_s
+
+
+def joint_delays(sums: MotionSums) -> np.ndarray:
+    """The delays (V,) s of all cameras together that fit best; their mean is 0, for the views say nothing of it."""
+    information = sums.information + _PRIOR * np.diag(np.diag(sums.information)) + 1e-12 * np.eye(len(sums.score))
+    return np.linalg.solve(information + information.trace() * np.ones_like(information), sums.score)
