@@ -14,6 +14,7 @@ from hand_unc_ros.data.synthetic import worn as things
 from hand_unc_ros.data.synthetic.filming import Exposure, PlainCameras, Webcams
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
 from hand_unc_ros.data.synthetic.noise import noise_lattice
+from hand_unc_ros.data.synthetic.posing import Posing
 from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, vertex_normals
 from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.worn import Worn
@@ -38,6 +39,7 @@ class PosedHand:
     def __init__(self, model: HandModel) -> None:
         self.model = model
         self.axes = FlexionAxes.from_rest_joints(model.rest_joints(), model.side)
+        self._posing = None if model.skinning is None else Posing(model.skinning, self.axes)
         at_rest = HandState(np.zeros(ANGLE_COUNT), np.zeros(3), np.zeros(3))
         vertices, joints = (array[0] for array in self.surfaces([at_rest], np.zeros((1, 10))))
         self.faces = np.ascontiguousarray(model.faces, np.int32)
@@ -68,6 +70,10 @@ class PosedHand:
 
     def surfaces(self, states: list[HandState], betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (B, N, 3) and joints (B, 21, 3) in metres, world, float64, of B hands."""
+        if self._posing is not None:
+            placed = [self._placed(state, shape) for state, shape in zip(states, betas)]
+            return np.stack([vertices for vertices, _ in placed]), np.stack([joints for _, joints in placed])
+
         def stacked(values: list[np.ndarray]) -> torch.Tensor:
             return torch.as_tensor(np.stack(values), dtype=torch.float32)
 
@@ -75,6 +81,12 @@ class PosedHand:
         with torch.no_grad():
             surface = self.model(pose, stacked(list(betas)), stacked([state.translation for state in states]))
         return surface.vertices.double().numpy(), surface.joints.double().numpy()
+
+    def _placed(self, state: HandState, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (N, 3) and joints (21, 3) of one hand."""
+        points, joints = self._posing.place(state.angles, state.orientation, betas, state.translation)
+        joints = np.concatenate([joints, points[self.model.points]])[self.model.order]
+        return points[:len(self.model.weights)], joints
 
     def pose(self, state: HandState) -> np.ndarray:
         """MANO pose (48,) axis-angle of a state, global orientation first."""
