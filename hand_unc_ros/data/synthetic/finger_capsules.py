@@ -24,6 +24,8 @@ SOFT_M = 0.003
 # Whose each of the 21 angles is: 0 thumb … 4 little.
 ANGLE_FINGERS = np.array([0] * 5 + [1] * 4 + [2] * 4 + [3] * 4 + [4] * 4)
 _FIRST = 1 + 4 * np.arange(5)
+# Of three joints of thumb … little, among MANO's 15.
+_PLACES = np.array([[FIRST_POSE_JOINT[finger] + k for finger in FINGERS] for k in range(3)])
 
 
 class _Pairs(NamedTuple):
@@ -40,17 +42,18 @@ class FingerTurns:
     """Turns of the bones of five fingers, thumb … little, by anatomical angles, in the frame of the wrist."""
 
     def __init__(self, axes: FlexionAxes) -> None:
-        places = np.array([[FIRST_POSE_JOINT[finger] + k for finger in FINGERS] for k in range(3)])
-        self._crosses = (_crosses(axes.flexion[places]), _crosses(axes.abduction[places[0]]),
-                         _crosses(axes.twist[places[0, 0]]))
+        self._crosses = (_crosses(axes.flexion[_PLACES]), _crosses(axes.abduction[_PLACES[0]]),
+                         _crosses(axes.twist[_PLACES[0, 0]]))
 
     def world(self, angles: np.ndarray) -> np.ndarray:
         """(B, 3, 5, 3, 3) from rest, of three bones of each finger, for angles (B, 21) rad in the order ANGLE_NAMES."""
         return _turns(*self._crosses, np.array(angles, float), True)
 
-    def joints(self, angles: np.ndarray) -> np.ndarray:
-        """The same (B, 3, 5, 3, 3) of each bone from the one before."""
-        return _turns(*self._crosses, np.array(angles, float), False)
+    def of_pose(self, angles: np.ndarray) -> np.ndarray:
+        """(B, 15, 3, 3) from the bone before, in MANO's order, for the same angles; as `pose_from_angles`."""
+        turns = np.empty((len(angles), 15, 3, 3))
+        turns[:, _PLACES] = _turns(*self._crosses, np.array(angles, float), False)
+        return turns
 
 
 @njit(cache=True, nogil=True, error_model='numpy')

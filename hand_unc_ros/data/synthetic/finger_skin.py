@@ -67,10 +67,11 @@ class FingerSkin:
         self.palm = np.flatnonzero(~moves & (hand.skin.palm > 0.5))
 
     def bent(self, vertices: np.ndarray, joints: np.ndarray, orientation: np.ndarray, start: np.ndarray,
-             angles: np.ndarray) -> np.ndarray:
+             angles: np.ndarray, step: int = 1) -> np.ndarray:
         """Where the vertices `rows` are, (B, F, 3) metres, when fingers go from `start` (21,) to `angles` (B, 21) rad.
 
         vertices (V, 3), joints (21, 3) metres: the surface at `start`.  orientation: (3,) rotation vector of the hand.
+        step: only every so many of the rows are asked for.
         """
         turn = Rotation.from_rotvec(orientation).as_matrix()
         turns = self.turns.world(np.concatenate([start[None], angles]))
@@ -78,9 +79,9 @@ class FingerSkin:
         turns = turn @ turns[1:] @ (turn @ turns[:1]).swapaxes(-1, -2)
         chains = joints[_CHAINS]
         places = place_chains(chains[0], np.diff(chains, axis=0), turns)
-        here = vertices[self.rows]
         shifts = places[:, :3] - (turns @ chains[:3, ..., None])[..., 0]
-        return _blended(here, self.ends, self._weights, turns, shifts)
+        ends = -(-self.ends // step)
+        return _blended(vertices[self.rows[::step]], ends, np.ascontiguousarray(self._weights[:, ::step]), turns, shifts)
 
 
 @njit(cache=True, nogil=True, error_model='numpy', fastmath=HONEST_MATH)
@@ -90,14 +91,16 @@ def _blended(here, ends, weights, turns, shifts):
     moved = np.empty((len(turns), *here.shape))
     for b in range(len(turns)):
         for f in range(5):
+            turn, shift = turns[b, :, f].copy(), shifts[b, :, f].copy()
             for n in range(ends[f], ends[f + 1]):
-                x, y, z = here[n]
+                x, y, z = here[n, 0], here[n, 1], here[n, 2]
+                rest, one, two, three = weights[0, n], weights[1, n], weights[2, n], weights[3, n]
                 for i in range(3):
-                    total = weights[0, n] * here[n, i]
-                    for k in range(3):
-                        turn = turns[b, k, f, i]
-                        total += weights[k + 1, n] * (turn[0] * x + turn[1] * y + turn[2] * z + shifts[b, k, f, i])
-                    moved[b, n, i] = total
+                    moved[b, n, i] = (
+                        rest * here[n, i]
+                        + one * (turn[0, i, 0] * x + turn[0, i, 1] * y + turn[0, i, 2] * z + shift[0, i])
+                        + two * (turn[1, i, 0] * x + turn[1, i, 1] * y + turn[1, i, 2] * z + shift[1, i])
+                        + three * (turn[2, i, 0] * x + turn[2, i, 1] * y + turn[2, i, 2] * z + shift[2, i]))
     return moved
 
 

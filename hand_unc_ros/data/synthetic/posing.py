@@ -15,10 +15,6 @@ from hand_unc_ros.data.synthetic.compiled import njit
 from hand_unc_ros.data.synthetic.finger_capsules import FingerTurns
 from hand_unc_ros.data.synthetic.rasteriser import HONEST_MATH
 from hand_unc_ros.hand.blend_skinning import BlendSkinning
-from hand_unc_ros.hand.joints import FINGERS
-from hand_unc_ros.hand.limits import FIRST_POSE_JOINT, FlexionAxes
-
-_PLACES = np.array([[1 + FIRST_POSE_JOINT[finger] + k for finger in FINGERS] for k in range(3)])
 
 
 class _Rows(NamedTuple):
@@ -32,8 +28,8 @@ class _Rows(NamedTuple):
 class Posing:
     """Poses what a `BlendSkinning` does."""
 
-    def __init__(self, skinning: BlendSkinning, axes: FlexionAxes) -> None:
-        self._turns, self._parents = FingerTurns(axes), np.array(skinning.parents)
+    def __init__(self, skinning: BlendSkinning, turns: FingerTurns) -> None:
+        self._turns, self._parents = turns, np.array(skinning.parents)
         template, shapes, joints, joint_shapes = (
             _numbers(table) for table in (skinning.template, skinning.shapes, skinning.joints, skinning.joint_shapes))
         # Skin and the 16 joints: their mean shape (N + 16, 3) and how betas change it (3 (N + 16), 10).
@@ -46,7 +42,7 @@ class Posing:
         betas (10,) and a translation (3,) metres."""
         turns = np.empty((16, 3, 3))
         turns[0] = Rotation.from_rotvec(orientation).as_matrix()
-        turns[_PLACES] = self._turns.joints(angles[None])[0]
+        turns[1:] = self._turns.of_pose(angles[None])[0]
         rest = self._template + (self._shapes @ betas).reshape(-1, 3)
         return _posed(turns, self._parents, rest, self._correctives, self._weights, np.array(translation, float))
 

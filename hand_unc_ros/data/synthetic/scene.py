@@ -12,6 +12,7 @@ from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic import worn as things
 from hand_unc_ros.data.synthetic.filming import Exposure, PlainCameras, Webcams
+from hand_unc_ros.data.synthetic.finger_capsules import FingerTurns
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
 from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.posing import Posing
@@ -20,7 +21,6 @@ from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.worn import Worn
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.vectors import unit
-from hand_unc_ros.hand.anatomical_pose import pose_from_angles
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS
 from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes, fingers_of
 from hand_unc_ros.hand.model import HandModel
@@ -39,7 +39,8 @@ class PosedHand:
     def __init__(self, model: HandModel) -> None:
         self.model = model
         self.axes = FlexionAxes.from_rest_joints(model.rest_joints(), model.side)
-        self._posing = None if model.skinning is None else Posing(model.skinning, self.axes)
+        self._turns = FingerTurns(self.axes)
+        self._posing = None if model.skinning is None else Posing(model.skinning, self._turns)
         at_rest = HandState(np.zeros(ANGLE_COUNT), np.zeros(3), np.zeros(3))
         vertices, joints = (array[0] for array in self.surfaces([at_rest], np.zeros((1, 10))))
         self.faces = np.ascontiguousarray(model.faces, np.int32)
@@ -90,8 +91,8 @@ class PosedHand:
 
     def pose(self, state: HandState) -> np.ndarray:
         """MANO pose (48,) axis-angle of a state, global orientation first."""
-        fingers = pose_from_angles(torch.as_tensor(state.angles, dtype=torch.float32)[None], self.axes)
-        return np.concatenate([state.orientation, fingers[0].numpy()])
+        turns = self._turns.of_pose(state.angles[None])[0]
+        return np.concatenate([state.orientation, Rotation.from_matrix(turns).as_rotvec().ravel()])
 
     def mesh(self, vertices: np.ndarray, joints: np.ndarray, look: looks.Appearance,
              bend: np.ndarray, arm_length: float, skin_number: int = 0) -> list[Mesh]:

@@ -8,6 +8,7 @@ pytest.importorskip('numba')
 
 from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.scene import PosedHand
+from hand_unc_ros.hand.anatomical_pose import pose_from_angles
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.limits import ANGLE_COUNT, REACH_LIMITS
 from hand_unc_ros.hand.model import HandModel, load_hand_model
@@ -29,9 +30,12 @@ def test_surfaces_are_those_of_the_model(name, side):
     model = load_hand_model(name, side)
     hand, (states, betas) = PosedHand(model), drawn(20)
     vertices, joints = hand.surfaces(states, betas)
+    fingers = pose_from_angles(torch.as_tensor(np.stack([state.angles for state in states])), hand.axes).numpy()
+    pose = np.column_stack([[state.orientation for state in states], fingers])
+    np.testing.assert_allclose([hand.pose(state) for state in states], pose, atol=1e-9)
     with torch.no_grad():
         surface = model(*(torch.as_tensor(np.stack(part), dtype=torch.float32) for part in (
-            [hand.pose(state) for state in states], betas, [state.translation for state in states])))
+            pose, betas, [state.translation for state in states])))
     # Float32 on coordinates below 1 m.
     np.testing.assert_allclose(vertices, surface.vertices.double().numpy(), atol=2e-6)
     np.testing.assert_allclose(joints, surface.joints.double().numpy(), atol=2e-6)
