@@ -81,7 +81,8 @@ class FingerSkin:
         places = place_chains(chains[0], np.diff(chains, axis=0), turns)
         shifts = places[:, :3] - (turns @ chains[:3, ..., None])[..., 0]
         ends = -(-self.ends // step)
-        return _blended(vertices[self.rows[::step]], ends, np.ascontiguousarray(self._weights[:, ::step]), turns, shifts)
+        weights = np.ascontiguousarray(self._weights[:, ::step])
+        return _blended(vertices[self.rows[::step]], ends, weights, turns, shifts)
 
 
 @njit(cache=True, nogil=True, error_model='numpy', fastmath=HONEST_MATH)

@@ -294,7 +294,10 @@ class _Attempt:
             shifts = np.linspace(low, high, 12)
             # From far out inwards, the last one that is free.
             first = len(shifts)
-            while first and self.solid.distance(points, rotation, place + shifts[first - 1] * out).min() >= -0.5 * _SOFT_M:
+            while first:
+                away = self.solid.distance(points, rotation, place + shifts[first - 1] * out)
+                if away.min() < -0.5 * _SOFT_M:
+                    break
                 first -= 1
             low, high = shifts[max(first - 1, 0)], shifts[min(first, len(shifts) - 1)]
         return place + high * out

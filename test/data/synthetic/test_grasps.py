@@ -17,7 +17,7 @@ from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.postures import draw_angles
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.data.synthetic.solids import KINDS, draw_solid
-from hand_unc_ros.hand.limits import ANGLE_COUNT, REACH_LIMITS
+from hand_unc_ros.hand.limits import REACH_LIMITS
 from hand_unc_ros.hand.model import load_hand_model
 
 torch.set_num_threads(1)
