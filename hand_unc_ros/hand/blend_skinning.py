@@ -34,6 +34,7 @@ class BlendSkinning(torch.nn.Module):
     """Vertices and joints of a hand model's arrays.
 
     State is only the arrays, as buffers that follow the module to its device and are not stored with it.
+    parents: of the joints 1 … 15.
     """
 
     def __init__(self, arrays: dict[str, np.ndarray], rows: np.ndarray | None = None) -> None:
@@ -49,8 +50,8 @@ class BlendSkinning(torch.nn.Module):
             'joints': regressor @ template, 'joint_shapes': torch.tensordot(regressor, shapes, 1).flatten(0, 1)}
         for name, table in tables.items():
             self.register_buffer(name, table.float(), persistent=False)
-        parents = [int(parent) for parent in np.asarray(arrays['kintree_table'])[0, 1:]]
-        self._levels = _levels(parents)
+        self.parents = [int(parent) for parent in np.asarray(arrays['kintree_table'])[0, 1:]]
+        self._levels = _levels(self.parents)
 
     def forward(self, pose: Tensor, betas: Tensor, translation: Tensor) -> tuple[Tensor, Tensor]:
         """Vertices (B, N, 3) and joints (B, 16, 3), metres.

@@ -112,7 +112,8 @@ class HandModel(torch.nn.Module):
         # (N, 16) of the vertices to MANO's joints.
         self.weights = np.asarray(arrays['weights'], np.float64)
         rows = joint_rows(arrays, tips)
-        self._count, self._points, self._order = len(arrays['v_template']), rows.points, rows.order
+        # The public joints are rows `order` of the layer's 16 joints followed by its vertices `points`.
+        self._count, self.points, self.order = len(arrays['v_template']), rows.points, rows.order
         arrays = {key: rows.arrays[key] for key in ARRAY_SHAPES}
         self._layer = SmplxLayer(arrays, side) if by_smplx else BlendSkinning(arrays)
         faces = torch.as_tensor(np.asarray(arrays['f'], dtype=np.int64))
@@ -134,8 +135,13 @@ class HandModel(torch.nn.Module):
             raise ValueError(f'expected betas ({batch}, 10) and translation ({batch}, 3), '
                              f'got {tuple(betas.shape)} and {tuple(translation.shape)}')
         vertices, joints = self._layer(pose, betas, translation)
-        joints = torch.cat([joints, vertices[:, self._points]], dim=1)
-        return HandSurface(vertices[:, :self._count], joints[:, self._order])
+        joints = torch.cat([joints, vertices[:, self.points]], dim=1)
+        return HandSurface(vertices[:, :self._count], joints[:, self.order])
+
+    @property
+    def skinning(self) -> BlendSkinning | None:
+        """What poses the hand and its `points`, None where smplx does."""
+        return self._layer if isinstance(self._layer, BlendSkinning) else None
 
     def rest_joints(self) -> np.ndarray:
         """Joints (21, 3) metres, public order, of the mean shape in the rest pose."""

@@ -53,7 +53,7 @@ class Grasp(NamedTuple):
 
     def distance(self, points: np.ndarray) -> np.ndarray:
         """Of points (..., 3) to the thing's surface, metres, negative inside."""
-        return self.solid.distance((points - self.translation) @ self.rotation)
+        return self.solid.distance(points, self.rotation, self.translation)
 
 
 @dataclass(frozen=True)
@@ -154,12 +154,12 @@ class _Attempt:
         return vertices[0], joints[0]
 
     def _away(self, points: np.ndarray) -> np.ndarray:
-        return self.solid.distance((points - self.place) @ self.rotation)
+        return self.solid.distance(points, self.rotation, self.place)
 
     def _depths(self, angles: np.ndarray) -> np.ndarray:
         """(B, 5) least distance of the thumb … little to the thing, of poses (B, 21)."""
         away = self._away(self.skin.bent(self.vertices, self.joints, self.orientation, self.start, angles))
-        return np.stack([away[:, slice(*self.skin.ends[finger:finger + 2])].min(axis=1) for finger in range(5)], axis=1)
+        return np.minimum.reduceat(away, self.skin.ends[:-1], axis=1)
 
     def _swept(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Each finger as far from `start` to `end` (21,) as it gets before it sinks in or runs into the hand itself:
@@ -289,13 +289,16 @@ class _Attempt:
     def _pushed(self, rotation: np.ndarray, place: np.ndarray, out: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """The place moved along `out` until the vertices `rows` just touch the thing."""
         low, high = -0.06, 0.12
-        local, way = (self.vertices[rows] - place) @ rotation, out @ rotation
+        points = self.vertices[rows]
         for _ in range(3):
             shifts = np.linspace(low, high, 12)
-            away = self.solid.distance(local - shifts[:, None, None] * way).min(axis=1)
             # From far out inwards, the last one that is free.
-            sunk = np.flatnonzero(away < -0.5 * _SOFT_M)
-            first = sunk[-1] + 1 if len(sunk) else 0
+            first = len(shifts)
+            while first:
+                away = self.solid.distance(points, rotation, place + shifts[first - 1] * out)
+                if away.min() < -0.5 * _SOFT_M:
+                    break
+                first -= 1
             low, high = shifts[max(first - 1, 0)], shifts[min(first, len(shifts) - 1)]
         return place + high * out
 

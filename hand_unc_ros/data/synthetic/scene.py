@@ -12,14 +12,15 @@ from hand_unc_ros.data.synthetic import appearance as looks
 from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic import worn as things
 from hand_unc_ros.data.synthetic.filming import Exposure, PlainCameras, Webcams
+from hand_unc_ros.data.synthetic.finger_capsules import FingerTurns
 from hand_unc_ros.data.synthetic.motion import HandMotion, HandState
 from hand_unc_ros.data.synthetic.noise import noise_lattice
+from hand_unc_ros.data.synthetic.posing import Posing
 from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection, merge, vertex_normals
 from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.worn import Worn
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.vectors import unit
-from hand_unc_ros.hand.anatomical_pose import pose_from_angles
 from hand_unc_ros.hand.joints import FINGERS, FINGERTIPS
 from hand_unc_ros.hand.limits import ANGLE_COUNT, FlexionAxes, fingers_of
 from hand_unc_ros.hand.model import HandModel
@@ -38,6 +39,8 @@ class PosedHand:
     def __init__(self, model: HandModel) -> None:
         self.model = model
         self.axes = FlexionAxes.from_rest_joints(model.rest_joints(), model.side)
+        self._turns = FingerTurns(self.axes)
+        self._posing = None if model.skinning is None else Posing(model.skinning, self._turns)
         at_rest = HandState(np.zeros(ANGLE_COUNT), np.zeros(3), np.zeros(3))
         vertices, joints = (array[0] for array in self.surfaces([at_rest], np.zeros((1, 10))))
         self.faces = np.ascontiguousarray(model.faces, np.int32)
@@ -68,6 +71,10 @@ class PosedHand:
 
     def surfaces(self, states: list[HandState], betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Vertices (B, N, 3) and joints (B, 21, 3) in metres, world, float64, of B hands."""
+        if self._posing is not None:
+            placed = [self._placed(state, shape) for state, shape in zip(states, betas)]
+            return np.stack([vertices for vertices, _ in placed]), np.stack([joints for _, joints in placed])
+
         def stacked(values: list[np.ndarray]) -> torch.Tensor:
             return torch.as_tensor(np.stack(values), dtype=torch.float32)
 
@@ -76,10 +83,16 @@ class PosedHand:
             surface = self.model(pose, stacked(list(betas)), stacked([state.translation for state in states]))
         return surface.vertices.double().numpy(), surface.joints.double().numpy()
 
+    def _placed(self, state: HandState, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Vertices (N, 3) and joints (21, 3) of one hand."""
+        points, joints = self._posing.place(state.angles, state.orientation, betas, state.translation)
+        joints = np.concatenate([joints, points[self.model.points]])[self.model.order]
+        return points[:len(self.model.weights)], joints
+
     def pose(self, state: HandState) -> np.ndarray:
         """MANO pose (48,) axis-angle of a state, global orientation first."""
-        fingers = pose_from_angles(torch.as_tensor(state.angles, dtype=torch.float32)[None], self.axes)
-        return np.concatenate([state.orientation, fingers[0].numpy()])
+        turns = self._turns.of_pose(state.angles[None])[0]
+        return np.concatenate([state.orientation, Rotation.from_matrix(turns).as_rotvec().ravel()])
 
     def mesh(self, vertices: np.ndarray, joints: np.ndarray, look: looks.Appearance,
              bend: np.ndarray, arm_length: float, skin_number: int = 0) -> list[Mesh]:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from scipy.spatial import cKDTree
 from scipy.spatial.transform import Rotation
 
+from hand_unc_ros.data.synthetic.compiled import njit
 from hand_unc_ros.data.synthetic.finger_capsules import ANGLE_FINGERS, SOFT_M, clearance
 from hand_unc_ros.data.synthetic.grasps import finger_skin
 from hand_unc_ros.data.synthetic.motion import HandState
@@ -297,10 +297,10 @@ class _Pair:
         for _ in range(2):
             shares = low + (high - low) * _SWEEP[:, None]
             ways = start + shares[:, ANGLE_FINGERS] * (end - start)
-            bent = skin.bent(here.vertices, here.joints, here.state.orientation, start, ways)
+            bent = skin.bent(here.vertices, here.joints, here.state.orientation, start, ways, 2)
             fingers, thumb = clearance(ways)
-            # Every other vertex; the first of each finger's part of them.
-            away = self._away(1 - which, bent[:, ::2].reshape(-1, 3)).reshape(len(ways), -1)
+            # The first of each finger's part of every other vertex.
+            away = self._away(1 - which, bent.reshape(-1, 3)).reshape(len(ways), -1)
             away = np.minimum.reduceat(away, (skin.ends[:-1] + 1) // 2, axis=1)
             # A finger that lies on the other hand goes on as long as it sinks in no deeper.
             allowed = np.minimum(-_TOUCH_M, away[0] - 5e-4) if allowed is None else allowed
@@ -320,21 +320,51 @@ class _Pair:
 
 
 class _Skin:
-    """The surface of a placed hand, by its vertices and their normals."""
+    """The surface of a placed hand, by its vertices and their normals, sorted into cells as wide as _NEAR_M."""
 
     def __init__(self, hand: PosedHand, placed: PlacedHand) -> None:
-        self._vertices = placed.vertices
-        self._normals = vertex_normals(placed.vertices.astype(np.float32), hand.faces).astype(np.float64)
-        self._tree = cKDTree(placed.vertices, balanced_tree=False, compact_nodes=False)
+        normals = vertex_normals(placed.vertices.astype(np.float32), hand.faces)
+        self._low = placed.vertices.min(axis=0)
+        cells = ((placed.vertices - self._low) / _NEAR_M).astype(np.int64)
+        self._shape = cells.max(axis=0) + 1
+        number = (cells[:, 0] * self._shape[1] + cells[:, 1]) * self._shape[2] + cells[:, 2]
+        order = np.argsort(number, kind='stable')
+        self._starts = np.searchsorted(number[order], np.arange(self._shape.prod() + 1))
+        self._points = np.hstack([placed.vertices, normals])[order]
 
     def away(self, points: np.ndarray) -> np.ndarray:
         """(N,) signed distance in metres along the nearest vertex's normal, inf where none is near."""
-        near, rows = self._tree.query(points, distance_upper_bound=_NEAR_M)
-        found = np.flatnonzero(np.isfinite(near))
-        away = np.full(len(points), np.inf)
-        rows = rows[found]
-        away[found] = np.einsum('ni,ni->n', points[found] - self._vertices[rows], self._normals[rows])
-        return away
+        return _away(np.ascontiguousarray(points), self._points, self._starts, self._low, self._shape)
+
+
+@njit(cache=True, nogil=True, error_model='numpy')
+def _away(points, surface, starts, low, shape):
+    """surface: (V, 6) vertices and normals by cells of a grid of `shape` (3,) from `low` (3,), `starts` where each
+    cell's begin."""
+    away = np.full(len(points), np.inf)
+    first, last = np.empty(3, np.int64), np.empty(3, np.int64)
+    for n in range(len(points)):
+        for i in range(3):
+            # Before the conversion, since those may be far off.
+            place = min(max((points[n, i] - low[i]) / _NEAR_M, -2.0), shape[i] + 1.0)
+            cell = int(np.floor(place))
+            first[i], last[i] = max(cell - 1, 0), min(cell + 1, shape[i] - 1)
+        if first[2] > last[2]:
+            continue
+        x, y, z = points[n]
+        least, nearest = _NEAR_M * _NEAR_M, -1
+        for i in range(first[0], last[0] + 1):
+            for j in range(first[1], last[1] + 1):
+                row = (i * shape[1] + j) * shape[2]
+                for at in range(starts[row + first[2]], starts[row + last[2] + 1]):
+                    dx, dy, dz = x - surface[at, 0], y - surface[at, 1], z - surface[at, 2]
+                    square = dx * dx + dy * dy + dz * dz
+                    if square < least:
+                        least, nearest = square, at
+        if nearest >= 0:
+            away[n] = ((x - surface[nearest, 0]) * surface[nearest, 3] + (y - surface[nearest, 1]) * surface[nearest, 4]
+                       + (z - surface[nearest, 2]) * surface[nearest, 5])
+    return away
 
 
 def _heights(points: np.ndarray, middle: np.ndarray, axes: np.ndarray, way: np.ndarray, sign: float) -> np.ndarray:
