@@ -165,7 +165,7 @@ def _late(name: str, view: ViewReport) -> str:
     side = 'later' if view.delay_s > 0 else 'earlier'
     off = f'its images are at least {abs(view.delay_s):.2f} s {side} than their stamps say, by the motion of the hand: '
     remedy = ('stamp images at exposure, shorten the queues of the driver, synchronise the clocks, or, where it stays the'
-              ' same, give it by camera_delays')
+              ' same, give it by camera_delays (hand-unc calibrate-delays)')
     if len(view.late) == 1:
         return f'{off}{remedy}'
     *others, last = sorted(view.late)

@@ -21,4 +21,6 @@ def estimator_settings(values: Mapping[str, Any]) -> EstimatorSettings:
         one_view_fallback=values['one_view_fallback'], filter=values['filter.enabled'],
         view_health=values['view_health.enabled'],
         down_weight=values['view_health.down_weight'], read_twice=values['read_twice'],
-        bone_memory=values['bone_memory'], camera_delays=tuple(values['camera_delays']))
+        bone_memory=values['bone_memory'],
+        # ROS has no empty list of strings: it holds an empty one then.
+        camera_delays=tuple(text for text in values['camera_delays'] if text))

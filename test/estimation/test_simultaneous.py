@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from late_cases import Unsynchronised, swinging
 from rig_cases import ring
-from view_cases import IMAGE, START_NS, OneHand, TruthMethod, hand, readings_of, see
+from view_cases import IMAGE, START_NS, OneHand, hand, readings_of, see
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.build import build_estimator
@@ -23,31 +24,9 @@ PHASES_MS = (0.0, 8.0, -12.0, 15.0)
 WARM_SETS = 10
 
 
-def swinging(speed, amplitude=0.1):
-    """A hand that goes to and fro, at most at `speed` m/s."""
-    return lambda seconds: hand(place=(amplitude * np.sin(speed / amplitude * seconds), 0.0, 0.0))
-
-
-class Unsynchronised(TruthMethod):
-    """Every camera sees the hand at its own stamp, `late_ms` before it: camera → milliseconds."""
-
-    late_ms = {}
-
-    def read(self, crops):
-        found = []
-        for crop in crops:
-            camera, stamp_ns = crop.view.camera.name, crop.view.stamp_ns
-            seconds = (stamp_ns - START_NS) * 1e-9 - 1e-3 * self.late_ms.get(camera, 0.0)
-            row = RIG.names.index(camera)
-            seen = see(RIG.subset([camera]), self.motion(seconds), self.sigma_px, self.noise, stamp_ns % 2**31 + row)
-            found += readings_of(seen, stamp_ns).values()
-        return found
-
-
 def followed(motion, phases_ms, late_ms=None, sets=120, **options):
     """Mean error in mm at the stamps of the sets, share of the joints inside their 95 % ellipsoids, the last result."""
-    method = Unsynchronised(motion, sigma_px=2.0, noise=1.0)
-    method.late_ms = late_ms or {}
+    method = Unsynchronised(motion, RIG, late_ms or {})
     tracker, errors, inside = OneHand(HandEstimator(method, EstimatorSettings(**options))), [], []
     for index in range(sets):
         stamp_ns = START_NS + round(1e9 * index / RATE_HZ)

@@ -99,3 +99,8 @@ def test_the_files_that_are_named_reach_the_method() -> None:
     names = ('weights', 'finder_weights', 'covariance_head', 'texture_weights')
     options = estimator_settings(values(**{name: f'{name}.safetensors' for name in names})).method_options
     assert all(getattr(options, name) == f'{name}.safetensors' for name in names)
+
+
+def test_an_empty_list_of_ros_names_no_camera():
+    assert estimator_settings(values(camera_delays=[''])).camera_delays == ()
+    assert estimator_settings(values(camera_delays=['a=0.01'])).delays_ns == {'a': 10_000_000}
