@@ -54,6 +54,7 @@ class MotionSums:
         self.weight, self.offered = np.zeros((2, cameras))
 
     def add(self, other: MotionSums, sign: float = 1.0) -> None:
+        """Add the other's sums, or with sign −1 take them away."""
         for name, sums in vars(self).items():
             sums += sign * getattr(other, name)
 
