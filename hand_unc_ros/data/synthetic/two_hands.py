@@ -9,12 +9,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from scipy.spatial.transform import Rotation
 
-from hand_unc_ros.data.synthetic.compiled import njit
 from hand_unc_ros.data.synthetic.finger_capsules import ANGLE_FINGERS, SOFT_M, clearance
 from hand_unc_ros.data.synthetic.grasps import finger_skin
 from hand_unc_ros.data.synthetic.motion import HandState
+from hand_unc_ros.data.synthetic.near_surface import NEAR_M, NearSurface
 from hand_unc_ros.data.synthetic.postures import draw_angles
-from hand_unc_ros.data.synthetic.rasteriser import vertex_normals
 from hand_unc_ros.data.synthetic.scene import PosedHand
 from hand_unc_ros.geometry.vectors import cross, unit
 from hand_unc_ros.hand.limits import ANGLE_COUNT, REACH_LIMITS
@@ -27,8 +26,6 @@ _TOUCH_M, _TOUCHING_M = 0.0015, 0.004
 # Side of the cells by which hands are slid together, about the spacing of vertices and centres of faces.
 _CELL_M = 0.005
 _CELLS = 128
-# Nearest vertices farther than this say nothing of a depth.
-_NEAR_M = 0.014
 _PUSHES, _TRIES = 6, 3
 # How far back from where middle joints cross interlaced fingers are tried, and how far aside, of their pitch.
 _BACK, _ASIDE = np.arange(-0.016, 0.016, 0.006), (0.4, 0.5, 0.6)
@@ -89,7 +86,7 @@ def draw_two_hands(rng: np.random.Generator, right: PosedHand, left: PosedHand, 
 
 def penetration(hands: Sequence[PosedHand], placed: Sequence[PlacedHand]) -> float:
     """How deep, in metres, vertices of either of two hands lie behind the nearest vertices of the other."""
-    skins = [_Skin(hand, place) for hand, place in zip(hands, placed)]
+    skins = [NearSurface(place.vertices, hand.faces) for hand, place in zip(hands, placed)]
     return max(0.0, *(-float(skin.away(other.vertices).min()) for skin, other in zip(skins, reversed(placed))))
 
 
@@ -102,7 +99,7 @@ class _Pair:
         self.still_is_right = self.hands[0] is right
         self.placed: list[PlacedHand] = []
         # The skin of each hand where it was last posed; shifts since then are those of what is asked of it.
-        self.skins: list[tuple[np.ndarray, _Skin | None]] = []
+        self.skins: list[tuple[np.ndarray, NearSurface | None]] = []
 
     def answer(self, kind: str, centre: np.ndarray) -> TwoHands:
         """The pair about `centre`."""
@@ -228,10 +225,11 @@ class _Pair:
         self.skins[which:which + 1] = [(state.translation, None)]
 
     def _away(self, which: int, points: np.ndarray) -> np.ndarray:
-        """(N,) of `points` (N, 3) from hand `which`, as `_Skin.away`."""
+        """(N,) of `points` (N, 3) from hand `which`, as `NearSurface.away`."""
         place, skin = self.skins[which]
         if skin is None:
-            place, skin = self.placed[which].state.translation, _Skin(self.hands[which], self.placed[which])
+            place = self.placed[which].state.translation
+            skin = NearSurface(self.placed[which].vertices, self.hands[which].faces)
             self.skins[which] = place, skin
         return skin.away(points - (self.placed[which].state.translation - place))
 
@@ -260,7 +258,7 @@ class _Pair:
     def _touch(self, way: np.ndarray) -> None:
         """Brings the second hand back along `way` (3,) to the first where cells have stopped it too early."""
         for _ in range(2):
-            gap = min(self._away(0, self.placed[1].vertices).min(), _NEAR_M)
+            gap = min(self._away(0, self.placed[1].vertices).min(), NEAR_M)
             if gap < 2 * _TOUCH_M:
                 return
             self._shift(1, -gap * way)
@@ -276,7 +274,7 @@ class _Pair:
     def _depth(self) -> float:
         """How deep, in metres, vertices of one hand lie behind the nearest vertices of the other."""
         # Those beyond a plate between the hands' boxes cannot touch.
-        boxes = [(hand.vertices.min(axis=0) - _NEAR_M, hand.vertices.max(axis=0) + _NEAR_M) for hand in self.placed]
+        boxes = [(hand.vertices.min(axis=0) - NEAR_M, hand.vertices.max(axis=0) + NEAR_M) for hand in self.placed]
         low, high = np.maximum(boxes[0][0], boxes[1][0]), np.minimum(boxes[0][1], boxes[1][1])
         if (low >= high).any():
             return 0.0
@@ -317,54 +315,6 @@ class _Pair:
                 break
         away = self._away(1 - which, self.placed[which].vertices)
         return sum(away[skin.finger == finger].min() < _TOUCHING_M for finger in range(5))
-
-
-class _Skin:
-    """The surface of a placed hand, by its vertices and their normals, sorted into cells as wide as _NEAR_M."""
-
-    def __init__(self, hand: PosedHand, placed: PlacedHand) -> None:
-        normals = vertex_normals(placed.vertices.astype(np.float32), hand.faces)
-        self._low = placed.vertices.min(axis=0)
-        cells = ((placed.vertices - self._low) / _NEAR_M).astype(np.int64)
-        self._shape = cells.max(axis=0) + 1
-        number = (cells[:, 0] * self._shape[1] + cells[:, 1]) * self._shape[2] + cells[:, 2]
-        order = np.argsort(number, kind='stable')
-        self._starts = np.searchsorted(number[order], np.arange(self._shape.prod() + 1))
-        self._points = np.hstack([placed.vertices, normals])[order]
-
-    def away(self, points: np.ndarray) -> np.ndarray:
-        """(N,) signed distance in metres along the nearest vertex's normal, inf where none is near."""
-        return _away(np.ascontiguousarray(points), self._points, self._starts, self._low, self._shape)
-
-
-@njit(cache=True, nogil=True, error_model='numpy')
-def _away(points, surface, starts, low, shape):
-    """surface: (V, 6) vertices and normals by cells of a grid of `shape` (3,) from `low` (3,), `starts` where each
-    cell's begin."""
-    away = np.full(len(points), np.inf)
-    first, last = np.empty(3, np.int64), np.empty(3, np.int64)
-    for n in range(len(points)):
-        for i in range(3):
-            # Before the conversion, since those may be far off.
-            place = min(max((points[n, i] - low[i]) / _NEAR_M, -2.0), shape[i] + 1.0)
-            cell = int(np.floor(place))
-            first[i], last[i] = max(cell - 1, 0), min(cell + 1, shape[i] - 1)
-        if first[2] > last[2]:
-            continue
-        x, y, z = points[n]
-        least, nearest = _NEAR_M * _NEAR_M, -1
-        for i in range(first[0], last[0] + 1):
-            for j in range(first[1], last[1] + 1):
-                row = (i * shape[1] + j) * shape[2]
-                for at in range(starts[row + first[2]], starts[row + last[2] + 1]):
-                    dx, dy, dz = x - surface[at, 0], y - surface[at, 1], z - surface[at, 2]
-                    square = dx * dx + dy * dy + dz * dz
-                    if square < least:
-                        least, nearest = square, at
-        if nearest >= 0:
-            away[n] = ((x - surface[nearest, 0]) * surface[nearest, 3] + (y - surface[nearest, 1]) * surface[nearest, 4]
-                       + (z - surface[nearest, 2]) * surface[nearest, 5])
-    return away
 
 
 def _heights(points: np.ndarray, middle: np.ndarray, axes: np.ndarray, way: np.ndarray, sign: float) -> np.ndarray:
