@@ -14,7 +14,7 @@ from hand_unc_ros.methods import frozen_landmarks
 from hand_unc_ros.methods.jump_hand.network import JumpHand, JumpHandConfig
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandLandmarkNet, PalmNet
 from hand_unc_ros.networks.landmark_gaussians import LandmarkGaussianConfig, random_maps
-from hand_unc_ros.networks.landmark_variance import LandmarkVariance
+from hand_unc_ros.networks.landmark_errors import LandmarkErrors
 from hand_unc_ros.networks.weights import save_network
 
 torch.set_num_threads(1)
@@ -27,7 +27,7 @@ def save_landmark_networks(folder: Path) -> tuple[Path, Path, Path]:
     """Paths of a trunk that sees a right hand in everything, with its landmarks all over the crop, of a palm detector
     and of a variance head."""
     torch.manual_seed(0)
-    trunk, head = HandLandmarkNet(), LandmarkVariance()
+    trunk, head = HandLandmarkNet(), LandmarkErrors()
     with torch.no_grad():
         trunk.landmarks.bias.view(21, 3).uniform_(40, 180)
         trunk.presence.bias.fill_(8.0)
@@ -48,7 +48,7 @@ def landmark_paths(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path
 def take(monkeypatch: pytest.MonkeyPatch, paths: tuple[Path, Path, Path]) -> None:
     """Let these be the networks that the user has fetched."""
     monkeypatch.setattr(frozen_landmarks, 'landmark_models', lambda: paths[:2])
-    monkeypatch.setattr(frozen_landmarks, 'shipped_head', lambda: paths[2])
+    monkeypatch.setattr(frozen_landmarks, 'shipped_heads', lambda: [paths[2]])
 
 
 def network_on(fingerprints: dict[str, str], seed: int = 0, config: JumpHandConfig = CONFIG) -> JumpHand:

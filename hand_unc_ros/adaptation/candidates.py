@@ -1,4 +1,4 @@
-"""What competes with the estimator in use: the same with a variance head and a covariance map of the rig.
+"""What competes with the estimator in use: the same with an error head and a covariance map of the rig.
 
 A network that is trained on the rig's recordings is made in trained.py.
 """
@@ -18,7 +18,7 @@ from scipy.stats import chi2
 from tqdm import tqdm
 
 from hand_unc_ros.adaptation.plan import Part, content_hash, estimator_content, rig_content
-from hand_unc_ros.adaptation.refit import refit_variance
+from hand_unc_ros.adaptation.refit import refit_errors
 from hand_unc_ros.bounded import MalformedError, parse_json, read_npz, read_text
 from hand_unc_ros.data.feature_shards import DESCRIPTION
 from hand_unc_ros.errors import DatasetError, RecordingError
@@ -28,14 +28,14 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings.calibrate import FEWEST_ERRORS, errors_by_views, fit_by_views
 from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
 from hand_unc_ros.files import replace_file, write_file
-from hand_unc_ros.networks.landmark_variance import load_landmark_variance
+from hand_unc_ros.networks.landmark_errors import load_landmark_errors
 from hand_unc_ros.networks.weights import fingerprint, save_network
 
 log = logging.getLogger(__name__)
 
 # Seconds of the parts to learn from that a covariance map is fitted to, spread evenly.
 MAPPED_S = 180.0
-HEAD = 'landmark_variance.safetensors'
+HEAD = 'landmark_errors.safetensors'
 MAP_SUFFIX = '.covariance_map.json'
 
 
@@ -50,25 +50,25 @@ class Candidate:
     notes: dict[str, Any] = field(default_factory=dict)
 
 
-def refitted_variance(parts: Sequence[Part], features: Path, settings: EstimatorSettings, work: Path) -> Candidate:
-    """The estimator in use with a variance head and a covariance map of the rig. parts: to learn from.  features: their
+def refitted_errors(parts: Sequence[Part], features: Path, settings: EstimatorSettings, work: Path) -> Candidate:
+    """The estimator in use with an error head and a covariance map of the rig. parts: to learn from.  features: their
     sequences.  Raises RecordingError where they are too few."""
     in_use = files_of(settings)['covariance_head']
     key = content_hash({'features': read_text(features / DESCRIPTION), 'head': fingerprint(in_use)})[:16]
-    folder = work / f'variance-{key}'
+    folder = work / f'head-{key}'
     folder.mkdir(parents=True, exist_ok=True)
     path, notes = folder / HEAD, folder / 'refit.json'
     if not (path.is_file() and notes.is_file()):
-        found = refit_variance(features, load_landmark_variance(in_use))
+        found = refit_errors(features, load_landmark_errors(in_use))
         save_network(path, found.head, found.head.config.to_dict())
         content = {'head': found.kind, 'nll_of_pairs': found.nll, 'scale': found.scale, 'pairs': found.pairs}
         write_file(notes, json.dumps(content, indent=1) + '\n')
     about = parse_json(read_text(notes))
-    log.info('variance head: %s (nats a landmark: %s)', about['head'],
+    log.info('error head: %s (nats a landmark: %s)', about['head'],
              ', '.join(f'{kind} {value:.3f}' for kind, value in about['nll_of_pairs'].items()))
     candidate = replace(settings, covariance_head=str(path), covariance_map='')
     with_map(parts, candidate, path.with_suffix(MAP_SUFFIX), work)
-    return Candidate('variance head and map of the rig', candidate, {'covariance_head': path}, about)
+    return Candidate('error head and map of the rig', candidate, {'covariance_head': path}, about)
 
 
 def with_map(parts: Sequence[Part], settings: EstimatorSettings, path: Path, work: Path) -> None:

@@ -1,4 +1,4 @@
-"""The variance head of the landmark network for a rig, without labels: from pairs of views in sequences of features.
+"""The error head of the landmark network for a rig, without labels: from pairs of views in sequences of features.
 
 Three heads compete: the one in use, that with all σ multiplied by one number, and one that goes on learning from the
 pairs (networks/landmark_pairs.py). Sequences that none of them has learned from decide. Across the epipolar lines alone
@@ -20,8 +20,8 @@ from torch import Tensor
 from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.hand.joints import from_public
-from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands, student_nll
-from hand_unc_ros.networks.landmark_variance import LandmarkVariance
+from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands
+from hand_unc_ros.networks.landmark_errors import LandmarkErrors
 
 # The sequences, in order of time, are cut into so many blocks, of which every fourth decides between the heads.
 BLOCKS, DECIDES_EVERY = 16, 4
@@ -30,7 +30,8 @@ FRAME_STEP = 3
 # Fewer pairs say nothing of a head.
 FEWEST_PAIRS = 50
 STEPS, BATCH, RATE = 600, 64, 3e-4
-# Weight of the squared distance of log σ from that of the head in use: the likelihood's own curvature is about 1.
+# Weight of the squared distances from the head in use, of log σ and of shifts in σ: the likelihood's own curvature is
+# about 1.
 HELD = 0.1
 # Factors on all σ that are tried.
 SCALES = np.exp(np.linspace(np.log(0.25), np.log(4.0), 33))
@@ -45,17 +46,17 @@ class Refit:
     the deciding pairs, nats a landmark.  scale: on σ, of the scaled head.  pairs: that were learned from, and that
     decided."""
 
-    head: LandmarkVariance
+    head: LandmarkErrors
     kind: str
     nll: dict[str, float]
     scale: float
     pairs: tuple[int, int]
 
 
-def refit_variance(folder: Path, head: LandmarkVariance, seed: int = 1, steps: int = STEPS) -> Refit:
+def refit_errors(folder: Path, head: LandmarkErrors, seed: int = 1, steps: int = STEPS) -> Refit:
     """The head that fits the sequences in `folder` best, by those that are held back. head: in use; stays as it is.
     Raises RecordingError where too few views show a hand together."""
-    learn, decide = pairs_of(folder)
+    learn, decide = pairs_of(folder, head)
     if min(len(learn.rows), len(decide.rows)) < FEWEST_PAIRS:
         raise RecordingError(f'{folder}: two views show the same hand {len(learn.rows)} times to learn from and '
                              f'{len(decide.rows)} times to decide by; {FEWEST_PAIRS} are needed for each: record for '
@@ -70,8 +71,9 @@ def refit_variance(folder: Path, head: LandmarkVariance, seed: int = 1, steps: i
     return Refit(heads[kind], kind, nll, scale, (len(learn.rows), len(decide.rows)))
 
 
-def pairs_of(folder: Path) -> tuple[Pairs, Pairs]:
-    """Pairs of views to learn from, and those that decide. Raises RecordingError for too few sequences."""
+def pairs_of(folder: Path, head: LandmarkErrors) -> tuple[Pairs, Pairs]:
+    """Pairs of views to learn from, and those that decide. head: with whose shifts the landmarks were kept.
+    Raises RecordingError for too few sequences."""
     shards = FeatureShards(folder)
     rows = np.concatenate(list(shards.rows.values()))
     rows = rows[np.lexsort(rows.T[::-1])]
@@ -79,10 +81,11 @@ def pairs_of(folder: Path) -> tuple[Pairs, Pairs]:
     decides = blocks % DECIDES_EVERY == DECIDES_EVERY - 1
     if not decides.any():
         raise RecordingError(f'{folder} has {len(rows)} sequences; {DECIDES_EVERY} are needed: record for longer')
-    return _pairs(shards, rows[~decides]), _pairs(shards, rows[decides])
+    return _pairs(shards, rows[~decides], head), _pairs(shards, rows[decides], head)
 
 
-def _pairs(shards: FeatureShards, rows: np.ndarray) -> Pairs:
+@torch.no_grad()
+def _pairs(shards: FeatureShards, rows: np.ndarray, head: LandmarkErrors) -> Pairs:
     parts: dict[str, list[Tensor]] = {}
     owners: list[tuple[int, int]] = []
     of_shard = {(number, row): views for views, listed in shards.rows.items() for number, row in listed.tolist()}
@@ -96,6 +99,7 @@ def _pairs(shards: FeatureShards, rows: np.ndarray) -> Pairs:
     # The head knows the landmarks in the order of its network.
     local, landmarks = (torch.from_numpy(from_public(values[name].numpy(), 'mediapipe').copy())
                         for name in ('local', 'landmarks'))
+    landmarks = landmarks - head(local, values['whole'])[0]
     readings = Readings(local, values['whole'], landmarks, values['presence'], torch.ones(len(owners)))
     found = list(same_hands(readings, owners, range(len(owners))))
     chosen = torch.tensor(found, dtype=torch.long).reshape(-1, 2)
@@ -103,7 +107,7 @@ def _pairs(shards: FeatureShards, rows: np.ndarray) -> Pairs:
     return Pairs(readings, chosen, residual, first, second)
 
 
-def scaled(head: LandmarkVariance, scale: float) -> LandmarkVariance:
+def scaled(head: LandmarkErrors, scale: float) -> LandmarkErrors:
     """The head with all σ multiplied by a number."""
     other = copy.deepcopy(head)
     with torch.no_grad():
@@ -112,40 +116,33 @@ def scaled(head: LandmarkVariance, scale: float) -> LandmarkVariance:
 
 
 @torch.no_grad()
-def nll_of(head: LandmarkVariance, pairs: Pairs) -> float:
+def nll_of(head: LandmarkErrors, pairs: Pairs) -> float:
     """Negative log-likelihood of pairs, nats a landmark, up to a constant."""
-    return float(_nll(_log_sigma(head, pairs, torch.arange(len(pairs.rows))), pairs, torch.arange(len(pairs.rows))))
-
-
-def _log_sigma(head: LandmarkVariance, pairs: Pairs, chosen: Tensor) -> list[Tensor]:
-    return [head(pairs.readings.features[rows], pairs.readings.pooled[rows]) for rows in pairs.rows[chosen].T]
-
-
-def _nll(log_sigma: Sequence[Tensor], pairs: Pairs, chosen: Tensor) -> Tensor:
-    variance = pairs.variance(log_sigma, chosen)
-    return student_nll(pairs.residual[chosen].square() / variance, (variance / pairs.scale[chosen].square()).log())
+    everything = torch.arange(len(pairs.rows))
+    return float(pairs.nll(pairs.claims(head, everything), everything))
 
 
 @torch.no_grad()
-def _best_scale(head: LandmarkVariance, pairs: Pairs) -> float:
+def _best_scale(head: LandmarkErrors, pairs: Pairs) -> float:
     everything = torch.arange(len(pairs.rows))
-    log_sigma = _log_sigma(head, pairs, everything)
-    nll = [float(_nll([part + float(np.log(scale)) for part in log_sigma], pairs, everything)) for scale in SCALES]
+    claims = pairs.claims(head, everything)
+    nll = [float(pairs.nll(claims._replace(variance=scale ** 2 * claims.variance), everything)) for scale in SCALES]
     return float(SCALES[int(np.argmin(nll))])
 
 
-def _trained(head: LandmarkVariance, pairs: Pairs, seed: int, steps: int) -> LandmarkVariance:
+def _trained(head: LandmarkErrors, pairs: Pairs, seed: int, steps: int) -> LandmarkErrors:
     torch.manual_seed(seed)
     other = copy.deepcopy(head).train().requires_grad_(True)
     optimiser = torch.optim.AdamW(other.parameters(), lr=RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         chosen = torch.randint(len(pairs.rows), (BATCH,))
-        log_sigma = _log_sigma(other, pairs, chosen)
+        claims = pairs.claims(other, chosen)
         with torch.no_grad():
-            before = _log_sigma(head, pairs, chosen)
-        moved = sum((new - old).square().mean() for new, old in zip(log_sigma, before)) / 2
-        loss = _nll(log_sigma, pairs, chosen) + HELD * moved
+            before = pairs.claims(head, chosen)
+        changes = [new - old for new, old in zip(claims.log_sigma, before.log_sigma)]
+        changes += [(new - old) * (-sigma).exp() for new, old, sigma in zip(claims.shift, before.shift, before.log_sigma)]
+        loss = pairs.nll(claims, chosen) + HELD / 2 * sum(change.square().mean() for change in changes)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

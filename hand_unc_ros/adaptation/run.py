@@ -40,7 +40,7 @@ from hand_unc_ros.files import write_file
 from hand_unc_ros.methods.tasks import load_config
 from hand_unc_ros.networks.blaze_hand import load_hand_landmark_net
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
-from hand_unc_ros.networks.landmark_variance import load_landmark_variance
+from hand_unc_ros.networks.landmark_errors import load_landmark_errors
 from hand_unc_ros.networks.onnx_landmarks import OnnxLandmarks
 from hand_unc_ros.networks.weights import state_fingerprint
 from hand_unc_ros.resources import resource
@@ -100,7 +100,7 @@ def adapt(request: Request) -> dict[str, Any]:
     config, sources = _inputs(request)
     work = _begun(request)
     if config is None and request.config != NO_TRAINING:
-        log.info('%s is not part of this installation: no network is trained, variance head and covariance map are '
+        log.info('%s is not part of this installation: no network is trained, error head and covariance map are '
                  'fitted', DEFAULT_CONFIG)
     parts = plan_parts(sources, request.minutes)
     _say(1, 'checks of the recordings')
@@ -110,8 +110,8 @@ def adapt(request: Request) -> dict[str, Any]:
     labels = _labelled(request, parts, config is not None)
     _say(3, 'features')
     material = _material(request, parts, labels, found, work)
-    _say(4, 'variance head and covariance map' + ('' if config is None else ', and training'))
-    tried = [candidates.refitted_variance(material.learned, material.features, request.estimator, work)]
+    _say(4, 'error head and covariance map' + ('' if config is None else ', and training'))
+    tried = [candidates.refitted_errors(material.learned, material.features, request.estimator, work)]
     if config is not None:
         # Lightning is needed by those who train.
         from hand_unc_ros.adaptation.trained import trained_network
@@ -268,13 +268,13 @@ def _to_validate_on(material: Material) -> Path:
 
 
 def _frozen(settings: EstimatorSettings) -> tuple[FrozenLandmarks, dict[str, str]]:
-    """The landmark network and variance head in use, and what tells them from others, as the weights of networks on
+    """The landmark network and error head in use, and what tells them from others, as the weights of networks on
     them hold it."""
     files = files_of(settings)
     if 'covariance_head' not in files:
-        raise ConfigError('the landmark network has no variance head; leave covariance_head empty, or install the '
+        raise ConfigError('the landmark network has no error head; leave covariance_head empty, or install the '
                           'package again')
-    trunk, head = load_hand_landmark_net(files['weights']), load_landmark_variance(files['covariance_head'])
+    trunk, head = load_hand_landmark_net(files['weights']), load_landmark_errors(files['covariance_head'])
     fingerprints = {'trunk': state_fingerprint(trunk), 'variance_head': state_fingerprint(head)}
     networks = FrozenLandmarks(trunk, head)
     networks.accelerate(32)

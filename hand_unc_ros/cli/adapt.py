@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='folder of the pseudo-labels (default: beside each bag)')
     parser.add_argument('--config', default='', metavar='FILE',
                         help='training configuration (default: that of ust_hand_lite where it is installed); none: fit '
-                             'the variance head and the covariance map alone')
+                             'the error head and the covariance map alone')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='changes',
                         help='change one value of the training configuration, e.g. steps=2000; may be repeated')
     parser.add_argument('--handedness', choices=('right', 'left', 'both'), default='both',

@@ -22,7 +22,7 @@ from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSet
 from hand_unc_ros.data.synthetic.photographs import backgrounds_from_folder
 from hand_unc_ros.data.synthetic.spectrum import LUMA_DISPLAY, profile_slope, radial_profile
 from hand_unc_ros.errors import ConfigError, DatasetError
-from hand_unc_ros.experiments.landmark_variance import read, recorded_crops
+from hand_unc_ros.experiments.landmark_errors import read, recorded_crops
 from hand_unc_ros.files import replace_file, write_file
 from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.anny import ANNY

@@ -170,8 +170,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     base_path = args.base or resource('models/amvur_lite.safetensors')
     weights = args.weights or resource('models/amvur_texture.safetensors')
-    network = load_textured(weights, load_amvur(base_path), base_path)
-    frozen = frozen_landmarks().networks
+    base = load_amvur(base_path)
+    network = load_textured(weights, base, base_path)
+    frozen = frozen_landmarks(base.config.variance_head).networks
     frozen.accelerate(BATCH * VIEWS)
     read, rows, judged = CropReader(frozen), {}, {}
     for name, settings in SETS.items():

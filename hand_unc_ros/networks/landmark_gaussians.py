@@ -1,7 +1,7 @@
 """A per-view stage out of MediaPipe's frozen landmark network: Gaussians of the joints, and features for a decoder.
 
-The trunk knows real hands. Its landmarks are the means and the variance head's numbers the variances, neither of them
-altered; what is learned are 1×1 projections of the trunk's maps, and of its features at the landmarks, to the channels
+The trunk knows real hands. Its landmarks, less the shifts that the error head knows, are the means and that head's numbers the
+variances, neither of them altered; what is learned are 1×1 projections of the trunk's maps, and of its features at the landmarks, to the channels
 of a decoder. As everything before them is frozen, it can be computed once and kept (`LandmarkMaps`).
 """
 
@@ -21,7 +21,7 @@ from hand_unc_ros.networks.acceleration import Agreement, choose_runner
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS, TAP_CHANNELS, HandLandmarkNet, HandOutput
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2D, pixels_to_cells
 from hand_unc_ros.networks.landmark_networks import PRESENCE_THRESHOLD
-from hand_unc_ros.networks.landmark_variance import FEATURE_CHANNELS, LandmarkVariance, landmark_features
+from hand_unc_ros.networks.landmark_errors import FEATURE_CHANNELS, JudgedLandmarks, LandmarkErrors
 from hand_unc_ros.networks.openvino_runtime import has_openvino
 from hand_unc_ros.networks.placement import choose_precision
 
@@ -83,10 +83,10 @@ class LandmarkMaps(NamedTuple):
 
 
 class FrozenLandmarks:
-    """The trunk and its variance head, which no optimiser and no stored network sees. The trunk runs by torch until
+    """The trunk and its error head, which no optimiser and no stored network sees. The trunk runs by torch until
     `accelerate`."""
 
-    def __init__(self, trunk: HandLandmarkNet, head: LandmarkVariance) -> None:
+    def __init__(self, trunk: HandLandmarkNet, head: LandmarkErrors) -> None:
         self.trunk, self.head = (network.eval().requires_grad_(False) for network in (trunk, head))
         self.trunk.to(memory_format=torch.channels_last)
         self._run: Callable[[Tensor], tuple[Tensor, tuple[Tensor, ...]]] = self.trunk.trunk
@@ -106,13 +106,12 @@ class FrozenLandmarks:
             network.to(crops.device)
         out = self.trunk.heads(*self._run(crops.contiguous(memory_format=torch.channels_last)))
         with torch.autocast(crops.device.type, enabled=False):
-            return landmark_maps(out, self.head(landmark_features(out), out.pooled), level_count)
+            return landmark_maps(out, self.head.judge(out), level_count)
 
 
-def landmark_maps(out: HandOutput, log_sigma: Tensor, level_count: int = len(LEVEL_TAPS)) -> LandmarkMaps:
-    """The first `level_count` levels, and the rest, of the trunk's output and the variance head's log σ (N, 21, 2)."""
-    return LandmarkMaps(out.landmarks[:, PUBLIC, :2], log_sigma[:, PUBLIC], out.presence,
-                        landmark_features(out)[:, PUBLIC], out.pooled,
+def landmark_maps(out: HandOutput, judged: JudgedLandmarks, level_count: int = len(LEVEL_TAPS)) -> LandmarkMaps:
+    """The first `level_count` levels, and the rest, of the trunk's output and what the error head makes of it."""
+    return LandmarkMaps(*(part[:, PUBLIC] for part in judged[:2]), out.presence, judged.features[:, PUBLIC], out.pooled,
                         [out.maps[tap] for tap in LEVEL_TAPS[:level_count]])
 
 

@@ -8,8 +8,9 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.resources import resource, user_models
 
 HAND_FILE, PALM_FILE = 'hand_landmark_full.safetensors', 'palm_detection_full.safetensors'
-# The variance head that comes with the package; it goes with MediaPipe's weights and with no others.
-VARIANCE_HEAD = 'models/landmark_variance.safetensors'
+# The error heads that come with the package; they go with MediaPipe's weights and with no others. The first is that of the
+# method landmarks; the other one, which knows no shifts, that of networks which were trained with it.
+ERROR_HEADS = 'models/landmark_errors.safetensors', 'models/landmark_variance.safetensors'
 
 
 def landmark_folder() -> Path:
@@ -23,9 +24,12 @@ def landmark_models() -> tuple[Path, Path] | None:
     return files if all(file.is_file() for file in files) else None
 
 
-def shipped_head() -> Path | None:
-    """The variance head of the package, None in an installation without it."""
-    try:
-        return resource(VARIANCE_HEAD)
-    except ConfigError:
-        return None
+def shipped_heads() -> list[Path]:
+    """The error heads of the package, first that of the method landmarks; fewer in an installation without them."""
+    heads = []
+    for name in ERROR_HEADS:
+        try:
+            heads.append(resource(name))
+        except ConfigError:
+            continue
+    return heads

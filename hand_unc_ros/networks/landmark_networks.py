@@ -12,7 +12,7 @@ import torch
 from hand_unc_ros.networks.palm_detection import Palm, decode_palms, palm_frame
 from hand_unc_ros.networks.acceleration import Agreement, choose_runner
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, PALM_SIZE, HandOutput, load_hand_landmark_net, load_palm_net
-from hand_unc_ros.networks.landmark_variance import landmark_features, load_landmark_variance
+from hand_unc_ros.networks.landmark_errors import JudgedLandmarks, load_landmark_errors
 
 # By how much the runtimes of a network may differ: px of the crop, and the logits of palms.
 SAME_LANDMARKS_PX, SAME_PALMS = 0.2, 0.2
@@ -24,7 +24,7 @@ PRESENCE_THRESHOLD = 0.3
 class CropLandmarks:
     """Of N crops: landmarks (N, 21, 2) in their pixels; presence (N,) and handedness (N,), the probabilities of a hand
     and of its being a right one as the crop shows it; sigma (N, 21, 2), standard deviations of the landmarks along the
-    axes of the crop, in its pixels, None without a variance head; features: what else was described of each, or None."""
+    axes of the crop, in its pixels, None without an error head; features: what else was described of each, or None."""
 
     landmarks: np.ndarray
     presence: np.ndarray
@@ -34,22 +34,22 @@ class CropLandmarks:
 
 
 class LandmarkNetworks:
-    """hand_weights, palm_weights: paths, as `landmark_models()` gives them.  variance_weights: of LandmarkVariance; None
-    to go without.  Raises ConfigError for other files.
+    """hand_weights, palm_weights: paths, as `landmark_models()` gives them.  error_weights: of LandmarkErrors; None to
+    go without.  Raises ConfigError for other files.
 
-    The runtimes are torch's until `accelerate` has chosen others.  describe: what of the networks' output, with the
-    log σ (N, 21, 2) px of the landmarks, each crop's reading keeps as its features; set by a method that needs them.
+    The runtimes are torch's until `accelerate` has chosen others.  describe: what of the networks' output, and of the
+    landmarks as they are judged, each crop's reading keeps as its features; set by a method that needs them.
     """
 
     def __init__(self, hand_weights: Path, palm_weights: Path, device: torch.device = torch.device('cpu'),
-                 dtype: torch.dtype = torch.float32, variance_weights: Path | None = None) -> None:
+                 dtype: torch.dtype = torch.float32, error_weights: Path | None = None) -> None:
         self.device, self.dtype = device, dtype
         self.hand, self.palm = load_hand_landmark_net(hand_weights), load_palm_net(palm_weights)
         for network in (self.hand, self.palm):
             network.to(device, memory_format=torch.channels_last)
         self.accelerate('none', 1)
-        self.variance = None if variance_weights is None else load_landmark_variance(variance_weights).to(device)
-        self.describe: Callable[[HandOutput, torch.Tensor], Sequence[object]] | None = None
+        self.errors = None if error_weights is None else load_landmark_errors(error_weights).to(device)
+        self.describe: Callable[[HandOutput, JudgedLandmarks], Sequence[object]] | None = None
 
     def accelerate(self, acceleration: str, batch: int) -> None:
         """Choose the runtimes of both networks for batches of this size; see choose_runner, which says what it raises."""
@@ -82,12 +82,12 @@ class LandmarkNetworks:
         out = self.output(crops)
         parts = [out.landmarks[..., :2], out.presence, out.handedness]
         features = None
-        if self.variance is not None:
+        if self.errors is not None:
             with torch.inference_mode():
-                log_sigma = self.variance(landmark_features(out), out.pooled)
-                parts.append(log_sigma.exp())
+                judged = self.errors.judge(out)
+                parts = [judged.landmarks, out.presence, out.handedness, judged.log_sigma.exp()]
                 if self.describe is not None:
-                    features = self.describe(out, log_sigma)
+                    features = self.describe(out, judged)
         return CropLandmarks(*(part.double().cpu().numpy() for part in parts), features=features)
 
     def output(self, crops: np.ndarray) -> HandOutput:

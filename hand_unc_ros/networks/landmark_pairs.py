@@ -1,4 +1,4 @@
-"""What pairs of calibrated views say of the variances that are claimed for their landmarks, without any label.
+"""What pairs of calibrated views say of the errors that are claimed for their landmarks, without any label.
 
 Of two views of one hand, the distance of their landmarks across the epipolar lines is known, and by the two claimed
 variances it has a variance of its own. Its likelihood is that of Student's t, since detectors err grossly now and then.
@@ -7,14 +7,15 @@ variances it has a variance of its own. Its likelihood is that of Student's t, s
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hand_unc_ros.networks.landmark_variance import LandmarkVariance
+from hand_unc_ros.networks.landmark_errors import LandmarkErrors
 
 # Degrees of freedom of the t: the median recording errs like five.
 DEGREES = 5.0
@@ -34,6 +35,16 @@ class Readings:
     right: Tensor
 
 
+class Claims(NamedTuple):
+    """Of P pairs: residual (P, 21) after the shifts, to first order in these, and its variance (P, 21); of either view
+    shift and log_sigma (P, 21, 2)."""
+
+    residual: Tensor
+    variance: Tensor
+    shift: Sequence[Tensor]
+    log_sigma: Sequence[Tensor]
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Hands that two views of a recording show at one time, P of them: rows (P, 2) of `readings`; residual (P, 21), the
@@ -45,10 +56,26 @@ class Pairs:
     first: Tensor
     second: Tensor
 
-    def variance(self, log_sigma: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        """Of the residuals, by log σ (P, 21, 2) of both views."""
-        return sum((gradient[chosen].square() * (2 * part).exp()).sum(-1)
-                   for gradient, part in zip((self.first, self.second), log_sigma))
+    def claims(self, head: LandmarkErrors, chosen: Tensor) -> Claims:
+        """What a head says of the landmarks of `chosen` pairs, and so of their residuals."""
+        shift, log_sigma = zip(*(head(self.readings.features[rows], self.readings.pooled[rows])
+                                 for rows in self.rows[chosen].T))
+        gradients = self.first[chosen], self.second[chosen]
+        moved = sum((gradient * part).sum(-1) for gradient, part in zip(gradients, shift))
+        variance = sum((gradient.square() * (2 * part).exp()).sum(-1) for gradient, part in zip(gradients, log_sigma))
+        return Claims(self.residual[chosen] + moved, variance, shift, log_sigma)
+
+    def nll(self, claims: Claims, chosen: Tensor) -> Tensor:
+        """Negative log-likelihood of what a head claims of `chosen` pairs, nats a landmark, up to a constant."""
+        return student_nll(claims.residual.square() / claims.variance,
+                           (claims.variance / self.scale[chosen].square()).log())
+
+    def halves(self) -> tuple[Pairs, Pairs]:
+        """The first and the last of them, in their order."""
+        middle = len(self.rows) // 2
+        first, last = ({name: getattr(self, name)[part] for name in ('rows', 'residual', 'first', 'second')}
+                       for part in (slice(middle), slice(middle, None)))
+        return replace(self, **first), replace(self, **last)
 
     @property
     def scale(self) -> Tensor:
@@ -90,15 +117,14 @@ def student_nll(squared: Tensor, log_variance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def scores(head: LandmarkVariance, pairs: Pairs) -> dict[str, float]:
-    """How well claimed variances fit a recording: normalised squared residual, share inside 95 % bounds, rank
+def scores(head: LandmarkErrors, pairs: Pairs) -> dict[str, float]:
+    """How well claimed errors fit a recording: normalised squared residual, share inside 95 % bounds, rank
     correlation of σ and residual over all and within landmarks, median residual in px of the crops."""
     from scipy.stats import spearmanr
     everything = torch.arange(len(pairs.rows))
-    log_sigma = [head(pairs.readings.features[rows], pairs.readings.pooled[rows]) for rows in pairs.rows.T]
-    variance = pairs.variance(log_sigma, everything)
-    squared = (pairs.residual.square() / variance).numpy()
-    residual, sigma = (pairs.residual.abs() / pairs.scale).numpy(), (variance.sqrt() / pairs.scale).numpy()
+    claims = pairs.claims(head, everything)
+    squared = (claims.residual.square() / claims.variance).numpy()
+    residual, sigma = ((part / pairs.scale).numpy() for part in (claims.residual.abs(), claims.variance.sqrt()))
     within = [spearmanr(sigma[:, landmark], residual[:, landmark])[0] for landmark in range(sigma.shape[1])]
     return {'pairs': len(pairs.rows), 'nis': float(squared.mean()), 'inside95': float((squared < 3.8415).mean()),
             'spearman': float(spearmanr(sigma.ravel(), residual.ravel())[0]), 'spearman_within': float(np.mean(within)),

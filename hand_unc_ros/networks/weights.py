@@ -36,6 +36,16 @@ def stored_network(path: Path) -> str:
     return _opened(path)[0].get('network', '')
 
 
+def stored_config(path: Path) -> dict:
+    """The configuration of the network that is stored at `path`, empty where the file does not say. Raises ConfigError as
+    stored_network."""
+    try:
+        config = parse_json(_opened(path)[0]['config'])
+    except (KeyError, MalformedError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
 def fingerprint(path: Path) -> str:
     """SHA-256 of a file in hexadecimal. Raises ConfigError for one that cannot be read."""
     try:

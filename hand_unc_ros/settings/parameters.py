@@ -163,8 +163,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Let the network's decoder correct the fused joints."),
     Parameter(
         'covariance_head', '',
-        'Weights of the head that gives the covariance between joints, trained on the weights in use; none: go without.'
-        ' Empty: those that lie beside the weights.'),
+        'Weights of the head that gives the covariance between joints, trained on the weights in use; for landmarks of the'
+        ' head that tells how far, and which way, they err; none: go without. Empty: those that lie beside the weights or'
+        ' come with the package.'),
     Parameter(
         'covariance_map', '',
         'Map fitted on held-out data (hand-unc calibrate-covariance); none: go without. Empty: that which lies beside'

@@ -69,11 +69,11 @@ def rig_of_this_machine(monkeypatch, networks):
     for module in (checks, labelling, calibrate, evaluate):
         monkeypatch.setattr(module, 'build_estimator', build)
     monkeypatch.setattr(live, 'landmark_models', lambda: networks[:2])
-    monkeypatch.setattr(live, 'shipped_head', lambda: networks[2])
+    monkeypatch.setattr(live, 'shipped_heads', lambda: [networks[2]])
     monkeypatch.setattr(run.FrozenLandmarks, 'accelerate', lambda self, batch: None)
     monkeypatch.setattr(run.FrozenLandmarks, '__call__', lambda self, crops: random_maps(
         len(crops), torch.Generator().manual_seed(len(crops))))
-    monkeypatch.setattr(candidates, 'refit_variance', partial(refit.refit_variance, steps=3))
+    monkeypatch.setattr(candidates, 'refit_errors', partial(refit.refit_errors, steps=3))
     for module, name, value in ((checks, 'CHECKED_S', 0.5), (run, 'LEAST_HANDS', 15), (run, 'LEAST_WINDOWS', 1),
                                 (judging, 'LEAST_HANDS', 4), (judging, 'BLOCK_S', 0.1), (refit, 'FEWEST_PAIRS', 2),
                                 (calibrate, 'FEWEST_ERRORS', 200), (candidates, 'FEWEST_ERRORS', 200),
@@ -175,7 +175,7 @@ def _check_the_folder(out, report):
     """What `weights: folder` leads to."""
     settings = EstimatorSettings(weights=str(out))
     files = files_of(settings)
-    assert files['covariance_head'] == out / 'landmark_variance.safetensors'
+    assert files['covariance_head'] == out / 'landmark_errors.safetensors'
     assert covariance_map_of(settings).views.keys() == {2} and files['covariance_map'].parent == out
     card = (out / 'card.md').read_text()
     assert report['verdict'] in card and 'left-out NIS' in card and 'errors that all views share' in card

@@ -26,7 +26,7 @@ from hand_unc_ros.adaptation.sequences import (
 from hand_unc_ros.data.pseudo_labels import PseudoLabels
 from hand_unc_ros.networks.blaze_hand import load_hand_landmark_net
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
-from hand_unc_ros.networks.landmark_variance import load_landmark_variance
+from hand_unc_ros.networks.landmark_errors import load_landmark_errors
 from hand_unc_ros.settings.recordings import BagSettings
 
 RIG = mixed_rig()
@@ -89,7 +89,7 @@ def test_labels_are_where_the_crop_s_camera_sees_the_joints(left: bool, view: in
 def test_what_is_kept_is_what_the_networks_say(monkeypatch, landmark_paths) -> None:  # noqa: F811
     """In the place of the crop that they were shown, and zeros in a view without an image."""
     monkeypatch.setattr(sequences, 'choose_precision', lambda *args: torch.float32)
-    networks = FrozenLandmarks(load_hand_landmark_net(landmark_paths[0]), load_landmark_variance(landmark_paths[2]))
+    networks = FrozenLandmarks(load_hand_landmark_net(landmark_paths[0]), load_landmark_errors(landmark_paths[2]))
     images = torch.randint(0, 255, (1, 2, 2, 224, 224, 3), dtype=torch.uint8,
                            generator=torch.Generator().manual_seed(1))
     mask = torch.tensor([[[True, True], [False, True]]])

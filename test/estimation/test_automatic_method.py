@@ -41,7 +41,7 @@ def test_cameras_get_the_landmarks_of_real_hands(fetched):
     files = files_of(EstimatorSettings())
     assert (files.pop('weights'), files.pop('finder_weights')) == FETCHED
     assert {name: file.name for name, file in files.items()} == {
-        'covariance_head': 'landmark_variance.safetensors', 'covariance_map': 'landmark_variance.covariance_map.json'}
+        'covariance_head': 'landmark_errors.safetensors', 'covariance_map': 'landmark_errors.covariance_map.json'}
 
 
 def test_a_covariance_map_beside_the_head_is_taken(fetched, tmp_path):
@@ -99,12 +99,12 @@ def test_the_synthetic_hand_is_the_one_that_the_default_method_knows(fetched, mo
 
 
 def test_the_variance_head_goes_with_the_weights_that_it_was_trained_on(fetched, monkeypatch):
-    monkeypatch.setattr(live, 'shipped_head', lambda: Path('head.safetensors'))
+    monkeypatch.setattr(live, 'shipped_heads', lambda: [Path('head.safetensors')])
     assert live.files(MethodOptions())['covariance_head'] == Path('head.safetensors')
     assert live.files(MethodOptions(covariance_head='own.st'))['covariance_head'] == Path('own.st')
     assert 'covariance_head' not in live.files(MethodOptions(covariance_head='none'))
     assert 'covariance_head' not in live.files(MethodOptions(weights='other.safetensors'))
-    monkeypatch.setattr(live, 'shipped_head', lambda: None)
+    monkeypatch.setattr(live, 'shipped_heads', lambda: [])
     assert 'covariance_head' not in live.files(MethodOptions())
 
 

@@ -22,7 +22,7 @@ from hand_unc_ros.networks.landmark_gaussians import (
     random_maps,
 )
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
-from hand_unc_ros.networks.landmark_variance import load_landmark_variance
+from hand_unc_ros.networks.landmark_errors import load_landmark_errors
 from hand_unc_ros.networks.weights import state_fingerprint
 
 SMALL = LandmarkGaussianConfig(channels=16)
@@ -31,11 +31,11 @@ SMALL = LandmarkGaussianConfig(channels=16)
 def test_means_and_variances_are_those_that_the_method_landmarks_reads(landmark_paths) -> None:  # noqa: F811
     hand, palm, head = landmark_paths
     crops = np.random.default_rng(0).integers(0, 255, (3, HAND_SIZE, HAND_SIZE, 3), dtype=np.uint8)
-    read = LandmarkNetworks(hand, palm, variance_weights=head).read(crops)
+    read = LandmarkNetworks(hand, palm, error_weights=head).read(crops)
     network = LandmarkGaussianNet(SMALL).eval()
     with pytest.raises(ConfigError, match='hand-unc models get landmarks'):
         network(torch.zeros(1, 3, HAND_SIZE, HAND_SIZE))
-    network.attach(FrozenLandmarks(load_hand_landmark_net(hand), load_landmark_variance(head)))
+    network.attach(FrozenLandmarks(load_hand_landmark_net(hand), load_landmark_errors(head)))
     with torch.no_grad():
         out = network(image_tensor(torch.from_numpy(crops)))
     # A thousandth of a pixel: both are single precision, in batches of other memory formats.
@@ -52,7 +52,7 @@ def test_the_frozen_networks_are_no_part_of_its_state(landmark_paths) -> None:  
     network = LandmarkGaussianNet(SMALL)
     before = list(network.state_dict())
     trunk = load_hand_landmark_net(hand)
-    network.attach(FrozenLandmarks(trunk, load_landmark_variance(head)))
+    network.attach(FrozenLandmarks(trunk, load_landmark_errors(head)))
     assert list(network.state_dict()) == before and not any(part is trunk for part in network.modules())
     assert not any(value.requires_grad for value in trunk.parameters())
 

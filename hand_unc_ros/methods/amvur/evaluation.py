@@ -27,7 +27,7 @@ def build_predictor(options: PredictorOptions) -> AmvurPredictor:
                           ' and no covariance head')
     network, frozen = load_amvur(options.weights), None
     if network.config.features == 'landmarks':
-        loaded = frozen_landmarks()
+        loaded = frozen_landmarks(network.config.variance_head)
         check_fingerprints(network.config, loaded.fingerprints, options.weights)
         frozen = loaded.networks
     return AmvurPredictor(network, frozen, options.device)

@@ -27,13 +27,20 @@ from hand_unc_ros.methods.amvur.network import load_amvur
 from hand_unc_ros.methods.amvur.single_hand import SingleHand, seen_hand, triangulation_of, with_joints
 from hand_unc_ros.methods.amvur.texture import load_textured
 from hand_unc_ros.methods.contract import Crop, Fused, HandPrior, MethodOptions, NotFused, ViewReading
-from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files, refuse_head
+from hand_unc_ros.methods.frozen_landmarks import (
+    check_fingerprints,
+    error_head_of,
+    fingerprints_of,
+    landmark_files,
+    refuse_head,
+)
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.acceleration import Agreement, choose_runner
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandOutput
 from hand_unc_ros.networks.images import image_tensor
+from hand_unc_ros.networks.landmark_errors import JudgedLandmarks
 from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps, random_maps
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
@@ -58,7 +65,7 @@ def files(options: MethodOptions) -> dict[str, Path]:
             raise ConfigError('the method amvur has no weights here; train it (hand-unc train'
                               ' config/train/amvur_lite.yaml) and name them in the setting weights') from error
     refuse_head(options, 'amvur')
-    hand, palm, variance_head = landmark_files()
+    hand, palm, variance_head = landmark_files(error_head_of(weights))
     named = options.texture_weights
     texture = {'texture_weights': resource(SHIPPED_TEXTURE) if named == 'shipped' else Path(named)} if named else {}
     return {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),
@@ -100,7 +107,7 @@ class AmvurLive(OnLandmarks):
             self.textured = load_textured(files['texture_weights'], self.network, files['weights']).to(self.device)
         networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
                                     choose_precision(options.precision, self.device), files['variance_head'])
-        check_fingerprints(self.network.config, fingerprints_of(networks.hand, networks.variance), files['weights'])
+        check_fingerprints(self.network.config, fingerprints_of(networks.hand, networks.errors), files['weights'])
         networks.describe = _maps
         # A crop's features belong to that crop: it is read once.
         super().__init__(networks, options, cameras)
@@ -180,8 +187,8 @@ def shape_inputs(device: torch.device) -> list[Tensor]:
     return [part.to(device) for part in (*evidence[:4], evidence.frame.reach)]
 
 
-def _maps(out: HandOutput, log_sigma: Tensor) -> list[LandmarkMaps]:
+def _maps(out: HandOutput, judged: JudgedLandmarks) -> list[LandmarkMaps]:
     """What the networks say of each crop."""
     with torch.inference_mode():
-        maps = landmark_maps(out, log_sigma, 0)
+        maps = landmark_maps(out, judged, 0)
         return [LandmarkMaps(*(part[row:row + 1] for part in maps[:5]), []) for row in range(len(maps.landmarks))]

@@ -140,7 +140,7 @@ def _reader(config: AmvurTraining, network: Amvur, weights: str) -> CropReader:
     images = any(part.source != 'features' for part in (config.data, config.validation))
     if network.config.features != 'landmarks' or not images:
         return CropReader(None)
-    loaded = frozen_landmarks()
+    loaded = frozen_landmarks(network.config.variance_head)
     check_fingerprints(network.config, loaded.fingerprints, weights)
     if not torch.cuda.is_available():
         loaded.networks.accelerate(READ_BATCH)

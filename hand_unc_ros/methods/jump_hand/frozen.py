@@ -13,7 +13,7 @@ def attach_frozen(network: JumpHand, weights: Path | str) -> JumpHand:
     Raises ConfigError where these are missing or not those of its training."""
     config = network.config.landmarks
     if config is not None:
-        loaded = frozen_landmarks()
+        loaded = frozen_landmarks(config.variance_head)
         check_fingerprints(config, loaded.fingerprints, weights)
         network.view.attach(loaded.networks)
     return network

@@ -16,6 +16,7 @@ from hand_unc_ros.methods.jump_hand.network import load_jump_hand
 from hand_unc_ros.methods.jump_hand.refining import Refiner, ViewFeatures, split
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.networks.blaze_hand import HandOutput
+from hand_unc_ros.networks.landmark_errors import JudgedLandmarks
 from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
@@ -40,7 +41,7 @@ class JumpHandOnLandmarks(OnLandmarks):
         self.network = load_jump_hand(files['weights']).to(self.device).eval()
         networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device, dtype,
                                     files['variance_head'])
-        found = fingerprints_of(networks.hand, networks.variance)
+        found = fingerprints_of(networks.hand, networks.errors)
         check_fingerprints(self.network.config.landmarks, found, files['weights'])
         self.refiner = Refiner(self.network, files, options, self.device, dtype)
         if self.refiner.refines:
@@ -60,9 +61,9 @@ class JumpHandOnLandmarks(OnLandmarks):
         """See Refiner."""
         return self.refiner.fuse(window, rig, track)
 
-    def _features(self, out: HandOutput, log_sigma: Tensor) -> list[ViewFeatures]:
+    def _features(self, out: HandOutput, judged: JudgedLandmarks) -> list[ViewFeatures]:
         """The decoder's inputs of each crop."""
-        maps = landmark_maps(out, log_sigma, self.network.config.levels)
+        maps = landmark_maps(out, judged, self.network.config.levels)
         with torch.inference_mode():
             return split(self.network.encode_maps(LandmarkMaps(*(part[None] for part in maps[:5]),
                                                                [level[None] for level in maps.levels])))

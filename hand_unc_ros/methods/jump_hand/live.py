@@ -28,7 +28,7 @@ from hand_unc_ros.methods.contract import (
 from hand_unc_ros.methods.cropping import cut_crop
 from hand_unc_ros.methods.geometric_fusion import Refinement
 from hand_unc_ros.methods.jump_hand.finder_frames import fit_frame
-from hand_unc_ros.methods.frozen_landmarks import landmark_files
+from hand_unc_ros.methods.frozen_landmarks import error_head_of, landmark_files
 from hand_unc_ros.methods.jump_hand.landmarks_live import JumpHandOnLandmarks
 from hand_unc_ros.methods.jump_hand.network import load_jump_hand, reads_landmarks
 from hand_unc_ros.methods.jump_hand.refining import Refiner, split
@@ -62,7 +62,7 @@ def files(options: MethodOptions) -> dict[str, Path]:
     is taken unless another one, or 'none', is named; without refinement there is none."""
     weights = Path(options.weights or resource(SHIPPED))
     if reads_landmarks(weights):
-        hand, palm, variance_head = landmark_files()
+        hand, palm, variance_head = landmark_files(error_head_of(weights))
         found = {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),
                  'variance_head': variance_head}
     else:

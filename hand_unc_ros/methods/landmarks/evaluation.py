@@ -19,7 +19,7 @@ from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks
 from hand_unc_ros.networks.landmark_networks import PRESENCE_THRESHOLD
-from hand_unc_ros.networks.landmark_variance import load_landmark_variance
+from hand_unc_ros.networks.landmark_errors import load_landmark_errors
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
 
@@ -31,14 +31,14 @@ def build_predictor(options: PredictorOptions) -> LandmarksPredictor:
     if triangulation not in TRIANGULATIONS:
         raise ConfigError(f'triangulation {triangulation!r} is unknown; choose one of {", ".join(TRIANGULATIONS)}')
     if options.covariance_head is None:
-        raise ConfigError('the variances of landmarks come from a variance head; give one, or leave --covariance-head out')
+        raise ConfigError('the variances of landmarks come from an error head; give one, or leave --covariance-head out')
     return LandmarksPredictor(FrozenLandmarks(load_hand_landmark_net(options.weights),
-                                              load_landmark_variance(options.covariance_head)),
+                                              load_landmark_errors(options.covariance_head)),
                               triangulation, options.device, options.precision)
 
 
 class LandmarksPredictor:
-    """The landmark network with its variance head on a device, and the triangulation of what it reads."""
+    """The landmark network with its error head on a device, and the triangulation of what it reads."""
 
     image_size = HAND_SIZE
     crop_box = staticmethod(box_of_hand)

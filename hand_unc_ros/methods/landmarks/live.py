@@ -1,7 +1,7 @@
 """2D landmarks by MediaPipe's networks, triangulated: a method for real images that needs no training of ours.
 
-The networks give landmarks without uncertainty. Variances come from a head on their features
-(`networks/landmark_variance.py`), without it from a noise model (`networks/landmark_noise.py`).
+The networks give landmarks without uncertainty. Variances, and where landmarks are off on average, come from a head on
+their features (`networks/landmark_errors.py`), variances without it from a noise model (`networks/landmark_noise.py`).
 
 Zhang et al., "MediaPipe Hands: On-device Real-time Hand Tracking", 2020.
 """
@@ -20,7 +20,7 @@ from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewR
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
-from hand_unc_ros.networks.landmark_models import VARIANCE_HEAD, landmark_models, shipped_head
+from hand_unc_ros.networks.landmark_models import ERROR_HEADS, landmark_models, shipped_heads
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 
@@ -29,12 +29,13 @@ log = logging.getLogger(__name__)
 
 
 def files(options: MethodOptions) -> dict[str, Path]:
-    """The landmark network, the palm detector and, where there is one, the variance head as `covariance_head`: the one
+    """The landmark network, the palm detector and, where there is one, the error head as `covariance_head`: the one
     that is named, else the shipped one, which goes with MediaPipe's weights and with no others.
     Raises ConfigError where the networks are neither named nor in the user's model folder."""
     named = {'weights': options.weights, 'finder_weights': options.finder_weights}
-    shipped = None if options.weights else shipped_head()
-    head = {'covariance_head': Path(options.covariance_head or shipped)} if options.covariance_head or shipped else {}
+    shipped = [] if options.weights else shipped_heads()[:1]
+    heads = [Path(options.covariance_head)] if options.covariance_head else shipped
+    head = {'covariance_head': heads[0]} if heads else {}
     if options.covariance_head == 'none':
         head = {}
     if all(named.values()):
@@ -50,8 +51,8 @@ def build(options: MethodOptions, cameras: tuple[str, ...]) -> Landmarks:
     """Load the networks, on the runtime that is fastest for a crop of each camera. Raises ConfigError with the remedy."""
     found = files(options)
     if 'covariance_head' not in found:
-        log.warning('without a variance head, the variances of landmarks are those of a noise model: the same for every'
-                    ' image%s', '' if options.covariance_head == 'none' else f'; {VARIANCE_HEAD} is missing')
+        log.warning('without an error head, the variances of landmarks are those of a noise model: the same for every'
+                    ' image%s', '' if options.covariance_head == 'none' else f'; {ERROR_HEADS[0]} is missing')
     return Landmarks(found, options, len(cameras))
 
 

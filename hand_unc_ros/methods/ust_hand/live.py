@@ -15,7 +15,13 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.hand.covariance_blocks import block_diagonal
 from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewReading
-from hand_unc_ros.methods.frozen_landmarks import check_fingerprints, fingerprints_of, landmark_files, refuse_head
+from hand_unc_ros.methods.frozen_landmarks import (
+    check_fingerprints,
+    error_head_of,
+    fingerprints_of,
+    landmark_files,
+    refuse_head,
+)
 from hand_unc_ros.methods.geometric_fusion import fuse
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.ust_hand.network import Stages, load_ust_hand
@@ -24,6 +30,7 @@ from hand_unc_ros.methods.ust_hand.views import ViewMaps
 from hand_unc_ros.methods.ust_hand.windows import Refinement, refine, split
 from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.blaze_hand import HandOutput
+from hand_unc_ros.networks.landmark_errors import JudgedLandmarks
 from hand_unc_ros.networks.landmark_gaussians import landmark_maps
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
@@ -38,8 +45,9 @@ def files(options: MethodOptions) -> dict[str, Path]:
     """The files that decide the numbers, by the names of their settings. Raises ConfigError without trained weights and
     without the networks for landmarks."""
     refuse_head(options, 'ust_hand')
-    hand, palm, variance_head = landmark_files()
-    return {'weights': _weights(options.weights), 'landmark_weights': hand,
+    weights = _weights(options.weights)
+    hand, palm, variance_head = landmark_files(error_head_of(weights))
+    return {'weights': weights, 'landmark_weights': hand,
             'finder_weights': Path(options.finder_weights or palm), 'variance_head': variance_head}
 
 
@@ -79,7 +87,7 @@ class UstHandLive(OnLandmarks):
                               " of a window; take weights that were trained with network.landmarks and centre: last")
         networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
                                     choose_precision(options.precision, self.device), files['variance_head'])
-        check_fingerprints(config.landmarks, fingerprints_of(networks.hand, networks.variance), files['weights'])
+        check_fingerprints(config.landmarks, fingerprints_of(networks.hand, networks.errors), files['weights'])
         if options.refinement:
             networks.describe = self._features
         # A crop's features belong to that crop: it is read once.
@@ -121,9 +129,9 @@ class UstHandLive(OnLandmarks):
         return Fused(joints, covariance, gate, triangulation, vertices, stage_ms,
                      declined=self.options.refinement and refined is None)
 
-    def _features(self, out: HandOutput, log_sigma: Tensor) -> list[ViewMaps]:
+    def _features(self, out: HandOutput, judged: JudgedLandmarks) -> list[ViewMaps]:
         """The features of each crop."""
         view = self.network.view
         with torch.inference_mode():
-            return split(view.described(view.net.stage(landmark_maps(out, log_sigma,
+            return split(view.described(view.net.stage(landmark_maps(out, judged,
                                                                      self.network.config.landmarks.level_count))))

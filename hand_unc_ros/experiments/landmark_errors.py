@@ -1,28 +1,34 @@
-"""Trains the variance head of the method landmarks: `python -m hand_unc_ros.experiments.landmark_variance --help`.
+"""Trains the error head of the method landmarks: `python -m hand_unc_ros.experiments.landmark_errors --help`.
 
-First on synthetic crops, whose landmarks are known. Then without labels on recordings of calibrated cameras: of two
-views of one hand, the distance of their landmarks across the epipolar lines is known, and by the two claimed variances
-it has a variance of its own. Its likelihood is that of Student's t, since detectors err grossly now and then. The
-trunk's landmarks stay as they are.
+First on synthetic crops of lifelike hands, whose landmarks are known. Then without labels on recordings of calibrated
+cameras: of two views of one hand, the distance of their landmarks across the epipolar lines is known, and by the two
+claimed variances it has a variance of its own. Its likelihood is that of Student's t, since detectors err grossly now and
+then. The trunk stays as it is.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, develop
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
+from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
+from hand_unc_ros.files import replace_file
 from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.joints import from_public
 from hand_unc_ros.hand.anny import ANNY
@@ -35,14 +41,16 @@ from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands, scores, student_nll
-from hand_unc_ros.networks.landmark_variance import LandmarkVariance, LandmarkVarianceConfig, landmark_features
+from hand_unc_ros.networks.landmark_errors import LandmarkErrors, LandmarkErrorsConfig, landmark_features
 from hand_unc_ros.networks.placement import choose_precision
 from hand_unc_ros.networks.weights import save_network
 
 SYNTHETIC_BATCH, REAL_BATCH, READ_BATCH = 64, 48, 32
-SYNTHETIC_VIEWS = 4
-# While learning from recordings, so that what they do not show is not forgotten.
-SYNTHETIC_WEIGHT = 0.3
+# Samples that are rendered and read together, of a seed of their own.
+PART_SAMPLES, SYNTHETIC_VIEWS = 400, 4
+LEAST_PRESENCE = 0.3
+SHIFT_WIDTH = 128
+SYNTHETIC_RATE, RECORDED_RATE = 1e-3, 3e-4
 
 
 def read(networks: LandmarkNetworks, images: Sequence[np.ndarray]) -> Readings:
@@ -54,8 +62,23 @@ def read(networks: LandmarkNetworks, images: Sequence[np.ndarray]) -> Readings:
     return Readings(*(torch.cat(each).float().clone() for each in zip(*parts)))
 
 
-def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> tuple[Readings, Tensor]:
-    """Readings of rendered hands, and their true landmarks (N, 21, 2) px."""
+class Steps(NamedTuple):
+    """synthetic: on synthetic crops.  recorded: with recordings as well.  sigma: of σ alone, after the shifts."""
+
+    synthetic: int = 3000
+    recorded: int = 600
+    sigma: int = 600
+
+
+class Synthetic(NamedTuple):
+    """Readings of N rendered hands, features in half precision, and their true landmarks (N, 21, 2) px."""
+
+    readings: Readings
+    truth: Tensor
+
+
+def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> Synthetic:
+    """Of rendered hands, before cameras anywhere around them."""
     source = MultiviewSamples(load_hand_model(ANNY), seed, MultiviewSettings(image_size=HAND_SIZE, absent=0.0))
     rng = np.random.default_rng(seed)
     images, truth = [], []
@@ -68,7 +91,30 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> t
             images.append(develop(crop, SYNTHETIC_AUGMENTATION, rng))
             joints = boxes.transform(boxes.crop_from_image(box, HAND_SIZE), view.joints_px)
             truth.append(from_public(joints, 'mediapipe'))
-    return read(networks, images), torch.from_numpy(np.stack(truth)).float()
+    found = read(networks, images)
+    found = replace(found, features=found.features.half(), pooled=found.pooled.half())
+    return Synthetic(found, torch.from_numpy(np.stack(truth)).float())
+
+
+def synthetic_parts(networks: LandmarkNetworks, samples: int, seed: int, kept: Path | None) -> Synthetic:
+    """As synthetic_readings, part by part. kept: folder of parts that are there already, or will be."""
+    parts = []
+    for number, begin in enumerate(tqdm(range(0, samples, PART_SAMPLES), desc='rendering', unit='part', disable=None)):
+        count, part_seed = min(PART_SAMPLES, samples - begin), 1000 * seed + number
+        path = None if kept is None else kept / f'{part_seed}-{count}.pt'
+        if path is not None and path.is_file():
+            values, truth = torch.load(path, weights_only=True)
+            parts.append(Synthetic(Readings(**values), truth))
+            continue
+        part = synthetic_readings(networks, count, part_seed)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(path, DatasetError) as file:
+                torch.save((vars(part.readings), part.truth), file)
+        parts.append(part)
+    names = [field.name for field in fields(Readings)]
+    joined = Readings(**{name: torch.cat([getattr(part.readings, name) for part in parts]) for name in names})
+    return Synthetic(joined, torch.cat([part.truth for part in parts]))
 
 
 def recorded_crops(bag: Path, hands: int) -> tuple[list[Crop], list[tuple[int, int]], int]:
@@ -105,39 +151,61 @@ def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, fl
     return Pairs(readings, rows, residual, first, second)
 
 
-def train(synthetic: tuple[Readings, Tensor], recordings: Sequence[Pairs], seed: int, steps: int) -> LandmarkVariance:
-    """`steps` on synthetic crops, then as many with recordings."""
+def train(synthetic: Synthetic, recordings: Sequence[Pairs], seed: int, steps: Steps,
+          shift_width: int = SHIFT_WIDTH) -> LandmarkErrors:
+    """A head that learns from synthetic crops, then from recordings as well. shift_width: see LandmarkErrorsConfig.
+
+    Shifts that were learned from a hand leave less of its errors than those of a hand that was not seen, and σ by them would
+    be too small. So σ are learned from what shifts leave that came from the other half of each recording."""
     torch.manual_seed(seed)
-    head = LandmarkVariance(LandmarkVarianceConfig())
+    head = LandmarkErrors(LandmarkErrorsConfig(shift_width=shift_width))
+    _fit(head, head.parameters(), synthetic, [], steps.synthetic, SYNTHETIC_RATE)
+    if not recordings:
+        return head.eval()
+
+    def taught(parts: Sequence[Pairs]) -> LandmarkErrors:
+        other = copy.deepcopy(head).train()
+        return _fit(other, other.parameters(), synthetic, parts, steps.recorded, RECORDED_RATE).eval()
+
+    halves = [pairs.halves() for pairs in recordings]
+    if shift_width:
+        seen = [taught([pair[side] for pair in halves]) for side in (0, 1)]
+        with torch.no_grad():
+            halves = [[replace(half, residual=half.claims(seen[1 - side], torch.arange(len(half.rows))).residual)
+                       for side, half in enumerate(pair)] for pair in halves]
+        head = taught(recordings).train()
+    sigmas = [value for name, value in head.named_parameters() if not name.startswith('shifting')]
+    crossed = [replace(pairs, residual=torch.cat([half.residual for half in pair]))
+               for pairs, pair in zip(recordings, halves)]
+    return _fit(head, sigmas, synthetic, crossed, steps.sigma, RECORDED_RATE, shifted=bool(shift_width)).eval()
+
+
+def _fit(head: LandmarkErrors, learned: Iterable[nn.Parameter], synthetic: Synthetic, recordings: Sequence[Pairs],
+         steps: int, rate: float, shifted: bool = False) -> LandmarkErrors:
+    """Let some parameters of a head learn. shifted: the residuals of the recordings are those that shifts leave."""
     readings, truth = synthetic
-    known = torch.nonzero(readings.presence > 0.3)[:, 0]
+    known = torch.nonzero(readings.presence > LEAST_PRESENCE)[:, 0]
     error = truth - readings.landmarks
 
     def of_synthetic() -> Tensor:
         rows = known[torch.randint(len(known), (SYNTHETIC_BATCH,))]
-        log_sigma = head(readings.features[rows], readings.pooled[rows])
-        return student_nll(error[rows].square() * (-2 * log_sigma).exp(), 2 * log_sigma)
+        shift, log_sigma = head(readings.features[rows].float(), readings.pooled[rows].float())
+        return student_nll((error[rows] - shift).square() * (-2 * log_sigma).exp(), 2 * log_sigma)
 
     def of_recording(pairs: Pairs) -> Tensor:
         chosen = torch.randint(len(pairs.rows), (REAL_BATCH,))
-        log_sigma = [head(pairs.readings.features[rows], pairs.readings.pooled[rows]) for rows in pairs.rows[chosen].T]
-        variance = pairs.variance(log_sigma, chosen)
-        return student_nll(pairs.residual[chosen].square() / variance, (variance / pairs.scale[chosen].square()).log())
+        claims = pairs.claims(head, chosen)
+        return pairs.nll(claims._replace(residual=pairs.residual[chosen]) if shifted else claims, chosen)
 
-    for with_recordings, lr in ((False, 1e-3), (True, 3e-4)):
-        if with_recordings and not recordings:
-            break
-        optimiser = torch.optim.AdamW(head.parameters(), lr=lr, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-        for _ in range(steps):
-            loss = SYNTHETIC_WEIGHT * of_synthetic() if with_recordings else of_synthetic()
-            if with_recordings:
-                loss = loss + sum(map(of_recording, recordings)) / len(recordings)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-    return head.eval()
+    optimiser = torch.optim.AdamW(learned, lr=rate, weight_decay=1e-2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    for _ in range(steps):
+        loss = of_synthetic() + sum(map(of_recording, recordings)) / max(1, len(recordings))
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+    return head
 
 
 def _recording(text: str) -> tuple[Path, tuple[float, float], int]:
@@ -149,11 +217,17 @@ def _recording(text: str) -> tuple[Path, tuple[float, float], int]:
 def main() -> None:
     """The command: fit a head, judge it and store it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--synthetic', type=int, default=700, metavar='N', help='samples of four views (default 700)')
+    parser.add_argument('--synthetic', type=int, default=3200, metavar='N', help='samples of four views (default 3200)')
+    parser.add_argument('--keep', type=Path, metavar='FOLDER', help='of what the network says of synthetic crops, for the'
+                        ' next time')
     parser.add_argument('--fit', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]',
                         help='learn from these shares of a recording with rig.yaml in its folder')
     parser.add_argument('--judge', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]')
-    parser.add_argument('--steps', type=int, default=1000)
+    parser.add_argument('--steps', type=int, nargs=3, default=Steps(), metavar=('SYNTHETIC', 'RECORDED', 'SIGMA'),
+                        help='on synthetic crops, with recordings as well, and of the variances alone after that (default'
+                        f' {" ".join(map(str, Steps()))})')
+    parser.add_argument('--shift-width', type=int, default=SHIFT_WIDTH,
+                        help=f'of the layers that tell shifts (default {SHIFT_WIDTH}); 0: σ alone')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='weights to write (.safetensors)')
     args = parser.parse_args()
@@ -164,11 +238,11 @@ def main() -> None:
     # As they run live.
     device = torch.device('cpu')
     networks = LandmarkNetworks(*stored, device, choose_precision('auto', device))
-    synthetic = synthetic_readings(networks, args.synthetic, args.seed)
+    synthetic = synthetic_parts(networks, args.synthetic, args.seed, args.keep)
     fit = [recorded_pairs(networks, *recording) for recording in args.fit]
     judge = [recorded_pairs(networks, *recording) for recording in args.judge]
     for name, recordings in (('synthetic only', ()), ('with recordings', fit)):
-        head = train(synthetic, recordings, args.seed, args.steps)
+        head = train(synthetic, recordings, args.seed, Steps(*args.steps), args.shift_width)
         for (path, share, _), pairs in zip(args.fit + args.judge, fit + judge):
             print(json.dumps({'head': name, 'recording': path.name, 'share': share,
                               **{key: round(value, 3) for key, value in scores(head, pairs).items()}}), flush=True)
