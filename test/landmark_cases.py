@@ -1,4 +1,4 @@
-"""A landmark network, palm detector and variance head with random weights, on disk, and a small JUMP-Hand on them."""
+"""A landmark network, palm detector and error head with random weights, on disk, and a small JUMP-Hand on them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIG = JumpHandConfig(width=16, heads=2, points=2, ffn=32, layers=2, vertex_qu
 
 def save_landmark_networks(folder: Path) -> tuple[Path, Path, Path]:
     """Paths of a trunk that sees a right hand in everything, with its landmarks all over the crop, of a palm detector
-    and of a variance head."""
+    and of an error head."""
     torch.manual_seed(0)
     trunk, head = HandLandmarkNet(), LandmarkErrors()
     with torch.no_grad():

@@ -111,7 +111,7 @@ def test_a_covariance_that_was_too_small_is_bettered_and_a_killed_run_goes_on(ri
     assert report['better'] and report['gain_percent'] > 5 and 'use it' in capsys.readouterr().out
     before, after = report['before'], report['candidates'][0]['after']
     assert before['left_out']['nis_per_dof'] > 2 > 1.5 > after['left_out']['nis_per_dof']
-    assert [candidate['name'] for candidate in report['candidates']] == ['variance head and map of the rig',
+    assert [candidate['name'] for candidate in report['candidates']] == ['error head and map of the rig',
                                                                          'toy, trained on the rig']
     _check_the_folder(tmp_path / 'whole', report)
     _check_the_features(tmp_path / 'whole')

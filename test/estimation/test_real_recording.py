@@ -199,7 +199,7 @@ def test_the_estimator_follows_the_hand(recording, record_property):
             points[frame] = hand.joints
             errors.append(hand.reprojection_px)
             if frame >= FRAMES / 2:
-                # One degree of freedom across the epipolar lines; the variance head has not learned from these frames.
+                # One degree of freedom across the epipolar lines; the error head has not learned from these frames.
                 squared.append(triangulated(result.readings_of(hand).gaussians, rig).mahalanobis2.sum(0))
     median, tail = np.nanmedian(errors), np.nanpercentile(errors, 90)
     known = np.concatenate(squared)[np.isfinite(np.concatenate(squared))]

@@ -44,7 +44,7 @@ def test_true_landmarks_of_turned_crops_give_the_true_joints():
 def test_what_it_cannot_do_is_refused(tmp_path: Path):
     trunk, _, head = save_landmark_networks(tmp_path)
     for wrong, words in ((dict(gate='average'), 'gate'), (dict(triangulation='magic'), 'magic'),
-                         (dict(covariance_head=None), 'variance head')):
+                         (dict(covariance_head=None), 'error head')):
         with pytest.raises(ConfigError, match=words):
             evaluation.build_predictor(PredictorOptions(**dict(weights=trunk, covariance_head=head) | wrong))
     assert evaluation.build_predictor(PredictorOptions(trunk, head)).image_size == HAND_SIZE
