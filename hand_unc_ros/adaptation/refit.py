@@ -1,4 +1,7 @@
-"""The error head of the landmark network for a rig, without labels: from pairs of views in sequences of features.
+"""The variances of the landmark network's error head for a rig, without labels: from pairs of views in sequences of features.
+
+Shifts stay as they are. Views of one rig can agree on an error: shifts that went on learning from pairs of a synthetic rig
+brought its views together (left out 5.0 → 4.8 px) and its joints farther from the truth (6.3 → 7.1 mm).
 
 Three heads compete: the one in use, that with all σ multiplied by one number, and one that goes on learning from the
 pairs (networks/landmark_pairs.py). Sequences that none of them has learned from decide. Across the epipolar lines alone
@@ -30,8 +33,7 @@ FRAME_STEP = 3
 # Fewer pairs say nothing of a head.
 FEWEST_PAIRS = 50
 STEPS, BATCH, RATE = 600, 64, 3e-4
-# Weight of the squared distances from the head in use, of log σ and of shifts in σ: the likelihood's own curvature is
-# about 1.
+# Weight of the squared distance of log σ from that of the head in use: the likelihood's own curvature is about 1.
 HELD = 0.1
 # Factors on all σ that are tried.
 SCALES = np.exp(np.linspace(np.log(0.25), np.log(4.0), 33))
@@ -133,16 +135,16 @@ def _best_scale(head: LandmarkErrors, pairs: Pairs) -> float:
 def _trained(head: LandmarkErrors, pairs: Pairs, seed: int, steps: int) -> LandmarkErrors:
     torch.manual_seed(seed)
     other = copy.deepcopy(head).train().requires_grad_(True)
-    optimiser = torch.optim.AdamW(other.parameters(), lr=RATE, weight_decay=1e-2)
+    sigmas = [value for name, value in other.named_parameters() if not name.startswith('shifting')]
+    optimiser = torch.optim.AdamW(sigmas, lr=RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         chosen = torch.randint(len(pairs.rows), (BATCH,))
         claims = pairs.claims(other, chosen)
         with torch.no_grad():
             before = pairs.claims(head, chosen)
-        changes = [new - old for new, old in zip(claims.log_sigma, before.log_sigma)]
-        changes += [(new - old) * (-sigma).exp() for new, old, sigma in zip(claims.shift, before.shift, before.log_sigma)]
-        loss = pairs.nll(claims, chosen) + HELD / 2 * sum(change.square().mean() for change in changes)
+        moved = sum((new - old).square().mean() for new, old in zip(claims.log_sigma, before.log_sigma)) / 2
+        loss = pairs.nll(claims, chosen) + HELD * moved
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
