@@ -1,7 +1,8 @@
-"""The variances of the landmark network's error head for a rig, without labels: from pairs of views in sequences of features.
+"""The variances of the landmark network's error head for a rig, without labels: from pairs of views in sequences of
+features.
 
-Shifts stay as they are. Views of one rig can agree on an error: shifts that went on learning from pairs of a synthetic rig
-brought its views together (left out 5.0 → 4.8 px) and its joints farther from the truth (6.3 → 7.1 mm).
+Shifts stay as they are. Views of one rig can agree on an error: shifts that went on learning from pairs of a synthetic
+rig brought its views together (left out 5.0 → 4.8 px) and its joints farther from the truth (6.3 → 7.1 mm).
 
 Three heads compete: the one in use, that with all σ multiplied by one number, and one that goes on learning from the
 pairs (networks/landmark_pairs.py). Sequences that none of them has learned from decide. Across the epipolar lines alone

@@ -2,8 +2,8 @@
 
 First on synthetic crops of lifelike hands, whose landmarks are known. Then without labels on recordings of calibrated
 cameras: of two views of one hand, the distance of their landmarks across the epipolar lines is known, and by the two
-claimed variances it has a variance of its own. Its likelihood is that of Student's t, since detectors err grossly now and
-then. The trunk stays as it is.
+claimed variances it has a variance of its own. Its likelihood is that of Student's t, since detectors err grossly now
+and then. The trunk stays as it is.
 """
 
 from __future__ import annotations
@@ -155,8 +155,8 @@ def train(synthetic: Synthetic, recordings: Sequence[Pairs], seed: int, steps: S
           shift_width: int = SHIFT_WIDTH) -> LandmarkErrors:
     """A head that learns from synthetic crops, then from recordings as well. shift_width: see LandmarkErrorsConfig.
 
-    Shifts that were learned from a hand leave less of its errors than those of a hand that was not seen, and σ by them would
-    be too small. So σ are learned from what shifts leave that came from the other half of each recording."""
+    Shifts that were learned from a hand leave less of its errors than those of a hand that was not seen, and σ by them
+    would be too small. So σ are learned from what shifts leave that came from the other half of each recording."""
     torch.manual_seed(seed)
     head = LandmarkErrors(LandmarkErrorsConfig(shift_width=shift_width))
     _fit(head, head.parameters(), synthetic, [], steps.synthetic, SYNTHETIC_RATE)

@@ -29,8 +29,8 @@ def error_head_of(weights: Path) -> str:
 
 
 def landmark_files(error_head: str = '') -> tuple[Path, Path, Path]:
-    """The landmark network, the palm detector and the error head: of the shipped ones that with this fingerprint, else that
-    of the method landmarks. Raises ConfigError where they are missing."""
+    """The landmark network, the palm detector and the error head: of the shipped ones that with this fingerprint, else
+    that of the method landmarks. Raises ConfigError where they are missing."""
     stored, heads = landmark_models(), shipped_heads()
     if stored is None:
         raise ConfigError('these weights go with the networks for landmarks of real hands, which are missing;'

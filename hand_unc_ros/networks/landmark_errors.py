@@ -1,9 +1,9 @@
-"""How the landmarks of a frozen `HandLandmarkNet` err: a standard deviation for each along both axes of the crop and, in
-a head that was trained for it, where they are off on average.
+"""How the landmarks of a frozen `HandLandmarkNet` err: a standard deviation for each along both axes of the crop and,
+in a head that was trained for it, where they are off on average.
 
 The heads read the trunk's maps at the landmarks and its features of the whole crop. What they learn of shifts from
-renderings holds on photographs only where rendered hands look and move as real ones do: by those of coloured blobs it made
-real landmarks worse.
+renderings holds on photographs only where rendered hands look and move as real ones do: by those of coloured blobs it
+made real landmarks worse.
 """
 
 from __future__ import annotations

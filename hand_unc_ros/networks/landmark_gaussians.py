@@ -1,8 +1,9 @@
 """A per-view stage out of MediaPipe's frozen landmark network: Gaussians of the joints, and features for a decoder.
 
-The trunk knows real hands. Its landmarks, less the shifts that the error head knows, are the means and that head's numbers the
-variances, neither of them altered; what is learned are 1×1 projections of the trunk's maps, and of its features at the landmarks, to the channels
-of a decoder. As everything before them is frozen, it can be computed once and kept (`LandmarkMaps`).
+The trunk knows real hands. Its landmarks, less the shifts that the error head knows, are the means and that head's
+numbers the variances, neither of them altered; what is learned are 1×1 projections of the trunk's maps, and of its
+features at the landmarks, to the channels of a decoder. As everything before them is frozen, it can be computed once
+and kept (`LandmarkMaps`).
 """
 
 from __future__ import annotations

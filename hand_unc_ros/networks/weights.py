@@ -37,8 +37,8 @@ def stored_network(path: Path) -> str:
 
 
 def stored_config(path: Path) -> dict:
-    """The configuration of the network that is stored at `path`, empty where the file does not say. Raises ConfigError as
-    stored_network."""
+    """The configuration of the network that is stored at `path`, empty where the file does not say. Raises ConfigError
+    as stored_network."""
     try:
         config = parse_json(_opened(path)[0]['config'])
     except (KeyError, MalformedError):
