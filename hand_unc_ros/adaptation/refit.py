@@ -24,8 +24,8 @@ from torch import Tensor
 from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.hand.joints import from_public
-from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands
 from hand_unc_ros.networks.landmark_errors import LandmarkErrors
+from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands
 
 # The sequences, in order of time, are cut into so many blocks, of which every fourth decides between the heads.
 BLOCKS, DECIDES_EVERY = 16, 4
@@ -136,8 +136,7 @@ def _best_scale(head: LandmarkErrors, pairs: Pairs) -> float:
 def _trained(head: LandmarkErrors, pairs: Pairs, seed: int, steps: int) -> LandmarkErrors:
     torch.manual_seed(seed)
     other = copy.deepcopy(head).train().requires_grad_(True)
-    sigmas = [value for name, value in other.named_parameters() if not name.startswith('shifting')]
-    optimiser = torch.optim.AdamW(sigmas, lr=RATE, weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(other.sigma_parameters(), lr=RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         chosen = torch.randint(len(pairs.rows), (BATCH,))

@@ -151,38 +151,40 @@ def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, fl
     return Pairs(readings, rows, residual, first, second)
 
 
-def train(synthetic: Synthetic, recordings: Sequence[Pairs], seed: int, steps: Steps,
-          shift_width: int = SHIFT_WIDTH) -> LandmarkErrors:
-    """A head that learns from synthetic crops, then from recordings as well. shift_width: see LandmarkErrorsConfig.
+def taught_by_renderings(synthetic: Synthetic, seed: int, steps: int, shift_width: int = SHIFT_WIDTH) -> LandmarkErrors:
+    """A head that learned from synthetic crops. shift_width: see LandmarkErrorsConfig."""
+    torch.manual_seed(seed)
+    head = LandmarkErrors(LandmarkErrorsConfig(shift_width=shift_width))
+    return _fit(head, head.parameters(), synthetic, [], steps, SYNTHETIC_RATE)
+
+
+def taught_by_recordings(head: LandmarkErrors, synthetic: Synthetic, recordings: Sequence[Pairs],
+                         steps: Steps) -> LandmarkErrors:
+    """A head that goes on learning, from recordings as well; the one that is given stays as it is.
 
     Shifts that were learned from a hand leave less of its errors than those of a hand that was not seen, and σ by them
     would be too small. So σ are learned from what shifts leave that came from the other half of each recording."""
-    torch.manual_seed(seed)
-    head = LandmarkErrors(LandmarkErrorsConfig(shift_width=shift_width))
-    _fit(head, head.parameters(), synthetic, [], steps.synthetic, SYNTHETIC_RATE)
-    if not recordings:
-        return head.eval()
-
     def taught(parts: Sequence[Pairs]) -> LandmarkErrors:
-        other = copy.deepcopy(head).train()
-        return _fit(other, other.parameters(), synthetic, parts, steps.recorded, RECORDED_RATE).eval()
+        other = copy.deepcopy(head)
+        return _fit(other, other.parameters(), synthetic, parts, steps.recorded, RECORDED_RATE)
 
     halves = [pairs.halves() for pairs in recordings]
-    if shift_width:
+    shifted, last = head.shifting is not None, copy.deepcopy(head)
+    if shifted:
         seen = [taught([pair[side] for pair in halves]) for side in (0, 1)]
         with torch.no_grad():
             halves = [[replace(half, residual=half.claims(seen[1 - side], torch.arange(len(half.rows))).residual)
                        for side, half in enumerate(pair)] for pair in halves]
-        head = taught(recordings).train()
-    sigmas = [value for name, value in head.named_parameters() if not name.startswith('shifting')]
+        last = taught(recordings)
     crossed = [replace(pairs, residual=torch.cat([half.residual for half in pair]))
                for pairs, pair in zip(recordings, halves)]
-    return _fit(head, sigmas, synthetic, crossed, steps.sigma, RECORDED_RATE, shifted=bool(shift_width)).eval()
+    return _fit(last, last.sigma_parameters(), synthetic, crossed, steps.sigma, RECORDED_RATE, shifted)
 
 
 def _fit(head: LandmarkErrors, learned: Iterable[nn.Parameter], synthetic: Synthetic, recordings: Sequence[Pairs],
          steps: int, rate: float, shifted: bool = False) -> LandmarkErrors:
     """Let some parameters of a head learn. shifted: the residuals of the recordings are those that shifts leave."""
+    head.train()
     readings, truth = synthetic
     known = torch.nonzero(readings.presence > LEAST_PRESENCE)[:, 0]
     error = truth - readings.landmarks
@@ -205,7 +207,7 @@ def _fit(head: LandmarkErrors, learned: Iterable[nn.Parameter], synthetic: Synth
         loss.backward()
         optimiser.step()
         schedule.step()
-    return head
+    return head.eval()
 
 
 def _recording(text: str) -> tuple[Path, tuple[float, float], int]:
@@ -214,12 +216,18 @@ def _recording(text: str) -> tuple[Path, tuple[float, float], int]:
     return Path(path), (float(rest[0]), float(rest[1])) if len(rest) > 1 else (0.0, 1.0), hands
 
 
+def _tell(name: str, head: LandmarkErrors, recordings: Sequence[tuple], pairs: Sequence[Pairs]) -> None:
+    for (path, share, _), of_recording in zip(recordings, pairs):
+        print(json.dumps({'head': name, 'recording': path.name, 'share': share,
+                          **{key: round(value, 3) for key, value in scores(head, of_recording).items()}}), flush=True)
+
+
 def main() -> None:
     """The command: fit a head, judge it and store it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--synthetic', type=int, default=3200, metavar='N', help='samples of four views (default 3200)')
     parser.add_argument('--keep', type=Path, metavar='FOLDER', help='of what the network says of synthetic crops, for the'
-                        ' next time')
+                        ' next time; remove it where scenes have changed')
     parser.add_argument('--fit', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]',
                         help='learn from these shares of a recording with rig.yaml in its folder')
     parser.add_argument('--judge', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]')
@@ -241,13 +249,12 @@ def main() -> None:
     synthetic = synthetic_parts(networks, args.synthetic, args.seed, args.keep)
     fit = [recorded_pairs(networks, *recording) for recording in args.fit]
     judge = [recorded_pairs(networks, *recording) for recording in args.judge]
-    for name, recordings in (('synthetic only', ()), ('with recordings', fit)):
-        head = train(synthetic, recordings, args.seed, Steps(*args.steps), args.shift_width)
-        for (path, share, _), pairs in zip(args.fit + args.judge, fit + judge):
-            print(json.dumps({'head': name, 'recording': path.name, 'share': share,
-                              **{key: round(value, 3) for key, value in scores(head, pairs).items()}}), flush=True)
-        if not fit:
-            break
+    steps = Steps(*args.steps)
+    head = taught_by_renderings(synthetic, args.seed, steps.synthetic, args.shift_width)
+    _tell('synthetic only', head, args.fit + args.judge, fit + judge)
+    if fit:
+        head = taught_by_recordings(head, synthetic, fit, steps)
+        _tell('with recordings', head, args.fit + args.judge, fit + judge)
     if args.output is not None:
         save_network(args.output, head, head.config.to_dict())
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.methods.contract import MethodOptions
 from hand_unc_ros.networks.blaze_hand import HandLandmarkNet, load_hand_landmark_net
+from hand_unc_ros.networks.landmark_errors import LandmarkErrors, load_landmark_errors
 from hand_unc_ros.networks.landmark_gaussians import FrozenLandmarks, LandmarkGaussianConfig
 from hand_unc_ros.networks.landmark_models import landmark_models, shipped_heads
-from hand_unc_ros.networks.landmark_errors import LandmarkErrors, load_landmark_errors
 from hand_unc_ros.networks.weights import state_fingerprint, stored_config
 
 

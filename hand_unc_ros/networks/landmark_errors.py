@@ -80,6 +80,10 @@ class LandmarkErrors(nn.Module):
         shift = torch.zeros_like(log_sigma) if self.shifting is None else self.shifting(features, pooled)
         return shift, log_sigma.clamp(least, most)
 
+    def sigma_parameters(self) -> list[nn.Parameter]:
+        """Those that decide σ, and no shift."""
+        return [value for name, value in self.named_parameters() if not name.startswith('shifting.')]
+
     def judge(self, out: HandOutput) -> JudgedLandmarks:
         """What the trunk says of N crops, with what is known of its errors."""
         features = landmark_features(out)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from landmark_cases import feature_batch
 
-from hand_unc_ros.experiments.landmark_errors import Steps, Synthetic, train
+from hand_unc_ros.experiments.landmark_errors import Steps, Synthetic, taught_by_recordings, taught_by_renderings
 from hand_unc_ros.hand.joints import from_public
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS
 from hand_unc_ros.networks.landmark_errors import FEATURE_CHANNELS
@@ -49,7 +49,8 @@ def recording(hands: int, seed: int, shift_px: float) -> Pairs:
 
 def test_a_shift_is_learned_and_variances_hold_on_hands_that_were_not_seen() -> None:
     seen, other = recording(60, 3, 1.5), recording(60, 4, 1.5)
-    head = train(synthetic(600, 1.5), [seen], 0, Steps(350, 60, 60), 16)
+    rendered = synthetic(600, 1.5)
+    head = taught_by_recordings(taught_by_renderings(rendered, 0, 350, 16), rendered, [seen], Steps(350, 60, 60))
     with torch.no_grad():
         shift, _ = head(torch.zeros(1, 21, FEATURE_CHANNELS), torch.zeros(1, POOLED_CHANNELS))
     assert shift[0, 2, 0] == pytest.approx(1.5, abs=0.6)
@@ -61,7 +62,9 @@ def test_a_shift_is_learned_and_variances_hold_on_hands_that_were_not_seen() -> 
 
 
 def test_a_head_without_shifts_learns_variances_alone() -> None:
-    head = train(synthetic(300, 0.0), [recording(30, 3, 0.0)], 0, Steps(200, 50, 50), 0)
+    rendered = synthetic(300, 0.0)
+    first = taught_by_renderings(rendered, 0, 200, 0)
+    head = taught_by_recordings(first, rendered, [recording(30, 3, 0.0)], Steps(200, 50, 50))
     assert head.shifting is None
     assert 0.7 < scores(head, recording(30, 4, 0.0))['nis'] < 2.2
 
@@ -69,7 +72,7 @@ def test_a_head_without_shifts_learns_variances_alone() -> None:
 def test_shifts_move_residuals_as_shifted_landmarks_do() -> None:
     """To first order: the constraint is bilinear, and what is left is the product of two shifts."""
     pairs = recording(10, 5, 0.0)
-    head = train(synthetic(200, 3.0), [], 0, Steps(50, 0, 0), 8)
+    head = taught_by_renderings(synthetic(200, 3.0), 0, 50, 8)
     everything = torch.arange(len(pairs.rows))
     with torch.no_grad():
         claims = pairs.claims(head, everything)
