@@ -25,7 +25,7 @@ from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.hand.joints import from_public
 from hand_unc_ros.networks.landmark_errors import LandmarkErrors
-from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands
+from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, Says, epipolar, same_hands
 
 # The sequences, in order of time, are cut into so many blocks, of which every fourth decides between the heads.
 BLOCKS, DECIDES_EVERY = 16, 4
@@ -59,7 +59,7 @@ class Refit:
 def refit_errors(folder: Path, head: LandmarkErrors, seed: int = 1, steps: int = STEPS) -> Refit:
     """The head that fits the sequences in `folder` best, by those that are held back. head: in use; stays as it is.
     Raises RecordingError where too few views show a hand together."""
-    learn, decide = pairs_of(folder, head)
+    learn, decide = pairs_of(folder)
     if min(len(learn.rows), len(decide.rows)) < FEWEST_PAIRS:
         raise RecordingError(f'{folder}: two views show the same hand {len(learn.rows)} times to learn from and '
                              f'{len(decide.rows)} times to decide by; {FEWEST_PAIRS} are needed for each: record for '
@@ -74,8 +74,8 @@ def refit_errors(folder: Path, head: LandmarkErrors, seed: int = 1, steps: int =
     return Refit(heads[kind], kind, nll, scale, (len(learn.rows), len(decide.rows)))
 
 
-def pairs_of(folder: Path, head: LandmarkErrors) -> tuple[Pairs, Pairs]:
-    """Pairs of views to learn from, and those that decide. head: with whose shifts the landmarks were kept.
+def pairs_of(folder: Path) -> tuple[Pairs, Pairs]:
+    """Pairs of views to learn from, and those that decide; their landmarks are less the shifts that they were kept with.
     Raises RecordingError for too few sequences."""
     shards = FeatureShards(folder)
     rows = np.concatenate(list(shards.rows.values()))
@@ -84,11 +84,11 @@ def pairs_of(folder: Path, head: LandmarkErrors) -> tuple[Pairs, Pairs]:
     decides = blocks % DECIDES_EVERY == DECIDES_EVERY - 1
     if not decides.any():
         raise RecordingError(f'{folder} has {len(rows)} sequences; {DECIDES_EVERY} are needed: record for longer')
-    return _pairs(shards, rows[~decides], head), _pairs(shards, rows[decides], head)
+    return _pairs(shards, rows[~decides]), _pairs(shards, rows[decides])
 
 
 @torch.no_grad()
-def _pairs(shards: FeatureShards, rows: np.ndarray, head: LandmarkErrors) -> Pairs:
+def _pairs(shards: FeatureShards, rows: np.ndarray) -> Pairs:
     parts: dict[str, list[Tensor]] = {}
     owners: list[tuple[int, int]] = []
     of_shard = {(number, row): views for views, listed in shards.rows.items() for number, row in listed.tolist()}
@@ -102,12 +102,16 @@ def _pairs(shards: FeatureShards, rows: np.ndarray, head: LandmarkErrors) -> Pai
     # The head knows the landmarks in the order of its network.
     local, landmarks = (torch.from_numpy(from_public(values[name].numpy(), 'mediapipe').copy())
                         for name in ('local', 'landmarks'))
-    landmarks = landmarks - head(local, values['whole'])[0]
     readings = Readings(local, values['whole'], landmarks, values['presence'], torch.ones(len(owners)))
     found = list(same_hands(readings, owners, range(len(owners))))
     chosen = torch.tensor(found, dtype=torch.long).reshape(-1, 2)
     residual, first, second = epipolar(landmarks, values['K'].double(), values['camera_from_world'].double(), chosen)
     return Pairs(readings, chosen, residual, first, second)
+
+
+def _sigma_of(head: LandmarkErrors) -> Says:
+    """What a head says of landmarks whose shifts are out already."""
+    return lambda evidence: (torch.zeros_like(evidence.landmarks), head.log_sigma(evidence))
 
 
 def scaled(head: LandmarkErrors, scale: float) -> LandmarkErrors:
@@ -122,13 +126,13 @@ def scaled(head: LandmarkErrors, scale: float) -> LandmarkErrors:
 def nll_of(head: LandmarkErrors, pairs: Pairs) -> float:
     """Negative log-likelihood of pairs, nats a landmark, up to a constant."""
     everything = torch.arange(len(pairs.rows))
-    return float(pairs.nll(pairs.claims(head, everything), everything))
+    return float(pairs.nll(pairs.claims(_sigma_of(head), everything), everything))
 
 
 @torch.no_grad()
 def _best_scale(head: LandmarkErrors, pairs: Pairs) -> float:
     everything = torch.arange(len(pairs.rows))
-    claims = pairs.claims(head, everything)
+    claims = pairs.claims(_sigma_of(head), everything)
     nll = [float(pairs.nll(claims._replace(variance=scale ** 2 * claims.variance), everything)) for scale in SCALES]
     return float(SCALES[int(np.argmin(nll))])
 
@@ -140,9 +144,9 @@ def _trained(head: LandmarkErrors, pairs: Pairs, seed: int, steps: int) -> Landm
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         chosen = torch.randint(len(pairs.rows), (BATCH,))
-        claims = pairs.claims(other, chosen)
+        claims = pairs.claims(_sigma_of(other), chosen)
         with torch.no_grad():
-            before = pairs.claims(head, chosen)
+            before = pairs.claims(_sigma_of(head), chosen)
         moved = sum((new - old).square().mean() for new, old in zip(claims.log_sigma, before.log_sigma)) / 2
         loss = pairs.nll(claims, chosen) + HELD * moved
         optimiser.zero_grad()

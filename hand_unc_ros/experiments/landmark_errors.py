@@ -11,14 +11,14 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import open_bag
@@ -41,40 +41,59 @@ from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands, scores, student_nll
-from hand_unc_ros.networks.landmark_errors import LandmarkErrors, LandmarkErrorsConfig, landmark_features
+from hand_unc_ros.networks.landmark_errors import Errors, Expert, LandmarkErrors, LandmarkErrorsConfig
+from hand_unc_ros.networks.landmark_evidence import Evidence, evidence_of
 from hand_unc_ros.networks.placement import choose_precision
 from hand_unc_ros.networks.weights import save_network
 
-SYNTHETIC_BATCH, REAL_BATCH, READ_BATCH = 64, 48, 32
+# Crops, and pairs of crops.
+SYNTHETIC_BATCH, REAL_BATCH, READ_BATCH = 64, 24, 32
 # Samples that are rendered and read together, of a seed of their own.
 PART_SAMPLES, SYNTHETIC_VIEWS = 400, 4
 LEAST_PRESENCE = 0.3
-SHIFT_WIDTH = 128
-SYNTHETIC_RATE, RECORDED_RATE = 1e-3, 3e-4
+SHIFT_WIDTH, SEARCH_WIDTH = 128, 48
+# Every so many rendered crops teach σ and no shifts: of those that teach shifts these leave less.
+SIGMA_EVERY = 6
+SYNTHETIC_RATE, RECORDED_RATE, MOST_GRADIENT = 1e-3, 3e-4, 5.0
 
 
 def read(networks: LandmarkNetworks, images: Sequence[np.ndarray]) -> Readings:
-    """What the trunk says of crops (224, 224, 3) uint8 RGB."""
+    """What the trunk says of crops (224, 224, 3) uint8 RGB; features and maps in half precision."""
     parts = []
     for begin in range(0, len(images), READ_BATCH):
         out = networks.output(np.stack(images[begin:begin + READ_BATCH]))
-        parts.append((landmark_features(out), out.pooled, out.landmarks[..., :2], out.presence, out.handedness))
-    return Readings(*(torch.cat(each).float().clone() for each in zip(*parts)))
+        found = evidence_of(out)
+        parts.append(Readings(found.features.half(), found.pooled.half(), found.landmarks.clone(),
+                              out.presence.float().clone(), out.handedness.float().clone(),
+                              tuple(level.half() for level in found.maps)))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Readings]) -> Readings:
+    """One after the other."""
+    names = [field.name for field in fields(Readings) if field.name != 'maps']
+    return Readings(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names},
+                    maps=tuple(map(torch.cat, zip(*(part.maps for part in parts)))))
 
 
 class Steps(NamedTuple):
     """synthetic: on synthetic crops.  recorded: with recordings as well.  sigma: of σ alone, after the shifts."""
 
-    synthetic: int = 3000
-    recorded: int = 600
+    synthetic: int = 2000
+    recorded: int = 400
     sigma: int = 600
 
 
 class Synthetic(NamedTuple):
-    """Readings of N rendered hands, features in half precision, and their true landmarks (N, 21, 2) px."""
+    """Readings of N rendered hands, and their true landmarks (N, 21, 2) px."""
 
     readings: Readings
     truth: Tensor
+
+    def rows(self, sigma: bool) -> Tensor:
+        """Of those that the trunk takes for hands, the ones that teach σ after the shifts, or all others."""
+        known = self.readings.presence > LEAST_PRESENCE
+        return torch.nonzero(known & ((torch.arange(len(known)) % SIGMA_EVERY == 0) == sigma))[:, 0]
 
 
 def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> Synthetic:
@@ -91,9 +110,7 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> S
             images.append(develop(crop, SYNTHETIC_AUGMENTATION, rng))
             joints = boxes.transform(boxes.crop_from_image(box, HAND_SIZE), view.joints_px)
             truth.append(from_public(joints, 'mediapipe'))
-    found = read(networks, images)
-    found = replace(found, features=found.features.half(), pooled=found.pooled.half())
-    return Synthetic(found, torch.from_numpy(np.stack(truth)).float())
+    return Synthetic(read(networks, images), torch.from_numpy(np.stack(truth)).float())
 
 
 def synthetic_parts(networks: LandmarkNetworks, samples: int, seed: int, kept: Path | None) -> Synthetic:
@@ -112,9 +129,7 @@ def synthetic_parts(networks: LandmarkNetworks, samples: int, seed: int, kept: P
             with replace_file(path, DatasetError) as file:
                 torch.save((vars(part.readings), part.truth), file)
         parts.append(part)
-    names = [field.name for field in fields(Readings)]
-    joined = Readings(**{name: torch.cat([getattr(part.readings, name) for part in parts]) for name in names})
-    return Synthetic(joined, torch.cat([part.truth for part in parts]))
+    return Synthetic(joined([part.readings for part in parts]), torch.cat([part.truth for part in parts]))
 
 
 def recorded_crops(bag: Path, hands: int) -> tuple[list[Crop], list[tuple[int, int]], int]:
@@ -151,63 +166,83 @@ def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, fl
     return Pairs(readings, rows, residual, first, second)
 
 
-def taught_by_renderings(synthetic: Synthetic, seed: int, steps: int, shift_width: int = SHIFT_WIDTH) -> LandmarkErrors:
-    """A head that learned from synthetic crops. shift_width: see LandmarkErrorsConfig."""
+def taught_by_renderings(synthetic: Synthetic, seed: int, steps: int, shift_width: int = SHIFT_WIDTH,
+                         search_width: int = SEARCH_WIDTH) -> LandmarkErrors:
+    """A head whose experts learned from synthetic crops. shift_width, search_width: see LandmarkErrorsConfig."""
     torch.manual_seed(seed)
-    head = LandmarkErrors(LandmarkErrorsConfig(shift_width=shift_width))
-    return _fit(head, head.parameters(), synthetic, [], steps, SYNTHETIC_RATE)
+    head = LandmarkErrors(LandmarkErrorsConfig(shift_width=shift_width, search_width=search_width))
+    for expert in head.experts():
+        _fit(head, expert, synthetic, synthetic.rows(sigma=False), [], steps, SYNTHETIC_RATE)
+    return head
 
 
 def taught_by_recordings(head: LandmarkErrors, synthetic: Synthetic, recordings: Sequence[Pairs],
                          steps: Steps) -> LandmarkErrors:
-    """A head that goes on learning, from recordings as well; the one that is given stays as it is.
+    """A head that goes on learning, from recordings as well, if there are any; the one that is given stays as it is.
 
     Shifts that were learned from a hand leave less of its errors than those of a hand that was not seen, and σ by them
-    would be too small. So σ are learned from what shifts leave that came from the other half of each recording."""
+    would be too small. So σ are learned from what shifts leave that came from the other half of each recording, and from
+    rendered crops that taught none."""
     def taught(parts: Sequence[Pairs]) -> LandmarkErrors:
         other = copy.deepcopy(head)
-        return _fit(other, other.parameters(), synthetic, parts, steps.recorded, RECORDED_RATE)
+        for expert in other.experts() if parts else ():
+            _fit(other, expert, synthetic, synthetic.rows(sigma=False), parts, steps.recorded, RECORDED_RATE)
+        return other
 
     halves = [pairs.halves() for pairs in recordings]
-    shifted, last = head.shifting is not None, copy.deepcopy(head)
-    if shifted:
-        seen = [taught([pair[side] for pair in halves]) for side in (0, 1)]
-        with torch.no_grad():
-            halves = [[replace(half, residual=half.claims(seen[1 - side], torch.arange(len(half.rows))).residual)
-                       for side, half in enumerate(pair)] for pair in halves]
-        last = taught(recordings)
-    crossed = [replace(pairs, residual=torch.cat([half.residual for half in pair]))
+    seen = [taught([pair[side] for pair in halves]) for side in (0, 1)]
+    settled = [replace(pairs, residual=torch.cat([_left(seen[1 - side], half) for side, half in enumerate(pair)]))
                for pairs, pair in zip(recordings, halves)]
-    return _fit(last, last.sigma_parameters(), synthetic, crossed, steps.sigma, RECORDED_RATE, shifted)
+    last = taught(recordings)
+    rows = synthetic.rows(sigma=True)
+    truth = synthetic.truth.clone()
+    with torch.no_grad():
+        for part in rows.split(SYNTHETIC_BATCH):
+            truth[part] -= last.shift(synthetic.readings.evidence(part))
+    of_sigma = Expert(lambda evidence: (torch.zeros_like(evidence.landmarks), last.log_sigma(evidence)),
+                      last.sigma_parameters())
+    _fit(last, of_sigma, synthetic._replace(truth=truth), rows, settled, steps.sigma, RECORDED_RATE)
+    return last
 
 
-def _fit(head: LandmarkErrors, learned: Iterable[nn.Parameter], synthetic: Synthetic, recordings: Sequence[Pairs],
-         steps: int, rate: float, shifted: bool = False) -> LandmarkErrors:
-    """Let some parameters of a head learn. shifted: the residuals of the recordings are those that shifts leave."""
+@torch.no_grad()
+def _left(head: LandmarkErrors, pairs: Pairs) -> Tensor:
+    """(P, 21), the residuals that a head's shifts leave."""
+    return torch.cat([pairs.claims(head, part).residual for part in torch.arange(len(pairs.rows)).split(REAL_BATCH)])
+
+
+def _fit(head: LandmarkErrors, expert: Expert, synthetic: Synthetic, known: Tensor, recordings: Sequence[Pairs],
+         steps: int, rate: float) -> None:
+    """Let one expert of a head learn. known: rows of the synthetic crops that teach."""
     head.train()
-    readings, truth = synthetic
-    known = torch.nonzero(readings.presence > LEAST_PRESENCE)[:, 0]
-    error = truth - readings.landmarks
+    dtype = choose_precision('auto', torch.device('cpu'))
+
+    def says(evidence: Evidence) -> Errors:
+        with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
+            shift, log_sigma = expert.says(evidence)
+        return shift.float(), log_sigma.float()
 
     def of_synthetic() -> Tensor:
         rows = known[torch.randint(len(known), (SYNTHETIC_BATCH,))]
-        shift, log_sigma = head(readings.features[rows].float(), readings.pooled[rows].float())
-        return student_nll((error[rows] - shift).square() * (-2 * log_sigma).exp(), 2 * log_sigma)
+        evidence = synthetic.readings.evidence(rows)
+        shift, log_sigma = says(evidence)
+        left = synthetic.truth[rows] - evidence.landmarks - shift
+        return student_nll(left.square() * (-2 * log_sigma).exp(), 2 * log_sigma)
 
     def of_recording(pairs: Pairs) -> Tensor:
         chosen = torch.randint(len(pairs.rows), (REAL_BATCH,))
-        claims = pairs.claims(head, chosen)
-        return pairs.nll(claims._replace(residual=pairs.residual[chosen]) if shifted else claims, chosen)
+        return pairs.nll(pairs.claims(says, chosen), chosen)
 
-    optimiser = torch.optim.AdamW(learned, lr=rate, weight_decay=1e-2)
+    optimiser = torch.optim.AdamW(expert.learned, lr=rate, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for _ in range(steps):
+    for _ in tqdm(range(steps), desc='steps', disable=None):
         loss = of_synthetic() + sum(map(of_recording, recordings)) / max(1, len(recordings))
         optimiser.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(expert.learned, MOST_GRADIENT)
         optimiser.step()
         schedule.step()
-    return head.eval()
+    head.eval()
 
 
 def _recording(text: str) -> tuple[Path, tuple[float, float], int]:
@@ -225,7 +260,7 @@ def _tell(name: str, head: LandmarkErrors, recordings: Sequence[tuple], pairs: S
 def main() -> None:
     """The command: fit a head, judge it and store it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--synthetic', type=int, default=3200, metavar='N', help='samples of four views (default 3200)')
+    parser.add_argument('--synthetic', type=int, default=4800, metavar='N', help='samples of four views (default 4800)')
     parser.add_argument('--keep', type=Path, metavar='FOLDER', help='of what the network says of synthetic crops, for the'
                         ' next time; remove it where scenes have changed')
     parser.add_argument('--fit', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]',
@@ -235,7 +270,9 @@ def main() -> None:
                         help='on synthetic crops, with recordings as well, and of the variances alone after that (default'
                         f' {" ".join(map(str, Steps()))})')
     parser.add_argument('--shift-width', type=int, default=SHIFT_WIDTH,
-                        help=f'of the layers that tell shifts (default {SHIFT_WIDTH}); 0: σ alone')
+                        help=f'of the layers that tell shifts by features (default {SHIFT_WIDTH}); 0: none')
+    parser.add_argument('--search-width', type=int, default=SEARCH_WIDTH,
+                        help=f'of the maps that are searched for shifts (default {SEARCH_WIDTH}); 0: none')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('-o', '--output', type=Path, metavar='FILE', help='weights to write (.safetensors)')
     args = parser.parse_args()
@@ -250,11 +287,10 @@ def main() -> None:
     fit = [recorded_pairs(networks, *recording) for recording in args.fit]
     judge = [recorded_pairs(networks, *recording) for recording in args.judge]
     steps = Steps(*args.steps)
-    head = taught_by_renderings(synthetic, args.seed, steps.synthetic, args.shift_width)
+    head = taught_by_renderings(synthetic, args.seed, steps.synthetic, args.shift_width, args.search_width)
     _tell('synthetic only', head, args.fit + args.judge, fit + judge)
-    if fit:
-        head = taught_by_recordings(head, synthetic, fit, steps)
-        _tell('with recordings', head, args.fit + args.judge, fit + judge)
+    head = taught_by_recordings(head, synthetic, fit, steps)
+    _tell('with recordings and their σ' if fit else 'with their σ', head, args.fit + args.judge, fit + judge)
     if args.output is not None:
         save_network(args.output, head, head.config.to_dict())
 

@@ -1,13 +1,15 @@
 """How the landmarks of a frozen `HandLandmarkNet` err: a standard deviation for each along both axes of the crop and,
 in a head that was trained for it, where they are off on average.
 
-The heads read the trunk's maps at the landmarks and its features of the whole crop. What they learn of shifts from
-renderings holds on photographs only where rendered hands look and move as real ones do: by those of coloured blobs it
-made real landmarks worse.
+What is learned of shifts from renderings holds on photographs only where rendered hands look and move as real ones do:
+by those of coloured blobs it made real landmarks worse. Two experts tell them, one by the trunk's maps at the landmarks and
+its features of the whole crop, the other by a search in the maps. The second errs less on renderings and more on
+photographs; the mean of both errs less than either on both.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS, TAP_CHANNELS, HandOutput
+from hand_unc_ros.networks.blaze_hand import POOLED_CHANNELS, HandOutput
+from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS, LANDMARKS, Evidence, evidence_of
+from hand_unc_ros.networks.landmark_search import LandmarkSearch
 from hand_unc_ros.networks.weights import read_weights
 
-LANDMARKS = 21
-FEATURE_CHANNELS = sum(TAP_CHANNELS)
 # Standard deviations in pixels of the crop of 224 px: the first is below what a landmark means, the other the palm.
 LEAST_SIGMA_PX, MOST_SIGMA_PX = 0.25, 60.0
 START_SIGMA_PX = 2.5
@@ -32,11 +34,13 @@ SHIFT_PX = 8.0
 @dataclass(frozen=True)
 class LandmarkErrorsConfig:
     """width: of the only hidden layer; with few real recordings to learn from, a small one holds on others.
-    dropout: on the features, in training.  shift_width: of the layers that tell shifts; 0 for a head without them."""
+    dropout: on the features, in training.  shift_width: of the layers that tell shifts by features; 0 for a head without
+    them.  search_width: of the maps that are searched for shifts; 0 for a head that searches none."""
 
     width: int = 32
     dropout: float = 0.3
     shift_width: int = 0
+    search_width: int = 0
 
     def to_dict(self) -> dict:
         """The fields, as weights on disk carry them."""
@@ -50,6 +54,17 @@ class JudgedLandmarks(NamedTuple):
     landmarks: Tensor
     log_sigma: Tensor
     features: Tensor
+
+
+# Shift and log σ of landmarks, both (N, 21, 2) px of the crop.
+Errors = tuple[Tensor, Tensor]
+
+
+class Expert(NamedTuple):
+    """One way to tell errors, which is taught by itself: what it says, and what of the head it learns."""
+
+    says: Callable[[Evidence], Errors]
+    learned: list[nn.Parameter]
 
 
 class LandmarkErrors(nn.Module):
@@ -69,26 +84,57 @@ class LandmarkErrors(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.shifting = _Shift(config.shift_width, config.dropout) if config.shift_width else None
+        self.search = LandmarkSearch(config.search_width, config.dropout) if config.search_width else None
 
-    def forward(self, features: Tensor, pooled: Tensor) -> tuple[Tensor, Tensor]:
-        """Shift and log σ, both (B, 21, 2), pixels of the crop. features: (B, 21, C) as `landmark_features` gives them.
-        pooled: (B, 1152)."""
-        features, pooled = self.local_norm(features), self.pooled_norm(pooled)
+    def forward(self, evidence: Evidence) -> Errors:
+        """What the head says: the mean shift of its experts, and log σ."""
+        return self.shift(evidence), self.log_sigma(evidence)
+
+    def log_sigma(self, evidence: Evidence) -> Tensor:
+        """(N, 21, 2) of the landmarks less their shifts; by features alone."""
+        features, pooled = self._normed(evidence)
         hidden = self.local(self.dropout(features)) + self.landmark + self.pooled(self.dropout(pooled))[:, None]
         log_sigma = self.out(self.dropout(F.gelu(hidden))) + self.start
         least, most = (torch.tensor(sigma).log().item() for sigma in (LEAST_SIGMA_PX, MOST_SIGMA_PX))
-        shift = torch.zeros_like(log_sigma) if self.shifting is None else self.shifting(features, pooled)
-        return shift, log_sigma.clamp(least, most)
+        return log_sigma.clamp(least, most)
+
+    def shift(self, evidence: Evidence) -> Tensor:
+        """(N, 21, 2), the mean of what the experts say; zeros without any."""
+        shifts = []
+        if self.shifting is not None:
+            shifts.append(self.shifting(*self._normed(evidence)))
+        if self.search is not None:
+            shifts.append(self.search(evidence)[0])
+        return torch.stack(shifts).mean(0) if shifts else torch.zeros_like(evidence.landmarks)
+
+    def experts(self) -> list[Expert]:
+        """Those that tell shifts, each with a σ; of a head without shifts, the one that tells σ."""
+        found = []
+        if self.shifting is not None or self.search is None:
+            found.append(Expert(self._by_features, [value for name, value in self.named_parameters()
+                                                    if not name.startswith('search.')]))
+        if self.search is not None:
+            found.append(Expert(self.search, list(self.search.parameters())))
+        return found
 
     def sigma_parameters(self) -> list[nn.Parameter]:
         """Those that decide σ, and no shift."""
-        return [value for name, value in self.named_parameters() if not name.startswith('shifting.')]
+        return [value for name, value in self.named_parameters() if not name.startswith(('shifting.', 'search.'))]
 
     def judge(self, out: HandOutput) -> JudgedLandmarks:
         """What the trunk says of N crops, with what is known of its errors."""
-        features = landmark_features(out)
-        shift, log_sigma = self(features, out.pooled)
-        return JudgedLandmarks(out.landmarks[..., :2].float() + shift, log_sigma, features)
+        evidence = evidence_of(out)
+        shift, log_sigma = self(evidence)
+        return JudgedLandmarks(evidence.landmarks + shift, log_sigma, evidence.features)
+
+    def _by_features(self, evidence: Evidence) -> Errors:
+        shift = torch.zeros_like(evidence.landmarks)
+        if self.shifting is not None:
+            shift = self.shifting(*self._normed(evidence))
+        return shift, self.log_sigma(evidence)
+
+    def _normed(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+        return self.local_norm(evidence.features), self.pooled_norm(evidence.pooled)
 
 
 class _Shift(nn.Module):
@@ -111,13 +157,6 @@ class _Shift(nn.Module):
         hidden = F.gelu(hidden)
         hidden = hidden + self.hidden(self.dropout(hidden))
         return SHIFT_PX * (self.out(self.dropout(F.gelu(hidden))) + self.start)
-
-
-def landmark_features(out: HandOutput) -> Tensor:
-    """(B, 21, C): the maps of the trunk, each sampled bilinearly at the landmarks, one after the other."""
-    grid = ((out.landmarks[..., :2] + 0.5) / HAND_SIZE * 2 - 1).float()[:, :, None]
-    sampled = [F.grid_sample(level.float(), grid, align_corners=False, padding_mode='border') for level in out.maps]
-    return torch.cat(sampled, 1)[..., 0].transpose(1, 2)
 
 
 def load_landmark_errors(path: Path) -> LandmarkErrors:

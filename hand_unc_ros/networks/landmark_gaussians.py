@@ -22,7 +22,8 @@ from hand_unc_ros.networks.acceleration import Agreement, choose_runner
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS, TAP_CHANNELS, HandLandmarkNet, HandOutput
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, Gaussian2D, pixels_to_cells
 from hand_unc_ros.networks.landmark_networks import PRESENCE_THRESHOLD
-from hand_unc_ros.networks.landmark_errors import FEATURE_CHANNELS, JudgedLandmarks, LandmarkErrors
+from hand_unc_ros.networks.landmark_errors import JudgedLandmarks, LandmarkErrors
+from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS
 from hand_unc_ros.networks.openvino_runtime import has_openvino
 from hand_unc_ros.networks.placement import choose_precision
 

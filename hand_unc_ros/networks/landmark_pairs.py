@@ -6,7 +6,7 @@ variances it has a variance of its own. Its likelihood is that of Student's t, s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import NamedTuple
@@ -15,24 +15,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hand_unc_ros.networks.landmark_errors import LandmarkErrors
+from hand_unc_ros.networks.landmark_errors import Errors
+from hand_unc_ros.networks.landmark_evidence import Evidence
 
 # Degrees of freedom of the t: the median recording errs like five.
 DEGREES = 5.0
 # A crop in which the trunk sees no hand teaches nothing about landmarks.
 LEAST_PRESENCE = 0.5
+# Shift and log σ of the landmarks of crops, by their evidence: a head, or one of its experts.
+Says = Callable[[Evidence], Errors]
 
 
 @dataclass(frozen=True)
 class Readings:
-    """Of N crops: features (N, 21, C), pooled (N, 1152), landmarks (N, 21, 2) px of the crop, presence and right (N,).
-    """
+    """Of N crops: presence and right (N,), and the fields of Evidence."""
 
     features: Tensor
     pooled: Tensor
     landmarks: Tensor
     presence: Tensor
     right: Tensor
+    maps: tuple[Tensor, ...] = ()
+
+    def evidence(self, rows: Tensor) -> Evidence:
+        """Of some of the crops, in single precision."""
+        return Evidence(self.landmarks[rows], self.features[rows].float(), self.pooled[rows].float(),
+                        tuple(level[rows].float() for level in self.maps))
 
 
 class Claims(NamedTuple):
@@ -56,17 +64,16 @@ class Pairs:
     first: Tensor
     second: Tensor
 
-    def claims(self, head: LandmarkErrors, chosen: Tensor) -> Claims:
-        """What a head says of the landmarks of `chosen` pairs, and so of their residuals."""
-        shift, log_sigma = zip(*(head(self.readings.features[rows], self.readings.pooled[rows])
-                                 for rows in self.rows[chosen].T))
+    def claims(self, says: Says, chosen: Tensor) -> Claims:
+        """What is said of the landmarks of `chosen` pairs, and so of their residuals."""
+        shift, log_sigma = zip(*(says(self.readings.evidence(rows)) for rows in self.rows[chosen].T))
         gradients = self.first[chosen], self.second[chosen]
         moved = sum((gradient * part).sum(-1) for gradient, part in zip(gradients, shift))
         variance = sum((gradient.square() * (2 * part).exp()).sum(-1) for gradient, part in zip(gradients, log_sigma))
         return Claims(self.residual[chosen] + moved, variance, shift, log_sigma)
 
     def nll(self, claims: Claims, chosen: Tensor) -> Tensor:
-        """Negative log-likelihood of what a head claims of `chosen` pairs, nats a landmark, up to a constant."""
+        """Negative log-likelihood of what is claimed of `chosen` pairs, nats a landmark, up to a constant."""
         return student_nll(claims.residual.square() / claims.variance,
                            (claims.variance / self.scale[chosen].square()).log())
 
@@ -117,12 +124,12 @@ def student_nll(squared: Tensor, log_variance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def scores(head: LandmarkErrors, pairs: Pairs) -> dict[str, float]:
+def scores(says: Says, pairs: Pairs) -> dict[str, float]:
     """How well claimed errors fit a recording: normalised squared residual, share inside 95 % bounds, rank
     correlation of σ and residual over all and within landmarks, median residual in px of the crops."""
     from scipy.stats import spearmanr
     everything = torch.arange(len(pairs.rows))
-    claims = pairs.claims(head, everything)
+    claims = pairs.claims(says, everything)
     squared = (claims.residual.square() / claims.variance).numpy()
     residual, sigma = ((part / pairs.scale).numpy() for part in (claims.residual.abs(), claims.variance.sqrt()))
     within = [spearmanr(sigma[:, landmark], residual[:, landmark])[0] for landmark in range(sigma.shape[1])]

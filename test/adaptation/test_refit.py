@@ -7,10 +7,11 @@ import pytest
 import torch
 from landmark_cases import feature_batch
 
-from hand_unc_ros.adaptation.refit import _trained, pairs_of, refit_errors, scaled
+from hand_unc_ros.adaptation.refit import _trained, nll_of, pairs_of, refit_errors, scaled
 from hand_unc_ros.data.feature_shards import FeatureSet, begin_features, write_features
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.networks.landmark_errors import SHIFT_PX, LandmarkErrors, LandmarkErrorsConfig
+from hand_unc_ros.networks.landmark_evidence import Evidence
 
 NOISE_PX, VIEWS, FRAMES, WINDOWS = 2.0, 3, 4, 48
 
@@ -56,24 +57,23 @@ def test_the_head_in_use_stays_as_it_is(tmp_path) -> None:
     refit_errors(sequences(tmp_path), head, steps=5)
     for name, value in head.state_dict().items():
         assert torch.equal(value, before[name])
-    local, pooled = torch.randn(2, 21, head.local.in_features), torch.randn(2, head.pooled.in_features)
-    torch.testing.assert_close(scaled(head, 3.0)(local, pooled)[1], head(local, pooled)[1] + float(np.log(3.0)))
+    evidence = Evidence(torch.zeros(2, 21, 2), torch.randn(2, 21, head.local.in_features),
+                        torch.randn(2, head.pooled.in_features))
+    torch.testing.assert_close(scaled(head, 3.0).log_sigma(evidence), head.log_sigma(evidence) + float(np.log(3.0)))
 
 
-def test_shifts_are_taken_out_of_what_is_kept_and_stay(tmp_path) -> None:
+def test_shifts_stay(tmp_path) -> None:
+    """Landmarks are kept less their shifts; what goes on learning is σ alone."""
     torch.manual_seed(0)
-    head = LandmarkErrors(LandmarkErrorsConfig(shift_width=8))
+    head = LandmarkErrors(LandmarkErrorsConfig(shift_width=8, search_width=8))
     with torch.no_grad():
         head.start.fill_(float(np.log(0.5 * FITTING_PX)))
         head.shifting.start[3, 1] = 7.0 / SHIFT_PX
-    folder = sequences(tmp_path)
-    kept = pairs_of(folder, head.eval())[0].readings.landmarks - pairs_of(folder, head_of(1.0))[0].readings.landmarks
-    expected = torch.zeros_like(kept)
-    expected[:, 3, 1] = -7.0
-    torch.testing.assert_close(kept, expected)
-    learned = _trained(head, pairs_of(folder, head)[0], 0, 20)
+    pairs, _ = pairs_of(sequences(tmp_path))
+    assert nll_of(head.eval(), pairs) == nll_of(head_of(0.5 * FITTING_PX), pairs)
+    learned = _trained(head, pairs, 0, 20)
     for name, value in head.state_dict().items():
-        assert torch.equal(value, learned.state_dict()[name]) == name.startswith('shifting'), name
+        assert torch.equal(value, learned.state_dict()[name]) == name.startswith(('shifting', 'search')), name
 
 
 def test_too_few_pairs_are_refused(tmp_path) -> None:

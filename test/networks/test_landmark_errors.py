@@ -9,30 +9,41 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.networks.landmark_models import shipped_heads
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS, TAP_CHANNELS, HandOutput
 from hand_unc_ros.networks.landmark_errors import (
-    FEATURE_CHANNELS,
     LEAST_SIGMA_PX,
     MOST_SIGMA_PX,
     SHIFT_PX,
     START_SIGMA_PX,
     LandmarkErrors,
     LandmarkErrorsConfig,
-    landmark_features,
     load_landmark_errors,
+)
+from hand_unc_ros.networks.landmark_evidence import (
+    FEATURE_CHANNELS,
+    MAP_SIDES,
+    MAP_TAPS,
+    Evidence,
+    evidence_of,
+    landmark_features,
 )
 from hand_unc_ros.networks.weights import save_network
 
 torch.set_num_threads(1)
 
 
-def inputs(count: int, scale: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+def inputs(count: int, scale: float = 1.0) -> Evidence:
     generator = torch.Generator().manual_seed(0)
-    return (scale * torch.randn(count, 21, FEATURE_CHANNELS, generator=generator),
-            scale * torch.randn(count, POOLED_CHANNELS, generator=generator))
+
+    def normal(*shape: int) -> torch.Tensor:
+        return scale * torch.randn(count, *shape, generator=generator)
+
+    return Evidence(HAND_SIZE * torch.rand(count, 21, 2, generator=generator), normal(21, FEATURE_CHANNELS),
+                    normal(POOLED_CHANNELS),
+                    tuple(normal(TAP_CHANNELS[tap], side, side) for tap, side in zip(MAP_TAPS, MAP_SIDES)))
 
 
 def test_an_untrained_head_claims_the_same_for_every_landmark() -> None:
     for shift_width in (0, 8):
-        shift, log_sigma = LandmarkErrors(LandmarkErrorsConfig(shift_width=shift_width)).eval()(*inputs(3))
+        shift, log_sigma = LandmarkErrors(LandmarkErrorsConfig(shift_width=shift_width)).eval()(inputs(3))
         torch.testing.assert_close(log_sigma.exp(), torch.full((3, 21, 2), START_SIGMA_PX))
         assert not shift.any()
 
@@ -43,7 +54,7 @@ def test_the_shipped_heads_keep_to_possible_deviations(which: int, most_bytes: i
     head = load_landmark_errors(path)
     for scale in (0.0, 1.0, 1e4):
         with torch.inference_mode():
-            shift, log_sigma = head(*inputs(20, scale))
+            shift, log_sigma = head(inputs(20, scale))
         sigma = log_sigma.exp()
         assert torch.isfinite(sigma).all()
         assert (sigma >= 0.999 * LEAST_SIGMA_PX).all() and (sigma <= 1.001 * MOST_SIGMA_PX).all()

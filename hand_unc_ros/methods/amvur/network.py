@@ -23,7 +23,7 @@ from hand_unc_ros.methods.amvur.evidence import Evidence
 from hand_unc_ros.methods.amvur.prior import PriorHand, PriorNet
 from hand_unc_ros.networks.backbone import Bottleneck, ResNet
 from hand_unc_ros.networks.blaze_hand import POOLED_CHANNELS
-from hand_unc_ros.networks.landmark_errors import FEATURE_CHANNELS
+from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS
 from hand_unc_ros.networks.mesh_attention import MeshAttention, MeshGaussian, VertexUpsampling
 from hand_unc_ros.networks.stored import load_stored
 
