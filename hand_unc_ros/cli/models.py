@@ -12,7 +12,7 @@ from hand_unc_ros.cli.argument_types import counts, option, part, positive
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
 
 # Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
-SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing')
+SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing', 'two_hands')
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:

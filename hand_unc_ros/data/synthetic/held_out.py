@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import cv2
@@ -30,6 +31,7 @@ from hand_unc_ros.data.synthetic.photographs import installed_photographs
 from hand_unc_ros.data.synthetic.rasteriser import Light, Mesh, Mottling, Projection, merge
 from hand_unc_ros.data.synthetic.ring import ring_of_cameras
 from hand_unc_ros.data.synthetic.scene import PosedHand
+from hand_unc_ros.data.synthetic.second_hand import with_second_hand
 from hand_unc_ros.data.synthetic.sensor import Sensor, Webcam, draw_webcam
 from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.surroundings import Surroundings
@@ -37,8 +39,10 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera, CameraRig
 from hand_unc_ros.geometry.vectors import unit
 from hand_unc_ros.hand import crops
+from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.joints import JOINT_COUNT, MIDDLE_MCP
-from hand_unc_ros.hand.model import HandModel
+from hand_unc_ros.hand.model import HandModel, load_hand_model
+from hand_unc_ros.hand.standin import STANDIN
 
 RATE_HZ = 15.0
 SENSOR = (640, 480)
@@ -53,7 +57,8 @@ class HeldOutKind:
     """stream: of its seeds.  objects: fewest and most.  between: how many of them stand between hand and cameras.
     exposure_s: of every image.  noise: sensor sigma, of 255.  period_s: between the key poses of the motion, in which
     the hand rests.  start: at which share of a period a sequence begins, least and most.
-    missing: one camera of each pair delivers nothing, so half of any even number of first views."""
+    missing: one camera of each pair delivers nothing, so half of any even number of first views.
+    second: whether the person's left hand is near: it passes by, or goes along, touching or clasped."""
 
     stream: int
     objects: tuple[int, int] = (0, 0)
@@ -63,6 +68,7 @@ class HeldOutKind:
     period_s: float = 1.1
     start: tuple[float, float] = (0.1, 1.1)
     missing: bool = False
+    second: bool = False
 
 
 HELD_OUT = {
@@ -70,6 +76,7 @@ HELD_OUT = {
     'occluded': HeldOutKind(7042, objects=(3, 4), between=2),
     'blurred': HeldOutKind(7043, objects=(1, 1), exposure_s=0.045, noise=5.0, period_s=0.45, start=(0.25, 0.75)),
     'missing': HeldOutKind(7044, objects=(1, 1), missing=True),
+    'two_hands': HeldOutKind(7045, second=True),
 }
 
 
@@ -132,13 +139,24 @@ class HeldOutSequences:
         scene = self._scene(rng)
         times = scene.start_s + np.arange(self.frames) / RATE_HZ
         states = [scene.motion.at(t) for t in times]
-        vertices, joints = self.hand.surfaces(states, np.tile(scene.betas, (self.frames, 1)))
-        moments = [self._moment(scene, t, *surface) for t, surface in zip(times, zip(vertices, joints))]
+        if self.kind.second:
+            states, vertices, joints, *other = with_second_hand(rng, self.hand, self.left, scene.betas, states, times, True)
+            arm = rng.normal(0, 0.25, 3), rng.uniform(0.16, 0.26)
+            others = [self.left.mesh(*surface, scene.look, *arm) for surface in zip(*other)]
+        else:
+            vertices, joints = self.hand.surfaces(states, np.tile(scene.betas, (self.frames, 1)))
+            others = [[]] * self.frames
+        moments = [self._moment(scene, *moment) for moment in zip(times, vertices, joints, others)]
         seen = [self._record(rng, scene, place, moments) for place in range(self.views)]
         return [Sample(f'{self.name} {self.seed}/{number}/{frame}', tuple(views), joints[frame], vertices[frame],
                        ManoParameters(self.hand.pose(states[frame]), scene.betas, states[frame].translation),
                        time_ns=round(1e9 * frame / RATE_HZ), sequence=f'{self.name}-{self.seed}-{number}', frame=frame)
                 for frame, views in enumerate(zip(*seen))]
+
+    @cached_property
+    def left(self) -> PosedHand:
+        """The person's other hand, loaded when it is first drawn."""
+        return PosedHand(load_hand_model(STANDIN if self.lifelike is None else ANNY, side='left'))
 
     def _scene(self, rng: np.random.Generator) -> _Scene:
         def integer() -> int:
@@ -178,9 +196,10 @@ class HeldOutSequences:
             objects.append((shapes.placed(thing, turn, np.zeros(3)), towards * distance))
         return objects
 
-    def _moment(self, scene: _Scene, t: float, vertices: np.ndarray, joints: np.ndarray) -> _Moment:
+    def _moment(self, scene: _Scene, t: float, vertices: np.ndarray, joints: np.ndarray,
+                others: list[Mesh]) -> _Moment:
         middle = joints[PALM_JOINTS].mean(axis=0)
-        meshes = (self.hand.mesh(vertices, joints, scene.look, scene.bend, scene.arm_length)
+        meshes = (self.hand.mesh(vertices, joints, scene.look, scene.bend, scene.arm_length) + others
                   + [shapes.placed(thing, np.eye(3), middle + offset) for thing, offset in scene.objects])
         mesh = merge(meshes)
         half = self.kind.exposure_s / 2

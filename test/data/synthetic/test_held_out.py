@@ -176,3 +176,17 @@ def test_a_lifelike_hand_is_held_out_as_well():
             assert view.image.std() > 5
     with pytest.raises(ConfigError, match='nobody'):
         describe_set('clean', 3, 1, 2, 1, hand_model='nobody')
+
+
+def test_the_other_hand_is_in_the_image_and_changes_no_truth(model):
+    """The same scenes without the left hand: the truth is the same, and most views show something less."""
+    both, alone = (HeldOutSequences(model, 'two_hands', 14, 4, 2) for _ in range(2))
+    alone.left.mesh = lambda *arguments: []
+    seen = 0
+    for number in range(2):
+        for with_other, without in zip(both.sequence(number), alone.sequence(number)):
+            np.testing.assert_array_equal(with_other.joints, without.joints)
+            for view, less in zip(with_other.views, without.views):
+                changed = np.abs(view.image.astype(int) - less.image).max(axis=2) > 25
+                seen += changed.mean() > 0.02
+    assert seen >= 8  # of 16
