@@ -47,11 +47,11 @@ from hand_unc_ros.networks.placement import choose_precision
 from hand_unc_ros.networks.weights import save_network
 
 # Crops, and pairs of crops.
-SYNTHETIC_BATCH, REAL_BATCH, READ_BATCH = 64, 24, 32
+SYNTHETIC_BATCH, REAL_BATCH, READ_BATCH = 64, 48, 32
 # Samples that are rendered and read together, of a seed of their own.
 PART_SAMPLES, SYNTHETIC_VIEWS = 400, 4
 LEAST_PRESENCE = 0.3
-SHIFT_WIDTH, SEARCH_WIDTH = 128, 48
+SHIFT_WIDTH, SEARCH_WIDTH = 128, 64
 # Every so many rendered crops teach σ and no shifts: of those that teach shifts these leave less.
 SIGMA_EVERY = 6
 SYNTHETIC_RATE, RECORDED_RATE, MOST_GRADIENT = 1e-3, 3e-4, 5.0
@@ -79,8 +79,8 @@ def joined(parts: Sequence[Readings]) -> Readings:
 class Steps(NamedTuple):
     """synthetic: on synthetic crops.  recorded: with recordings as well.  sigma: of σ alone, after the shifts."""
 
-    synthetic: int = 2000
-    recorded: int = 400
+    synthetic: int = 2500
+    recorded: int = 600
     sigma: int = 600
 
 
@@ -186,7 +186,8 @@ def taught_by_recordings(head: LandmarkErrors, synthetic: Synthetic, recordings:
     def taught(parts: Sequence[Pairs]) -> LandmarkErrors:
         other = copy.deepcopy(head)
         for expert in other.experts() if parts else ():
-            _fit(other, expert, synthetic, synthetic.rows(sigma=False), parts, steps.recorded, RECORDED_RATE)
+            if expert.by_recordings:
+                _fit(other, expert, synthetic, synthetic.rows(sigma=False), parts, steps.recorded, RECORDED_RATE)
         return other
 
     halves = [pairs.halves() for pairs in recordings]
@@ -200,7 +201,7 @@ def taught_by_recordings(head: LandmarkErrors, synthetic: Synthetic, recordings:
         for part in rows.split(SYNTHETIC_BATCH):
             truth[part] -= last.shift(synthetic.readings.evidence(part))
     of_sigma = Expert(lambda evidence: (torch.zeros_like(evidence.landmarks), last.log_sigma(evidence)),
-                      last.sigma_parameters())
+                      last.sigma_parameters(), by_recordings=True)
     _fit(last, of_sigma, synthetic._replace(truth=truth), rows, settled, steps.sigma, RECORDED_RATE)
     return last
 

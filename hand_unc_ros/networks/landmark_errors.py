@@ -4,7 +4,7 @@ in a head that was trained for it, where they are off on average.
 What is learned of shifts from renderings holds on photographs only where rendered hands look and move as real ones do:
 by those of coloured blobs it made real landmarks worse. Two experts tell them, one by the trunk's maps at the landmarks and
 its features of the whole crop, the other by a search in the maps. The second errs less on renderings and more on
-photographs; the mean of both errs less than either on both.
+photographs; on photographs the mean of both errs less than either.
 """
 
 from __future__ import annotations
@@ -61,10 +61,12 @@ Errors = tuple[Tensor, Tensor]
 
 
 class Expert(NamedTuple):
-    """One way to tell errors, which is taught by itself: what it says, and what of the head it learns."""
+    """One way to tell errors, which is taught by itself: what it says, what of the head it learns, and whether it learns
+    from recordings: a search that did was no nearer to the views of others."""
 
     says: Callable[[Evidence], Errors]
     learned: list[nn.Parameter]
+    by_recordings: bool
 
 
 class LandmarkErrors(nn.Module):
@@ -84,7 +86,7 @@ class LandmarkErrors(nn.Module):
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         self.shifting = _Shift(config.shift_width, config.dropout) if config.shift_width else None
-        self.search = LandmarkSearch(config.search_width, config.dropout) if config.search_width else None
+        self.search = LandmarkSearch(config.search_width) if config.search_width else None
 
     def forward(self, evidence: Evidence) -> Errors:
         """What the head says: the mean shift of its experts, and log σ."""
@@ -112,9 +114,9 @@ class LandmarkErrors(nn.Module):
         found = []
         if self.shifting is not None or self.search is None:
             found.append(Expert(self._by_features, [value for name, value in self.named_parameters()
-                                                    if not name.startswith('search.')]))
+                                                    if not name.startswith('search.')], by_recordings=True))
         if self.search is not None:
-            found.append(Expert(self.search, list(self.search.parameters())))
+            found.append(Expert(self.search, list(self.search.parameters()), by_recordings=False))
         return found
 
     def sigma_parameters(self) -> list[nn.Parameter]:

@@ -16,6 +16,8 @@ from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS, TAP_CHA
 from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS, LANDMARKS, MAP_SIDES, MAP_TAPS, Evidence
 
 HIDDEN = 128
+# In training: of features, and of whole channels of the coarsest map.
+DROPOUT, CHANNEL_DROPOUT = 0.2, 0.1
 CELL_PX = HAND_SIZE / MAP_SIDES[0]
 # Standard deviation of the Gaussian before training, in cells, and what one unit of the last layer shifts by, in pixels.
 START_REACH, SHIFT_PX = 1.5, 8.0
@@ -26,14 +28,14 @@ class LandmarkSearch(nn.Module):
     """width: channels of the maps that are searched. The trunk's maps come in without the mean and the scale that each
     channel has over the crop, which are of the image's look more than of the hand."""
 
-    def __init__(self, width: int, dropout: float) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.width = width
         self.levels = nn.ModuleList(nn.Conv2d(TAP_CHANNELS[tap], width, 1) for tap in MAP_TAPS)
         self.mixed = nn.ModuleList([nn.Sequential(_Mix(width), _Mix(width)), _Mix(width), nn.Identity()])
         self.norm = nn.GroupNorm(1, width)
         self.key = nn.Conv2d(width, width, 1)
-        self.dropout, self.of_levels = nn.Dropout(dropout), nn.Dropout2d(dropout / 2)
+        self.dropout, self.of_coarsest = nn.Dropout(DROPOUT), nn.Dropout2d(CHANNEL_DROPOUT)
         self.asked = nn.Sequential(nn.Linear(POOLED_CHANNELS, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, LANDMARKS * width))
         self.log_reach = nn.Parameter(torch.full((LANDMARKS,), math.log(START_REACH)))
         self.log_gain = nn.Parameter(torch.zeros(LANDMARKS))
@@ -70,10 +72,11 @@ class LandmarkSearch(nn.Module):
         """(N, width, 28, 28): the maps of all levels, from the coarse end."""
         seen = None
         for level, mixed, part in reversed(list(zip(self.levels, self.mixed, maps))):
-            part = level(self.of_levels(F.instance_norm(part.float())))
-            if seen is not None:
-                part = part + F.interpolate(seen, scale_factor=2, mode='bilinear', align_corners=False)
-            seen = mixed(part)
+            part = F.instance_norm(part.float())
+            if seen is None:
+                seen = mixed(level(self.of_coarsest(part)))
+            else:
+                seen = mixed(level(part) + F.interpolate(seen, scale_factor=2, mode='bilinear', align_corners=False))
         return self.norm(seen)
 
 

@@ -23,7 +23,7 @@ def evidence(count: int, seed: int = 0) -> Evidence:
 
 def search(seed: int = 0) -> LandmarkSearch:
     torch.manual_seed(seed)
-    return LandmarkSearch(8, 0.3).eval()
+    return LandmarkSearch(8).eval()
 
 
 def test_a_landmark_moves_to_the_cell_that_answers() -> None:
