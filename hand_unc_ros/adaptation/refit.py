@@ -25,7 +25,7 @@ from hand_unc_ros.data.feature_shards import FeatureShards
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.hand.joints import from_public
 from hand_unc_ros.networks.landmark_errors import LandmarkErrors
-from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, Says, epipolar, same_hands
+from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands
 
 # The sequences, in order of time, are cut into so many blocks, of which every fourth decides between the heads.
 BLOCKS, DECIDES_EVERY = 16, 4
@@ -109,11 +109,6 @@ def _pairs(shards: FeatureShards, rows: np.ndarray) -> Pairs:
     return Pairs(readings, chosen, residual, first, second)
 
 
-def _sigma_of(head: LandmarkErrors) -> Says:
-    """What a head says of landmarks whose shifts are out already."""
-    return lambda evidence: (torch.zeros_like(evidence.landmarks), head.log_sigma(evidence))
-
-
 def scaled(head: LandmarkErrors, scale: float) -> LandmarkErrors:
     """The head with all σ multiplied by a number."""
     other = copy.deepcopy(head)
@@ -126,13 +121,13 @@ def scaled(head: LandmarkErrors, scale: float) -> LandmarkErrors:
 def nll_of(head: LandmarkErrors, pairs: Pairs) -> float:
     """Negative log-likelihood of pairs, nats a landmark, up to a constant."""
     everything = torch.arange(len(pairs.rows))
-    return float(pairs.nll(pairs.claims(_sigma_of(head), everything), everything))
+    return float(pairs.nll(pairs.claims(head.sigma_alone, everything), everything))
 
 
 @torch.no_grad()
 def _best_scale(head: LandmarkErrors, pairs: Pairs) -> float:
     everything = torch.arange(len(pairs.rows))
-    claims = pairs.claims(_sigma_of(head), everything)
+    claims = pairs.claims(head.sigma_alone, everything)
     nll = [float(pairs.nll(claims._replace(variance=scale ** 2 * claims.variance), everything)) for scale in SCALES]
     return float(SCALES[int(np.argmin(nll))])
 
@@ -144,9 +139,9 @@ def _trained(head: LandmarkErrors, pairs: Pairs, seed: int, steps: int) -> Landm
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     for _ in range(steps):
         chosen = torch.randint(len(pairs.rows), (BATCH,))
-        claims = pairs.claims(_sigma_of(other), chosen)
+        claims = pairs.claims(other.sigma_alone, chosen)
         with torch.no_grad():
-            before = pairs.claims(_sigma_of(head), chosen)
+            before = pairs.claims(head.sigma_alone, chosen)
         moved = sum((new - old).square().mean() for new, old in zip(claims.log_sigma, before.log_sigma)) / 2
         loss = pairs.nll(claims, chosen) + HELD * moved
         optimiser.zero_grad()

@@ -42,7 +42,7 @@ from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_pairs import Pairs, Readings, epipolar, same_hands, scores, student_nll
 from hand_unc_ros.networks.landmark_errors import Errors, Expert, LandmarkErrors, LandmarkErrorsConfig
-from hand_unc_ros.networks.landmark_evidence import Evidence, evidence_of
+from hand_unc_ros.networks.landmark_evidence import LandmarkEvidence, evidence_of
 from hand_unc_ros.networks.placement import choose_precision
 from hand_unc_ros.networks.weights import save_network
 
@@ -200,8 +200,7 @@ def taught_by_recordings(head: LandmarkErrors, synthetic: Synthetic, recordings:
     with torch.no_grad():
         for part in rows.split(SYNTHETIC_BATCH):
             truth[part] -= last.shift(synthetic.readings.evidence(part))
-    of_sigma = Expert(lambda evidence: (torch.zeros_like(evidence.landmarks), last.log_sigma(evidence)),
-                      last.sigma_parameters(), by_recordings=True)
+    of_sigma = Expert(last.sigma_alone, last.sigma_parameters(), by_recordings=True)
     _fit(last, of_sigma, synthetic._replace(truth=truth), rows, settled, steps.sigma, RECORDED_RATE)
     return last
 
@@ -218,7 +217,7 @@ def _fit(head: LandmarkErrors, expert: Expert, synthetic: Synthetic, known: Tens
     head.train()
     dtype = choose_precision('auto', torch.device('cpu'))
 
-    def says(evidence: Evidence) -> Errors:
+    def says(evidence: LandmarkEvidence) -> Errors:
         with torch.autocast('cpu', dtype=dtype, enabled=dtype != torch.float32):
             shift, log_sigma = expert.says(evidence)
         return shift.float(), log_sigma.float()

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.networks.blaze_hand import POOLED_CHANNELS, HandOutput
-from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS, LANDMARKS, Evidence, evidence_of
+from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS, LANDMARKS, LandmarkEvidence, evidence_of
 from hand_unc_ros.networks.landmark_search import LandmarkSearch
 from hand_unc_ros.networks.weights import read_weights
 
@@ -64,7 +64,7 @@ class Expert(NamedTuple):
     """One way to tell errors, which is taught by itself: what it says, what of the head it learns, and whether it learns
     from recordings: a search that did was no nearer to the views of others."""
 
-    says: Callable[[Evidence], Errors]
+    says: Callable[[LandmarkEvidence], Errors]
     learned: list[nn.Parameter]
     by_recordings: bool
 
@@ -88,11 +88,11 @@ class LandmarkErrors(nn.Module):
         self.shifting = _Shift(config.shift_width, config.dropout) if config.shift_width else None
         self.search = LandmarkSearch(config.search_width) if config.search_width else None
 
-    def forward(self, evidence: Evidence) -> Errors:
+    def forward(self, evidence: LandmarkEvidence) -> Errors:
         """What the head says: the mean shift of its experts, and log σ."""
         return self.shift(evidence), self.log_sigma(evidence)
 
-    def log_sigma(self, evidence: Evidence) -> Tensor:
+    def log_sigma(self, evidence: LandmarkEvidence) -> Tensor:
         """(N, 21, 2) of the landmarks less their shifts; by features alone."""
         features, pooled = self._normed(evidence)
         hidden = self.local(self.dropout(features)) + self.landmark + self.pooled(self.dropout(pooled))[:, None]
@@ -100,7 +100,7 @@ class LandmarkErrors(nn.Module):
         least, most = (torch.tensor(sigma).log().item() for sigma in (LEAST_SIGMA_PX, MOST_SIGMA_PX))
         return log_sigma.clamp(least, most)
 
-    def shift(self, evidence: Evidence) -> Tensor:
+    def shift(self, evidence: LandmarkEvidence) -> Tensor:
         """(N, 21, 2), the mean of what the experts say; zeros without any."""
         shifts = []
         if self.shifting is not None:
@@ -108,6 +108,10 @@ class LandmarkErrors(nn.Module):
         if self.search is not None:
             shifts.append(self.search(evidence)[0])
         return torch.stack(shifts).mean(0) if shifts else torch.zeros_like(evidence.landmarks)
+
+    def sigma_alone(self, evidence: LandmarkEvidence) -> Errors:
+        """What the head says of landmarks whose shifts are out already."""
+        return torch.zeros_like(evidence.landmarks), self.log_sigma(evidence)
 
     def experts(self) -> list[Expert]:
         """Those that tell shifts, each with a σ; of a head without shifts, the one that tells σ."""
@@ -129,13 +133,12 @@ class LandmarkErrors(nn.Module):
         shift, log_sigma = self(evidence)
         return JudgedLandmarks(evidence.landmarks + shift, log_sigma, evidence.features)
 
-    def _by_features(self, evidence: Evidence) -> Errors:
-        shift = torch.zeros_like(evidence.landmarks)
-        if self.shifting is not None:
-            shift = self.shifting(*self._normed(evidence))
-        return shift, self.log_sigma(evidence)
+    def _by_features(self, evidence: LandmarkEvidence) -> Errors:
+        if self.shifting is None:
+            return self.sigma_alone(evidence)
+        return self.shifting(*self._normed(evidence)), self.log_sigma(evidence)
 
-    def _normed(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+    def _normed(self, evidence: LandmarkEvidence) -> tuple[Tensor, Tensor]:
         return self.local_norm(evidence.features), self.pooled_norm(evidence.pooled)
 
 

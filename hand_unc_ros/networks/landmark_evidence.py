@@ -18,7 +18,7 @@ MAP_TAPS = (1, 3, 4)
 MAP_SIDES = (28, 14, 7)
 
 
-class Evidence(NamedTuple):
+class LandmarkEvidence(NamedTuple):
     """Of N crops: landmarks (N, 21, 2) px of the crop, as the network gives them; features (N, 21, FEATURE_CHANNELS), its
     maps at these; pooled (N, 1152), its features of the whole crop; maps (N, C, S, S) after MAP_TAPS, () where nothing
     needs them."""
@@ -29,9 +29,9 @@ class Evidence(NamedTuple):
     maps: tuple[Tensor, ...] = ()
 
 
-def evidence_of(out: HandOutput) -> Evidence:
+def evidence_of(out: HandOutput) -> LandmarkEvidence:
     """The evidence in what the network says of crops."""
-    return Evidence(out.landmarks[..., :2].float(), landmark_features(out), out.pooled,
+    return LandmarkEvidence(out.landmarks[..., :2].float(), landmark_features(out), out.pooled,
                     tuple(out.maps[tap] for tap in MAP_TAPS))
 
 

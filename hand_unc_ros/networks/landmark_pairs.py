@@ -16,19 +16,19 @@ import torch
 from torch import Tensor
 
 from hand_unc_ros.networks.landmark_errors import Errors
-from hand_unc_ros.networks.landmark_evidence import Evidence
+from hand_unc_ros.networks.landmark_evidence import LandmarkEvidence
 
 # Degrees of freedom of the t: the median recording errs like five.
 DEGREES = 5.0
 # A crop in which the trunk sees no hand teaches nothing about landmarks.
 LEAST_PRESENCE = 0.5
 # Shift and log σ of the landmarks of crops, by their evidence: a head, or one of its experts.
-Says = Callable[[Evidence], Errors]
+Says = Callable[[LandmarkEvidence], Errors]
 
 
 @dataclass(frozen=True)
 class Readings:
-    """Of N crops: presence and right (N,), and the fields of Evidence."""
+    """Of N crops: presence and right (N,), and the fields of LandmarkEvidence."""
 
     features: Tensor
     pooled: Tensor
@@ -37,9 +37,9 @@ class Readings:
     right: Tensor
     maps: tuple[Tensor, ...] = ()
 
-    def evidence(self, rows: Tensor) -> Evidence:
+    def evidence(self, rows: Tensor) -> LandmarkEvidence:
         """Of some of the crops, in single precision."""
-        return Evidence(self.landmarks[rows], self.features[rows].float(), self.pooled[rows].float(),
+        return LandmarkEvidence(self.landmarks[rows], self.features[rows].float(), self.pooled[rows].float(),
                         tuple(level[rows].float() for level in self.maps))
 
 

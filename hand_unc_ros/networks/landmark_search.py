@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS, TAP_CHANNELS
-from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS, LANDMARKS, MAP_SIDES, MAP_TAPS, Evidence
+from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS, LANDMARKS, MAP_SIDES, MAP_TAPS, LandmarkEvidence
 
 HIDDEN = 128
 # In training: of features, and of whole channels of the coarsest map.
@@ -50,7 +50,7 @@ class LandmarkSearch(nn.Module):
         cells = torch.arange(float(MAP_SIDES[0]))
         self.register_buffer('cells', torch.cartesian_prod(cells, cells).flip(1), persistent=False)
 
-    def forward(self, evidence: Evidence) -> tuple[Tensor, Tensor]:
+    def forward(self, evidence: LandmarkEvidence) -> tuple[Tensor, Tensor]:
         """Shift and log σ of the landmarks, both (N, 21, 2) px."""
         seen = self._searched(evidence.maps)
         pooled = self.dropout(_normed(evidence.pooled))

@@ -11,7 +11,7 @@ from hand_unc_ros.adaptation.refit import _trained, nll_of, pairs_of, refit_erro
 from hand_unc_ros.data.feature_shards import FeatureSet, begin_features, write_features
 from hand_unc_ros.errors import RecordingError
 from hand_unc_ros.networks.landmark_errors import SHIFT_PX, LandmarkErrors, LandmarkErrorsConfig
-from hand_unc_ros.networks.landmark_evidence import Evidence
+from hand_unc_ros.networks.landmark_evidence import LandmarkEvidence
 
 NOISE_PX, VIEWS, FRAMES, WINDOWS = 2.0, 3, 4, 48
 
@@ -57,7 +57,7 @@ def test_the_head_in_use_stays_as_it_is(tmp_path) -> None:
     refit_errors(sequences(tmp_path), head, steps=5)
     for name, value in head.state_dict().items():
         assert torch.equal(value, before[name])
-    evidence = Evidence(torch.zeros(2, 21, 2), torch.randn(2, 21, head.local.in_features),
+    evidence = LandmarkEvidence(torch.zeros(2, 21, 2), torch.randn(2, 21, head.local.in_features),
                         torch.randn(2, head.pooled.in_features))
     torch.testing.assert_close(scaled(head, 3.0).log_sigma(evidence), head.log_sigma(evidence) + float(np.log(3.0)))
 

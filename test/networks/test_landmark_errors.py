@@ -21,7 +21,7 @@ from hand_unc_ros.networks.landmark_evidence import (
     FEATURE_CHANNELS,
     MAP_SIDES,
     MAP_TAPS,
-    Evidence,
+    LandmarkEvidence,
     evidence_of,
     landmark_features,
 )
@@ -30,13 +30,13 @@ from hand_unc_ros.networks.weights import save_network
 torch.set_num_threads(1)
 
 
-def inputs(count: int, scale: float = 1.0) -> Evidence:
+def inputs(count: int, scale: float = 1.0) -> LandmarkEvidence:
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
         return scale * torch.randn(count, *shape, generator=generator)
 
-    return Evidence(HAND_SIZE * torch.rand(count, 21, 2, generator=generator), normal(21, FEATURE_CHANNELS),
+    return LandmarkEvidence(HAND_SIZE * torch.rand(count, 21, 2, generator=generator), normal(21, FEATURE_CHANNELS),
                     normal(POOLED_CHANNELS),
                     tuple(normal(TAP_CHANNELS[tap], side, side) for tap, side in zip(MAP_TAPS, MAP_SIDES)))
 

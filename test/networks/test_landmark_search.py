@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, POOLED_CHANNELS, TAP_CHANNELS
-from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS, LANDMARKS, MAP_SIDES, MAP_TAPS, Evidence
+from hand_unc_ros.networks.landmark_evidence import FEATURE_CHANNELS, LANDMARKS, MAP_SIDES, MAP_TAPS, LandmarkEvidence
 from hand_unc_ros.networks.landmark_search import CELL_PX, LandmarkSearch
 
 torch.set_num_threads(1)
 
 
-def evidence(count: int, seed: int = 0) -> Evidence:
+def evidence(count: int, seed: int = 0) -> LandmarkEvidence:
     generator = torch.Generator().manual_seed(seed)
-    return Evidence(40 + 140 * torch.rand(count, LANDMARKS, 2, generator=generator),
+    return LandmarkEvidence(40 + 140 * torch.rand(count, LANDMARKS, 2, generator=generator),
                     torch.randn(count, LANDMARKS, FEATURE_CHANNELS, generator=generator),
                     torch.randn(count, POOLED_CHANNELS, generator=generator),
                     tuple(torch.randn(count, TAP_CHANNELS[tap], side, side, generator=generator)
@@ -81,7 +81,7 @@ def test_the_look_of_an_image_changes_nothing() -> None:
 def test_crops_are_searched_each_by_itself(count: int) -> None:
     found = search()
     here = evidence(5)
-    part = Evidence(*(value[:count] for value in here[:3]), tuple(level[:count] for level in here.maps))
+    part = LandmarkEvidence(*(value[:count] for value in here[:3]), tuple(level[:count] for level in here.maps))
     with torch.no_grad():
         for whole, alone in zip(found(here), found(part)):
             torch.testing.assert_close(whole[:count], alone, atol=1e-4, rtol=1e-4)
