@@ -11,8 +11,9 @@ from typing import Any
 from hand_unc_ros.cli.argument_types import counts, option, part, positive
 from hand_unc_ros.errors import ConfigError, MissingDependencyError
 
-# Kinds of data/synthetic/sets.py; named here so that --help needs no renderer.
+# Kinds of data/synthetic/sets.py and INGREDIENTS of multiview.py; named here so that --help needs no renderer.
 SYNTHETIC_SCENES = ('training', 'clean', 'occluded', 'blurred', 'missing', 'two_hands')
+SYNTHETIC_INGREDIENTS = ('hands', 'skin', 'postures', 'surroundings', 'photographs', 'webcam', 'spectrum')
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
@@ -222,13 +223,16 @@ def add_synth_arguments(parser: argparse.ArgumentParser) -> None:
                         help='stand-in, on which the shipped weights were trained, or anny, lifelike (default stand-in)')
     parser.add_argument('--image-size', type=int, default=128, metavar='PX',
                         help='side of the crops that a network will take of training scenes (default 128)')
+    parser.add_argument('--without', nargs='+', choices=SYNTHETIC_INGREDIENTS, default=(), metavar='INGREDIENT',
+                        help='leave out of training scenes, to see what it is worth: '
+                        + ', '.join(SYNTHETIC_INGREDIENTS))
     parser.add_argument('--workers', type=int, default=2, metavar='N', help='processes that render (default 2)')
 
 
 def synth(args: argparse.Namespace) -> None:
     """`hand-unc synth`."""
     from hand_unc_ros.data.synthetic.sets import describe_set, make_set
-    content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames,
+    content = describe_set(args.scene, args.seed, args.samples, args.views, args.frames, without=args.without,
                            hand_model=args.hand_model, image_size=args.image_size)
     print(make_set(args.out, content, args.workers).description)
 

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.batches import SYNTHETIC_AUGMENTATION, develop
-from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
+from hand_unc_ros.data.synthetic.multiview import INGREDIENTS, MultiviewSamples, MultiviewSettings
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
@@ -96,9 +96,10 @@ class Synthetic(NamedTuple):
         return torch.nonzero(known & ((torch.arange(len(known)) % SIGMA_EVERY == 0) == sigma))[:, 0]
 
 
-def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> Synthetic:
-    """Of rendered hands, before cameras anywhere around them."""
-    source = MultiviewSamples(load_hand_model(ANNY), seed, MultiviewSettings(image_size=HAND_SIZE, absent=0.0))
+def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int, without: Sequence[str] = ()) -> Synthetic:
+    """Of rendered hands, before cameras anywhere around them. without: see MultiviewSettings."""
+    settings = MultiviewSettings(image_size=HAND_SIZE, absent=0.0, without=tuple(without))
+    source = MultiviewSamples(load_hand_model(ANNY), seed, settings)
     rng = np.random.default_rng(seed)
     images, truth = [], []
     for index in range(samples):
@@ -113,17 +114,18 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int) -> S
     return Synthetic(read(networks, images), torch.from_numpy(np.stack(truth)).float())
 
 
-def synthetic_parts(networks: LandmarkNetworks, samples: int, seed: int, kept: Path | None) -> Synthetic:
+def synthetic_parts(networks: LandmarkNetworks, samples: int, seed: int, kept: Path | None,
+                    without: Sequence[str] = ()) -> Synthetic:
     """As synthetic_readings, part by part. kept: folder of parts that are there already, or will be."""
     parts = []
     for number, begin in enumerate(tqdm(range(0, samples, PART_SAMPLES), desc='rendering', unit='part', disable=None)):
         count, part_seed = min(PART_SAMPLES, samples - begin), 1000 * seed + number
-        path = None if kept is None else kept / f'{part_seed}-{count}.pt'
+        path = None if kept is None else kept / f'{"-".join([str(part_seed), str(count), *sorted(without)])}.pt'
         if path is not None and path.is_file():
             values, truth = torch.load(path, weights_only=True)
             parts.append(Synthetic(Readings(**values), truth))
             continue
-        part = synthetic_readings(networks, count, part_seed)
+        part = synthetic_readings(networks, count, part_seed, without)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replace_file(path, DatasetError) as file:
@@ -263,6 +265,8 @@ def main() -> None:
     parser.add_argument('--synthetic', type=int, default=4800, metavar='N', help='samples of four views (default 4800)')
     parser.add_argument('--keep', type=Path, metavar='FOLDER', help='of what the network says of synthetic crops, for the'
                         ' next time; remove it where scenes have changed')
+    parser.add_argument('--without', nargs='+', choices=INGREDIENTS, default=(), metavar='INGREDIENT',
+                        help='leave out of the synthetic scenes, to see what it is worth: ' + ', '.join(INGREDIENTS))
     parser.add_argument('--fit', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]',
                         help='learn from these shares of a recording with rig.yaml in its folder')
     parser.add_argument('--judge', type=_recording, action='append', default=[], metavar='BAG[:FROM:TO[:HANDS]]')
@@ -283,7 +287,7 @@ def main() -> None:
     # As they run live.
     device = torch.device('cpu')
     networks = LandmarkNetworks(*stored, device, choose_precision('auto', device))
-    synthetic = synthetic_parts(networks, args.synthetic, args.seed, args.keep)
+    synthetic = synthetic_parts(networks, args.synthetic, args.seed, args.keep, args.without)
     fit = [recorded_pairs(networks, *recording) for recording in args.fit]
     judge = [recorded_pairs(networks, *recording) for recording in args.judge]
     steps = Steps(*args.steps)

@@ -48,7 +48,7 @@ SEED = 90_021
 VIEWS, BATCH = 4, 6
 # Nothing before the hand, so that the pixels of its mesh are its own.
 _BARE = MultiviewSettings(image_size=HAND_SIZE, objects=(1.0,), absent=0.0, alone_holding_both=(1.0, 0.0, 0.0))
-SETS = {'alike': replace(_BARE, webcam=False), 'webcams': _BARE}
+SETS = {'alike': replace(_BARE, without=('webcam',)), 'webcams': _BARE}
 # Angles between the axes of two cameras, degrees, by which the next views are told apart.
 ANGLES = (0, 45, 90, 180)
 # Shares of the crops with a smaller gain in the next view, of the rows of the picture.

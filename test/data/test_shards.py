@@ -20,9 +20,10 @@ from safetensors.numpy import load_file, save_file
 pytest.importorskip('numba')
 
 from hand_unc_ros import cli
-from hand_unc_ros.cli.models import SYNTHETIC_SCENES
+from hand_unc_ros.cli.models import SYNTHETIC_INGREDIENTS, SYNTHETIC_SCENES
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView, windows
 from hand_unc_ros.data.shards import ShardedSet, open_shards, unfinished, write_shard
+from hand_unc_ros.data.synthetic.multiview import INGREDIENTS
 from hand_unc_ros.data.synthetic.sets import KINDS, describe_set, make_set, sequence_maker
 from hand_unc_ros.errors import ConfigError, DatasetError
 from hand_unc_ros.geometry.cameras import Camera
@@ -248,6 +249,10 @@ def test_numbers_of_which_there_is_no_set():
     for kind, size in (('clean', 224), ('training', 8)):
         with pytest.raises(ConfigError, match='image.size'):
             describe_set(kind, 0, 4, 4, 1, image_size=size)
+    with pytest.raises(ConfigError, match="'clean' are whole"):
+        describe_set('clean', 0, 4, 4, 1, without=('skin',))
+    with pytest.raises(ConfigError, match='without fog'):
+        describe_set('training', 0, 4, 4, 1, without=('fog',))
     with pytest.raises(ConfigError, match='workers'):
         make_set(Path('nowhere'), SMALL, workers=0)
 
@@ -268,6 +273,14 @@ def test_training_images_are_as_large_as_their_crops_want():
     assert describe_set('training', 5, 1, 6, 1) == describe_set('training', 5, 1, 6, 1, image_size=128)
 
 
+def test_training_images_lack_what_is_left_out():
+    whole, without = (describe_set('training', 5, 1, 2, 1, image_size=64, without=left) for left in ((), ('webcam',)))
+    assert whole != without
+    one, other = (sequence_maker(content)(0)[0] for content in (whole, without))
+    np.testing.assert_array_equal(one.joints, other.joints)
+    assert (one.views[0].image != other.views[0].image).any()
+
+
 def test_command(tmp_path, capsys):
     words = ['synth', '--out', str(tmp_path / 'set'), '--samples', '3', '--views', '2', '--seed', '4', '--workers', '1']
     assert cli.main(words) == 0
@@ -276,7 +289,7 @@ def test_command(tmp_path, capsys):
     words[words.index('4')] = '5'
     assert cli.main(words) == 2
     assert 'its seed is 4, not 5' in capsys.readouterr().err
-    assert SYNTHETIC_SCENES == KINDS
+    assert SYNTHETIC_SCENES == KINDS and SYNTHETIC_INGREDIENTS == INGREDIENTS
 
 
 # --- windows of frames ------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def test_a_kept_sequence_projects_onto_its_images(monkeypatch, tmp_path, landmar
     monkeypatch.setattr(command, 'SHARD_SEQUENCES', 1)
     monkeypatch.setattr(command, 'RIG_SIZES', {2: 1.0})
     monkeypatch.setattr(FrozenLandmarks, 'accelerate', lambda self, batch: None)
-    settings = MultiviewSettings(image_size=224, absent=0.0, objects=(1.0,), photographs=False)
+    settings = MultiviewSettings(image_size=224, absent=0.0, objects=(1.0,), without=('photographs',))
     wanted = command.SequenceFeatures(tmp_path / 'set', 2, 7, levels=1, settings=settings, motion=SequenceSettings(3))
     assert make_features(wanted, 1)[0] == 12
     shards = FeatureShards(tmp_path / 'set')

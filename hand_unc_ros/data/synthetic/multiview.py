@@ -19,16 +19,18 @@ from hand_unc_ros.data.synthetic import imaging, shapes
 from hand_unc_ros.data.synthetic.environment import draw_environment
 from hand_unc_ros.data.synthetic.grasps import draw_grasp
 from hand_unc_ros.data.synthetic.lit import Lit, Surface
-from hand_unc_ros.data.synthetic.motion import HandState, draw_angles
+from hand_unc_ros.data.synthetic.motion import HandState
 from hand_unc_ros.data.synthetic.noise import noise_lattice
 from hand_unc_ros.data.synthetic.photographs import installed_photographs
+from hand_unc_ros.data.synthetic.postures import draw_angles, draw_closure
 from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling, Projection
 from hand_unc_ros.data.synthetic.ring import look_at
 from hand_unc_ros.data.synthetic.scene import PosedHand
-from hand_unc_ros.data.synthetic.sensor import Sensor, draw_webcam, leave_frame
+from hand_unc_ros.data.synthetic.sensor import Sensor, Webcam, draw_webcam, leave_frame
 from hand_unc_ros.data.synthetic.skin import Skins
 from hand_unc_ros.data.synthetic.surroundings import Surroundings
 from hand_unc_ros.data.synthetic.two_hands import draw_two_hands
+from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.anny import ANNY
@@ -46,6 +48,11 @@ FINENESS = 1.3
 MARGIN = 1.45
 # Share of images that show a border of the frame, beyond which crops are black.
 FRAME_BORDERS = 0.12
+# What samples can lack, so that one sees what it is worth: hands of many shapes, things in them and second hands;
+# drawn skins, in place of which they have plain colours; joints of a finger that bend each on their own; objects, rooms
+# and photographs about them, or the photographs alone; a webcam, without which images are sharp, clean and all exposed
+# alike, or of a webcam what brings its spectra near to those of photographs.
+INGREDIENTS = ('hands', 'skin', 'postures', 'surroundings', 'photographs', 'webcam', 'spectrum')
 
 
 @dataclass(frozen=True)
@@ -53,15 +60,19 @@ class MultiviewSettings:
     """What training sees. image_size: side in pixels of the crops that will be cut.  objects: probabilities of 0, 1,
     … objects near the hand.  absent: share of views that are turned away from the hand, whose image shows none.
     alone_holding_both: probabilities of a hand by itself, of one that holds a thing, and of both hands of a person.
-    photographs: whether backgrounds are photographs of installed packages as well, see `photographs.PHOTOGRAPHS`.
-    webcam: whether images are a webcam's; else they are sharp, clean and all exposed alike."""
+    without: which of INGREDIENTS they lack."""
 
     image_size: int = 128
     objects: tuple[float, ...] = (0.4, 0.3, 0.18, 0.12)
     absent: float = 0.05
     alone_holding_both: tuple[float, float, float] = (0.55, 0.27, 0.18)
-    photographs: bool = True
-    webcam: bool = True
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ConfigError for what is no ingredient."""
+        unknown = sorted(set(self.without) - set(INGREDIENTS))
+        if unknown:
+            raise ConfigError(f'samples cannot be without {", ".join(unknown)}; choose of {", ".join(INGREDIENTS)}')
 
 
 class MultiviewSamples:
@@ -76,23 +87,24 @@ class MultiviewSamples:
         self.seed = seed
         self.settings = settings
         self.hand = PosedHand(model)
-        self.skins = None if model.uv is None else Skins(model, seed)
+        self.skins = None if model.uv is None or 'skin' in settings.without else Skins(model, seed)
         self.lattice = noise_lattice(rng)
         self.sensor = Sensor(rng)
-        installed = installed_photographs() if settings.photographs else []
+        installed = [] if 'photographs' in settings.without else installed_photographs()
         self.surroundings = Surroundings(seed, [*installed, *photographs], BACKGROUND_COUNT,
                                          int(np.clip(1.4 * settings.image_size, 128, 320)))
 
     def sample(self, index: int, views: int) -> Sample:
         """Sample number `index`. Its hand does not depend on the number of views."""
         rng = np.random.default_rng((self.seed, index, 7021))
-        betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5)
+        betas = np.clip(rng.normal(0, 1, 10), -2.5, 2.5) * ('hands' not in self.settings.without)
         look = self.look(rng, FIRST_SKINS + index // 4)
         state, vertices, joints, things = self._composed(rng, betas, look)
         meshes = self.hand.mesh(vertices, joints, look, *self.arm(rng))
         centre = joints[[0, 5, 9, 13, 17]].mean(axis=0)
-        things += [self.object_near(rng, centre)
-                   for _ in range(rng.choice(len(self.settings.objects), p=self.settings.objects))]
+        if 'surroundings' not in self.settings.without:
+            things += [self.object_near(rng, centre)
+                       for _ in range(rng.choice(len(self.settings.objects), p=self.settings.objects))]
         surface = Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
                           None if look.skin is None else look.skin[None])
         shown = surface.lit(meshes + things)
@@ -121,7 +133,7 @@ class MultiviewSamples:
                   look: looks.Appearance) -> tuple[HandState, np.ndarray, np.ndarray, list[Mesh]]:
         """State, vertices (N, 3) and joints (21, 3) of the hand, alone, holding something or beside the other hand of
         the same person, and what it holds, or the other hand."""
-        kind = rng.choice(3, p=self.settings.alone_holding_both)
+        kind = 0 if 'hands' in self.settings.without else rng.choice(3, p=self.settings.alone_holding_both)
         turn = Rotation.random(random_state=int(rng.integers(2 ** 31))).as_rotvec()
         place = rng.uniform(-0.1, 0.1, 3)
         if kind == 1:
@@ -131,7 +143,8 @@ class MultiviewSamples:
             pair = draw_two_hands(rng, self.hand, self.left, betas, centre=place)
             other = self.left.mesh(pair.left.vertices, pair.left.joints, look, *self.arm(rng))
             return pair.right.state, pair.right.vertices, pair.right.joints, other
-        state = HandState(draw_angles(rng), turn, place)
+        draw = draw_closure if 'postures' in self.settings.without else draw_angles
+        state = HandState(draw(rng), turn, place)
         vertices, joints = (array[0] for array in self.hand.surfaces([state], betas[None]))
         return state, vertices, joints, []
 
@@ -152,14 +165,28 @@ class MultiviewSamples:
         # What a camera resolves of the hand varies with its distance: render at that, then resample.
         size = int(MARGIN * self.settings.image_size * np.exp(rng.uniform(np.log(0.65), np.log(1.4))))
         camera, pixels = window_of(name, pose, joints, size)
-        image = self.before(self.surroundings.patch(rng, size, stores), camera, shown)
-        if self.settings.webcam:
-            image = self.sensor.image(image, draw_webcam(rng, image), rng)
+        image = self.before(self.background(rng, size, stores), camera, shown)
+        webcam = self.webcam(rng, image)
+        if webcam is None:
+            image = imaging.quantise(imaging.to_srgb(image))
+        else:
+            image = self.sensor.image(image, webcam, rng)
             if rng.random() < FRAME_BORDERS:
                 leave_frame(rng, image, pixels)
-        else:
-            image = imaging.quantise(imaging.to_srgb(image))
         return SampleView(camera, image, pixels, np.ones(JOINT_COUNT, bool))
+
+    def background(self, rng: np.random.Generator, size: int, stores: int) -> np.ndarray:
+        """Linear light (size, size, 3) of what lies behind a hand. stores: backgrounds to choose from."""
+        if 'surroundings' in self.settings.without:
+            return np.full((size, size, 3), rng.uniform(0.02, 0.8, 3), np.float32)
+        return self.surroundings.patch(rng, size, stores)
+
+    def webcam(self, rng: np.random.Generator, linear: np.ndarray) -> Webcam | None:
+        """What films linear light (H, W, 3); None where images are what the light is."""
+        if 'webcam' in self.settings.without:
+            return None
+        webcam = draw_webcam(rng, linear)
+        return webcam._replace(spectrum=None) if 'spectrum' in self.settings.without else webcam
 
     def before(self, background: np.ndarray, camera: Camera, shown: Lit | None) -> np.ndarray:
         """Linear light (size, size, 3) that comes to a camera without distortion from a mesh before a background of

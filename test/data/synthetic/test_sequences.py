@@ -10,12 +10,13 @@ from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSet
 from hand_unc_ros.data.synthetic.second_hand import with_second_hand
 from hand_unc_ros.data.synthetic.sequences import HandSequences, SequenceSettings, draw_stamps
 from hand_unc_ros.data.synthetic.two_hands import PENETRATION_M, PlacedHand, penetration
+from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.hand.model import load_hand_model
 
 
 @pytest.fixture(scope='module')
 def sequences() -> HandSequences:
-    settings = MultiviewSettings(image_size=64, photographs=False, absent=0.0)
+    settings = MultiviewSettings(image_size=64, without=('photographs',), absent=0.0)
     return HandSequences(MultiviewSamples(load_hand_model(None), 3, settings), SequenceSettings(frames=4))
 
 
@@ -36,6 +37,12 @@ def test_a_sequence_is_one_hand_before_cameras_that_stand_still(sequences) -> No
     assert np.ptp([frame.joints for frame in frames], axis=0).max() > 1e-3, 'it moves'
     assert all((frame.views[0].image == again.views[0].image).all()
                for frame, again in zip(frames, sequences.sequence(1, 2).samples))
+
+
+def test_sequences_are_not_without_what_only_moments_can_lack(sequences) -> None:
+    settings = MultiviewSettings(image_size=64, without=('postures', 'skin'))
+    with pytest.raises(ConfigError, match='without postures;'):
+        HandSequences(MultiviewSamples(load_hand_model(None), 3, settings))
 
 
 def test_a_second_hand_is_near_and_changes_nothing_elsewhere(sequences) -> None:
