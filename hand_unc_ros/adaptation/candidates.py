@@ -22,12 +22,13 @@ from hand_unc_ros.adaptation.refit import refit_errors
 from hand_unc_ros.bounded import MalformedError, parse_json, read_npz, read_text
 from hand_unc_ros.data.feature_shards import DESCRIPTION
 from hand_unc_ros.errors import DatasetError, RecordingError
-from hand_unc_ros.estimation.build import files_of
+from hand_unc_ros.estimation.build import covariance_map_of, files_of
 from hand_unc_ros.estimation.covariance_map import PROBABILITY, CovarianceMap
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.evaluation.recordings.calibrate import FEWEST_ERRORS, errors_by_views, fit_by_views
 from hand_unc_ros.evaluation.recordings.evaluate import evaluate_bag
 from hand_unc_ros.files import replace_file, write_file
+from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.networks.landmark_errors import load_landmark_errors
 from hand_unc_ros.networks.weights import fingerprint, save_network
 
@@ -67,45 +68,70 @@ def refitted_errors(parts: Sequence[Part], features: Path, settings: EstimatorSe
     log.info('error head: %s (nats a landmark: %s)', about['head'],
              ', '.join(f'{kind} {value:.3f}' for kind, value in about['nll_of_pairs'].items()))
     candidate = replace(settings, covariance_head=str(path), covariance_map='')
-    with_map(parts, candidate, path.with_suffix(MAP_SUFFIX), work)
+    with_map(parts, candidate, settings, path.with_suffix(MAP_SUFFIX), work)
     return Candidate('error head and map of the rig', candidate, {'covariance_head': path}, about)
 
 
-def with_map(parts: Sequence[Part], settings: EstimatorSettings, path: Path, work: Path) -> None:
+def with_map(parts: Sequence[Part], settings: EstimatorSettings, in_use: EstimatorSettings, path: Path,
+             work: Path) -> None:
     """Fit the covariance map of an estimator to parts of recordings and write it to `path`, where it is not there yet:
-    by views that are left out or, with two cameras, by the distances across the epipolar lines."""
+    by views that are left out or, with two cameras, by the distances across the epipolar lines. What all views get wrong
+    alike is in neither, so that joints do not get smaller covariances in the (geometric) mean than those that the
+    estimator in use gives them."""
     if path.is_file():
         return
-    plain = replace(settings, covariance_map='none', filter=False)
     chosen = list(parts)
     total_s = sum(part.part_s[1] - part.part_s[0] for part in chosen)
     if total_s > MAPPED_S:
         count = max(1, round(len(chosen) * MAPPED_S / total_s))
         chosen = [chosen[place] for place in np.unique(np.linspace(0, len(chosen) - 1, count).round().astype(int))]
-    head = files_of(plain).get('covariance_head')
-    head_hash = fingerprint(head) if head is not None else ''
     two = all(len(part.source.cameras) == 2 for part in chosen)
-    errors = [_cached_errors(part, plain, work / 'errors', two)
-              for part in tqdm(chosen, desc='covariance map', unit='part', disable=None)]
+    errors, before = (
+        [_cached_errors(part, replace(estimator, covariance_map='none', filter=False), work / 'errors', two)
+         for part in tqdm(chosen, desc=name, unit='part', disable=None)]
+        for estimator, name in ((settings, 'covariance map'), (in_use, 'covariance in use')))
+    files = files_of(replace(settings, covariance_map='none'))
+    head_hash = fingerprint(files['covariance_head']) if 'covariance_head' in files else ''
+    lowest = _not_narrower(errors, before, covariance_map_of(in_use))
     if two:
         ratio = np.concatenate([part['nis'] for part in errors]) / chi2.ppf(PROBABILITY, 1)
         if len(ratio) < FEWEST_ERRORS:
             raise RecordingError(f'the recordings gave only {len(ratio)} joints to fit a covariance map to, '
                                  f'{FEWEST_ERRORS} are needed; record the hand for longer, in many poses')
-        fitted = CovarianceMap('scalar', {2: max(1.0, float(np.quantile(ratio, PROBABILITY)))}, head=head_hash)
+        factor = max(1.0, float(np.quantile(ratio, PROBABILITY)), lowest.get(2, 1.0))
+        fitted = CovarianceMap('scalar', {2: factor}, head=head_hash)
         by = 'distances across the epipolar lines of two views: one factor on both variances; depth is not checked'
     else:
         parts_of = [(part['errors'], part['covariances'], part['views']) for part in errors if len(part['errors'])]
-        fitted = fit_by_views(parts_of, chosen[0].source.path, head_hash)
+        fitted = fit_by_views(parts_of, chosen[0].source.path, head_hash, lowest)
         by = 'leave-one-view-out: one factor on the variances of all views'
-    fitted.save(path, fitted_to=by, parts=[[part.source.path.name, *part.part_s] for part in chosen])
+    not_below = {str(views): round(factor, 4) for views, factor in lowest.items()}
+    fitted.save(path, fitted_to=by, not_below=not_below, parts=[[part.source.path.name, *part.part_s] for part in chosen])
+
+
+def _not_narrower(errors: Sequence[dict[str, np.ndarray]], before: Sequence[dict[str, np.ndarray]],
+                  map_before: CovarianceMap | None) -> dict[int, float]:
+    """For each number of views, the factor that makes the covariances of `errors` as large as those of `before` with
+    their map, in the geometric mean; both as _cached_errors gives them."""
+    def sizes(parts: Sequence[dict[str, np.ndarray]], applied: CovarianceMap | None) -> dict[int, float]:
+        views = np.concatenate([part['views'] for part in parts])
+        variance = np.concatenate([np.trace(part['covariances'], axis1=-2, axis2=-1) / 3 for part in parts])
+        if applied is not None:
+            variance = variance * applied.factors(views, np.sqrt(variance))
+        known = np.isfinite(variance)
+        return {int(number): float(np.log(variance[known & (views == number)]).mean())
+                for number in np.unique(views[known & (views > 0)])}
+
+    now, then = sizes(errors, None), sizes(before, map_before)
+    return {views: float(np.exp(then[views] - now[views])) for views in sorted(now.keys() & then.keys())}
 
 
 def _cached_errors(part: Part, settings: EstimatorSettings, cache: Path, two: bool) -> dict[str, np.ndarray]:
-    """Of a part: errors (R, 21, 3), covariances (R, 21, 3, 3) and views (R, 21), or nis (R,) of two cameras."""
+    """Of a part: errors (R, 21, 3), covariances (R, 21, 3, 3) and views (R, 21), or of two cameras nis (R,), the
+    covariances of the joints (N, 21, 3, 3) and views (N, 21)."""
     cache.mkdir(parents=True, exist_ok=True)
     key = content_hash({'estimator': estimator_content(settings), 'rig': rig_content(part.source.rig),
-                        'part_s': part.part_s})[:16]
+                        'part_s': part.part_s, 'two': two})[:16]
     path = cache / f'{part.name}-{key}.npz'
     if path.is_file():
         try:
@@ -114,7 +140,7 @@ def _cached_errors(part: Part, settings: EstimatorSettings, cache: Path, two: bo
             log.warning('%s is damaged and made again', path)
     of_part = replace(part.settings, estimator=settings)
     if two:
-        arrays = {'nis': _across(part, of_part)}
+        arrays = _across(part, of_part)
     else:
         found, _ = errors_by_views(part.source.path, of_part)
         sizes = ((21, 3), (21, 3, 3), (21,))
@@ -125,11 +151,12 @@ def _cached_errors(part: Part, settings: EstimatorSettings, cache: Path, two: bo
     return arrays
 
 
-def _across(part: Part, settings: Any) -> np.ndarray:
-    agreement = evaluate_bag(part.source.path, settings, 'none').agreement
-    if agreement is None:
-        return np.zeros(0)
-    return agreement.nis[(agreement.dof == 1) & np.isfinite(agreement.nis)]
+def _across(part: Part, settings: Any) -> dict[str, np.ndarray]:
+    found = evaluate_bag(part.source.path, settings, 'none')
+    agreement, covariances = found.agreement, found.estimates.covariances
+    blocks = np.stack([joint_blocks(one) for one in covariances]) if len(covariances) else np.zeros((0, 21, 3, 3))
+    nis = np.zeros(0) if agreement is None else agreement.nis[(agreement.dof == 1) & np.isfinite(agreement.nis)]
+    return {'nis': nis, 'covariances': blocks, 'views': np.full(blocks.shape[:2], 2)}
 
 
 def copy_files(candidate: Candidate, out: Path) -> dict[str, str]:

@@ -187,7 +187,7 @@ def _say_time(parts: Sequence[Part], found: Sequence[Found], trains: bool) -> No
     length = {held_out: sum(min(part.part_s[1], part.source.duration_s) - part.part_s[0] for part in parts
                             if part.held_out == held_out) for held_out in (False, True)}
     tried = 2 if trains else 1
-    seconds = rate_s * (sum(length.values()) + JUDGING * (min(length[False], candidates.MAPPED_S) * tried
+    seconds = rate_s * (sum(length.values()) + JUDGING * (min(length[False], candidates.MAPPED_S) * (1 + tried)
                                                           + length[True] * (1 + tried)))
     log.info('%.1f minutes of recording; about %.0f minutes of computing, %s', sum(length.values()) / 60, seconds / 60,
              'training not counted' if trains else 'less where a run goes on')

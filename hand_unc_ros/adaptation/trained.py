@@ -47,7 +47,7 @@ def trained_network(parts: Sequence[Part], features: Path, held_out: Path, setti
     weights = folder / read_text(done).strip()
     # The weights in use and their head are of another network.
     trained = replace(settings, method=method, weights=str(weights), covariance_head='', covariance_map='')
-    with_map(parts, trained, weights.with_suffix(MAP_SUFFIX), work)
+    with_map(parts, trained, settings, weights.with_suffix(MAP_SUFFIX), work)
     return Candidate(f'{chosen.task}, trained on the rig', trained, {'weights': weights},
                      {'config': str(config), 'steps': chosen.steps})
 

@@ -28,6 +28,7 @@ from hand_unc_ros.cli import main  # noqa: E402
 from hand_unc_ros.data.feature_shards import FeatureShards  # noqa: E402
 from hand_unc_ros.errors import ConfigError, DatasetError, RecordingError  # noqa: E402
 from hand_unc_ros.estimation.build import covariance_map_of, files_of  # noqa: E402
+from hand_unc_ros.estimation.covariance_map import CovarianceMap  # noqa: E402
 from hand_unc_ros.estimation.estimator import HandEstimator  # noqa: E402
 from hand_unc_ros.estimation.settings import EstimatorSettings  # noqa: E402
 from hand_unc_ros.evaluation.recordings import calibrate, evaluate  # noqa: E402
@@ -136,8 +137,8 @@ def test_a_covariance_that_was_too_small_is_bettered_and_a_killed_run_goes_on(ri
                   for name in ('whole', 'killed'))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     # Everything was done once, and what was killed once more: 5 parts; 2 shards and one of held-out windows; 4 parts to
-    # learn from for each of two maps; three estimators on one part.
-    whole = {'label_part': 5, '_with_features': 3, 'errors_by_views': 8, 'train': 1, 'judge_part': 3, 'save_adapted': 1}
+    # learn from for each of two maps and for what is in use; three estimators on one part.
+    whole = {'label_part': 5, '_with_features': 3, 'errors_by_views': 12, 'train': 1, 'judge_part': 3, 'save_adapted': 1}
     assert {name: made.count(name) for name in kills} == {name: count + 1 for name, count in whole.items()}
 
 
@@ -207,6 +208,15 @@ def test_what_is_right_already_is_kept(rig_of_this_machine, bag, tmp_path, capsy
     assert 'not better, keep the old one' in capsys.readouterr().out
     with pytest.raises(ConfigError, match='were judged not to be better'):
         files_of(EstimatorSettings(weights=str(tmp_path / 'out')))
+
+
+def test_views_alone_make_no_covariance_smaller(rig_of_this_machine, bag, tmp_path) -> None:
+    """What is in use claims three times the error that the views show, and may know of what they all get wrong."""
+    rig_of_this_machine['claimed'] = 3 * NOISE_PX
+    # What is said of single views becomes right, which is better; the joints keep their covariance.
+    assert command(bag, tmp_path / 'out', '--config', 'none') == 0
+    made, = (tmp_path / 'out').glob('work/head-*/*.covariance_map.json')
+    assert CovarianceMap.load(made).views[2] == pytest.approx(9, rel=0.1)
 
 
 def test_with_two_cameras_it_says_what_cannot_be_verified(rig_of_this_machine, tmp_path, capsys) -> None:

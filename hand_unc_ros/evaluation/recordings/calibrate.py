@@ -96,11 +96,12 @@ def calibrate(path: Path, settings: BagSettings = BagSettings(), kind: str = 'sc
     return _at_least(fitted, lowest), notes
 
 
-def fit_by_views(parts: Sequence[tuple], path: Path, head: str, kind: str = 'scalar') -> CovarianceMap:
-    """The map by `errors_by_views` of recordings, of which `path` is named where they are too few; a lower bound, and
-    never below 1, see above. head: fingerprint of the covariance head in use, '' for none. Raises RecordingError."""
-    fitted = replace(_fit(kind, parts, path, False), head=head)
-    return _at_least(fitted, _lowest(fitted, None))
+def fit_by_views(parts: Sequence[tuple], path: Path, head: str, lowest: Mapping[int, float]) -> CovarianceMap:
+    """The map of one factor for each number of views by `errors_by_views` of recordings, of which `path` is named where
+    they are too few. lowest: a lower bound of the factors by number of views, 1 where there is none, see above.  head:
+    fingerprint of the covariance head in use, '' for none. Raises RecordingError."""
+    fitted = replace(_fit('scalar', parts, path, False), head=head)
+    return _at_least(fitted, _lowest(fitted, None) | {views: max(1.0, factor) for views, factor in lowest.items()})
 
 
 def errors_by_views(path: Path, settings: BagSettings) -> tuple[list[tuple], int]:
