@@ -61,7 +61,8 @@ def main() -> None:
     readings = read(LandmarkNetworks(*landmark_models()), [crop.image for crop in crops])
     rows = torch.tensor(list(same_hands(readings, owners, range(len(crops)))))
     seen = rows.unique()
-    K, poses = (torch.from_numpy(np.stack([getattr(crop, name) for crop in crops])) for name in ('K', 'camera_from_world'))
+    K = torch.from_numpy(np.stack([crop.K for crop in crops]))
+    poses = torch.from_numpy(np.stack([crop.camera_from_world for crop in crops]))
     known = torch.from_numpy(to_public(readings.landmarks.numpy(), 'mediapipe'))
     said = {'MediaPipe': known, **{str(path): joints_of(path, crops) for path in args.weights}}
     scale = CONFIGS[SIZE].image_size / HAND_SIZE

@@ -75,8 +75,8 @@ def refitted_errors(parts: Sequence[Part], features: Path, settings: EstimatorSe
 def with_map(parts: Sequence[Part], settings: EstimatorSettings, in_use: EstimatorSettings, path: Path,
              work: Path) -> None:
     """Fit the covariance map of an estimator to parts of recordings and write it to `path`, where it is not there yet:
-    by views that are left out or, with two cameras, by the distances across the epipolar lines. What all views get wrong
-    alike is in neither, so that joints do not get smaller covariances in the (geometric) mean than those that the
+    by views that are left out or, with two cameras, by the distances across the epipolar lines. What all views get
+    wrong alike is in neither, so that joints do not get smaller covariances in the (geometric) mean than those that the
     estimator in use gives them."""
     if path.is_file():
         return
@@ -105,8 +105,8 @@ def with_map(parts: Sequence[Part], settings: EstimatorSettings, in_use: Estimat
         parts_of = [(part['errors'], part['covariances'], part['views']) for part in errors if len(part['errors'])]
         fitted = fit_by_views(parts_of, chosen[0].source.path, head_hash, lowest)
         by = 'leave-one-view-out: one factor on the variances of all views'
-    not_below = {str(views): round(factor, 4) for views, factor in lowest.items()}
-    fitted.save(path, fitted_to=by, not_below=not_below, parts=[[part.source.path.name, *part.part_s] for part in chosen])
+    fitted.save(path, fitted_to=by, not_below={str(views): round(factor, 4) for views, factor in lowest.items()},
+                parts=[[part.source.path.name, *part.part_s] for part in chosen])
 
 
 def _not_narrower(errors: Sequence[dict[str, np.ndarray]], before: Sequence[dict[str, np.ndarray]],
