@@ -126,7 +126,8 @@ def student_nll(squared: Tensor, log_variance: Tensor) -> Tensor:
 @torch.no_grad()
 def scores(says: Says, pairs: Pairs) -> dict[str, float]:
     """How well claimed errors fit a recording: normalised squared residual, share inside 95 % bounds, rank
-    correlation of σ and residual over all and within landmarks, median residual in px of the crops."""
+    correlation of σ and residual over all and within landmarks, median and 90th percentile of the residual in px of the
+    crops."""
     from scipy.stats import spearmanr
     everything = torch.arange(len(pairs.rows))
     claims = pairs.claims(says, everything)
@@ -135,4 +136,4 @@ def scores(says: Says, pairs: Pairs) -> dict[str, float]:
     within = [spearmanr(sigma[:, landmark], residual[:, landmark])[0] for landmark in range(sigma.shape[1])]
     return {'pairs': len(pairs.rows), 'nis': float(squared.mean()), 'inside95': float((squared < 3.8415).mean()),
             'spearman': float(spearmanr(sigma.ravel(), residual.ravel())[0]), 'spearman_within': float(np.mean(within)),
-            'median_px': float(np.median(residual))}
+            'median_px': float(np.median(residual)), 'p90_px': float(np.quantile(residual, 0.9))}
