@@ -25,7 +25,7 @@ from hand_unc_ros.networks.gaussian_2d import CONFIGS, Gaussian2DNet, cells_to_p
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_models import landmark_models
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
-from hand_unc_ros.networks.landmark_pairs import epipolar, same_hands
+from hand_unc_ros.networks.landmark_pairs import Pairs, epipolar, same_hands
 from hand_unc_ros.networks.weights import load_into
 
 SIZE = 'lite'
@@ -57,8 +57,11 @@ def main() -> None:
     parser.add_argument('--hands', type=int, choices=(1, 2), default=1, help='1: the right one (default), 2: both')
     args = parser.parse_args()
     torch.set_num_threads(1)
+    stored = landmark_models()
+    if stored is None:
+        parser.error('the networks are missing; fetch them with `hand-unc models get landmarks`')
     crops, owners, _ = recorded_crops(args.bag, args.hands)
-    readings = read(LandmarkNetworks(*landmark_models()), [crop.image for crop in crops])
+    readings = read(LandmarkNetworks(*stored), [crop.image for crop in crops])
     rows = torch.tensor(list(same_hands(readings, owners, range(len(crops)))))
     seen = rows.unique()
     K = torch.from_numpy(np.stack([crop.K for crop in crops]))
@@ -67,8 +70,8 @@ def main() -> None:
     said = {'MediaPipe': known, **{str(path): joints_of(path, crops) for path in args.weights}}
     scale = CONFIGS[SIZE].image_size / HAND_SIZE
     for name, joints in said.items():
-        residual, first, second = epipolar(joints, K, poses, rows)
-        across = residual.abs() / (first.square().sum(-1) + second.square().sum(-1)).sqrt()
+        pairs = Pairs(readings, rows, *epipolar(joints, K, poses, rows))
+        across = pairs.residual.abs() / pairs.scale
         apart = (joints - known)[seen].norm(dim=-1) / HAND_SIZE
         print(json.dumps({'stage': name, 'pairs': len(rows), 'across_px': spread(scale * across.numpy()),
                           'from_mediapipe_percent': spread(100 * apart.numpy())}), flush=True)

@@ -77,8 +77,9 @@ def with_map(parts: Sequence[Part], settings: EstimatorSettings, in_use: Estimat
     """Fit the covariance map of an estimator to parts of recordings and write it to `path`, where it is not there yet:
     by views that are left out or, with two cameras, by the distances across the epipolar lines. What all views get
     wrong alike is in neither, so that joints do not get smaller covariances in the (geometric) mean than those that the
-    estimator in use gives them."""
-    if path.is_file():
+    estimator in use gives them; of another one in use, the map is another."""
+    compared_with = content_hash(estimator_content(in_use))
+    if path.is_file() and parse_json(read_text(path)).get('compared_with') == compared_with:
         return
     chosen = list(parts)
     total_s = sum(part.part_s[1] - part.part_s[0] for part in chosen)
@@ -106,7 +107,7 @@ def with_map(parts: Sequence[Part], settings: EstimatorSettings, in_use: Estimat
         fitted = fit_by_views(parts_of, chosen[0].source.path, head_hash, lowest)
         by = 'leave-one-view-out: one factor on the variances of all views'
     fitted.save(path, fitted_to=by, not_below={str(views): round(factor, 4) for views, factor in lowest.items()},
-                parts=[[part.source.path.name, *part.part_s] for part in chosen])
+                compared_with=compared_with, parts=[[part.source.path.name, *part.part_s] for part in chosen])
 
 
 def _not_narrower(errors: Sequence[dict[str, np.ndarray]], before: Sequence[dict[str, np.ndarray]],

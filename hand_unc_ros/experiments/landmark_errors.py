@@ -120,7 +120,8 @@ def synthetic_parts(networks: LandmarkNetworks, samples: int, seed: int, kept: P
     parts = []
     for number, begin in enumerate(tqdm(range(0, samples, PART_SAMPLES), desc='rendering', unit='part', disable=None)):
         count, part_seed = min(PART_SAMPLES, samples - begin), 1000 * seed + number
-        path = None if kept is None else kept / f'{"-".join([str(part_seed), str(count), *sorted(without)])}.pt'
+        name = '-'.join([str(part_seed), str(count), *sorted(without)])
+        path = None if kept is None else kept / f'{name}.pt'
         if path is not None and path.is_file():
             values, truth = torch.load(path, weights_only=True)
             parts.append(Synthetic(Readings(**values), truth))

@@ -32,7 +32,7 @@ class LandmarkEvidence(NamedTuple):
 def evidence_of(out: HandOutput) -> LandmarkEvidence:
     """The evidence in what the network says of crops."""
     return LandmarkEvidence(out.landmarks[..., :2].float(), landmark_features(out), out.pooled,
-                    tuple(out.maps[tap] for tap in MAP_TAPS))
+                            tuple(out.maps[tap] for tap in MAP_TAPS))
 
 
 def landmark_features(out: HandOutput) -> Tensor:

@@ -40,7 +40,7 @@ class Readings:
     def evidence(self, rows: Tensor) -> LandmarkEvidence:
         """Of some of the crops, in single precision."""
         return LandmarkEvidence(self.landmarks[rows], self.features[rows].float(), self.pooled[rows].float(),
-                        tuple(level[rows].float() for level in self.maps))
+                                tuple(level[rows].float() for level in self.maps))
 
 
 class Claims(NamedTuple):

@@ -58,7 +58,7 @@ def test_the_head_in_use_stays_as_it_is(tmp_path) -> None:
     for name, value in head.state_dict().items():
         assert torch.equal(value, before[name])
     evidence = LandmarkEvidence(torch.zeros(2, 21, 2), torch.randn(2, 21, head.local.in_features),
-                        torch.randn(2, head.pooled.in_features))
+                                torch.randn(2, head.pooled.in_features))
     torch.testing.assert_close(scaled(head, 3.0).log_sigma(evidence), head.log_sigma(evidence) + float(np.log(3.0)))
 
 

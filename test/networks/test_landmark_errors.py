@@ -37,8 +37,8 @@ def inputs(count: int, scale: float = 1.0) -> LandmarkEvidence:
         return scale * torch.randn(count, *shape, generator=generator)
 
     return LandmarkEvidence(HAND_SIZE * torch.rand(count, 21, 2, generator=generator), normal(21, FEATURE_CHANNELS),
-                    normal(POOLED_CHANNELS),
-                    tuple(normal(TAP_CHANNELS[tap], side, side) for tap, side in zip(MAP_TAPS, MAP_SIDES)))
+                            normal(POOLED_CHANNELS),
+                            tuple(normal(TAP_CHANNELS[tap], side, side) for tap, side in zip(MAP_TAPS, MAP_SIDES)))
 
 
 def test_an_untrained_head_claims_the_same_for_every_landmark() -> None:

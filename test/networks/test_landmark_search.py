@@ -15,10 +15,10 @@ torch.set_num_threads(1)
 def evidence(count: int, seed: int = 0) -> LandmarkEvidence:
     generator = torch.Generator().manual_seed(seed)
     return LandmarkEvidence(40 + 140 * torch.rand(count, LANDMARKS, 2, generator=generator),
-                    torch.randn(count, LANDMARKS, FEATURE_CHANNELS, generator=generator),
-                    torch.randn(count, POOLED_CHANNELS, generator=generator),
-                    tuple(torch.randn(count, TAP_CHANNELS[tap], side, side, generator=generator)
-                          for tap, side in zip(MAP_TAPS, MAP_SIDES)))
+                            torch.randn(count, LANDMARKS, FEATURE_CHANNELS, generator=generator),
+                            torch.randn(count, POOLED_CHANNELS, generator=generator),
+                            tuple(torch.randn(count, TAP_CHANNELS[tap], side, side, generator=generator)
+                                  for tap, side in zip(MAP_TAPS, MAP_SIDES)))
 
 
 def search(seed: int = 0) -> LandmarkSearch:
