@@ -216,7 +216,12 @@ def test_views_alone_make_no_covariance_smaller(rig_of_this_machine, bag, tmp_pa
     # What is said of single views becomes right, which is better; the joints keep their covariance.
     assert command(bag, tmp_path / 'out', '--config', 'none') == 0
     made, = (tmp_path / 'out').glob('work/head-*/*.covariance_map.json')
-    assert CovarianceMap.load(made).views[2] == pytest.approx(9, rel=0.1)
+    fitted = CovarianceMap.load(made)
+    assert fitted.views[2] == pytest.approx(9, rel=0.1)
+    # One that was compared with nothing, or with another estimator, is made again.
+    CovarianceMap('scalar', {2: 1.0}, head=fitted.head).save(made)
+    assert command(bag, tmp_path / 'out', '--config', 'none') == 0
+    assert CovarianceMap.load(made) == fitted
 
 
 def test_with_two_cameras_it_says_what_cannot_be_verified(rig_of_this_machine, tmp_path, capsys) -> None:
