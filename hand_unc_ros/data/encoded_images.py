@@ -76,8 +76,12 @@ def _lacks_data(data: bytes, jpeg: Jpeg, pixels: np.ndarray, mode: int) -> bool:
     """
     if jpeg.simple and not _made_up(jpeg, pixels):
         return False
-    edges = (0, *jpeg.ends, len(data))
-    filled = _FILLER.join(data[start:end] for start, end in zip(edges, edges[1:]))
+    if len(jpeg.ends) == 1:
+        # Without a marker behind it, libjpeg does not warn on standard error that the filler was of no use.
+        filled = data[:jpeg.ends[0]] + _FILLER
+    else:
+        edges = (0, *jpeg.ends, len(data))
+        filled = _FILLER.join(data[start:end] for start, end in zip(edges, edges[1:]))
     try:
         other = _by_opencv(filled, '', mode)
     except ImageFormatError:

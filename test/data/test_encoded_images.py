@@ -88,6 +88,15 @@ def test_a_grey_picture_is_none_that_lacks_data(encoder):
     assert (decode_colours(data, 'it') == 128).all()
 
 
+@pytest.mark.parametrize('encoder', ['plain', 'one colour per pixel'])
+def test_nothing_is_said_of_a_complete_picture(encoder, capfd):
+    """libjpeg writes its warnings to standard error: with a grey corner, one for each image of a camera."""
+    image = photo()
+    image[-64:, -64:] = 128
+    decode_colours(jpeg(image, encoder), 'it')
+    assert capfd.readouterr().err == ''
+
+
 def test_the_thumbnail_in_a_jpeg_is_not_its_end():
     inner = jpeg(photo()[:32, :32])
     data = jpeg(photo())
