@@ -1,8 +1,8 @@
-"""Hands where there are none: `python benchmarks/false_hands.py BAG...`.
+"""Hands where there are none: `python benchmarks/false_hands.py [BAG...] [--rooms N]`.
 
 Every hand of a recording that the pipeline or the detector finds in any image is painted over with its surroundings, in the
 sets before and after as well. What the pipeline still publishes then is a false hand, or one that was never found: faces,
-necks, arms and furniture stay in view.
+necks, arms and furniture stay in view. Rooms are synthetic: four webcams each, with things before them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ import cv2
 import numpy as np
 
 from hand_unc_ros.api import HandTracker, Recording, load_bag
+from hand_unc_ros.data.synthetic import shapes
+from hand_unc_ros.data.synthetic.filming import Exposure
+from hand_unc_ros.data.synthetic.rasteriser import Projection, merge
+from hand_unc_ros.data.synthetic.ring import ring_of_cameras
+from hand_unc_ros.data.synthetic.scene import Scene, SceneSettings
+from hand_unc_ros.hand.anny import ANNY
+from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.methods.contract import View
 from hand_unc_ros.methods.landmark_tracker import ImageHandTracker
 from hand_unc_ros.networks.landmark_models import landmark_models
@@ -25,6 +32,8 @@ from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 REACH, SMALLER = 0.25, 4
 # Hands of an image that are looked for, and sets before and after in which they are covered too.
 HANDS, AROUND = 4, 1
+# Of a room: sets, things before its cameras, and the time between sets.
+ROOM_SETS, ROOM_THINGS, PERIOD_NS = 6, 4, 33_000_000
 
 Masks = dict[str, list[np.ndarray]]
 
@@ -92,16 +101,39 @@ def judge(bag: Path, save: Path | None) -> dict[str, object]:
     return {'recording': bag.name, 'sets': sets, 'with a hand': len(false), 'which': false}
 
 
+def judge_rooms(count: int, seed: int) -> dict[str, object]:
+    """How many sets of synthetic rooms give a hand; their things stay where they are, their noise does not."""
+    model, false = load_hand_model(ANNY), []
+    for number in range(count):
+        scene = Scene(model, ring_of_cameras(4, seed=seed + number), seed + number, SceneSettings(clutter=ROOM_THINGS))
+        centre = scene.truth(0.0)[0][[0, 5, 9, 13, 17]].mean(axis=0)
+        things = [shapes.placed(thing, rotation, centre + offset)
+                  for thing, (rotation, offset) in zip(scene.objects, scene.placings)]
+        lit, points = scene.cameras.lit(things), merge(things).vertices.astype(np.float64)
+        with HandTracker(scene.rig, method='landmarks', handedness='both') as tracker:
+            for moment in range(ROOM_SETS):
+                images = {camera.name: scene.cameras.image(lit, Exposure(
+                    place, Projection(*camera.project(points), camera.centre), np.zeros(2),
+                    np.random.default_rng((seed, number, moment, place)))) for place, camera in enumerate(scene.rig)}
+                if tracker.process(images, moment * PERIOD_NS).hands:
+                    false.append([seed + number, moment])
+    return {'rooms': count, 'sets': count * ROOM_SETS, 'with a hand': len(false), 'which': false}
+
+
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('bags', type=Path, nargs='+', metavar='BAG', help='recording with rig.yaml in its folder')
+    parser.add_argument('bags', type=Path, nargs='*', metavar='BAG', help='recording with rig.yaml in its folder')
+    parser.add_argument('--rooms', type=int, default=0, metavar='N', help='synthetic rooms as well')
+    parser.add_argument('--seed', type=int, default=0, help='of the first room')
     parser.add_argument('--save', type=Path, metavar='FOLDER', help='for the images of sets that give a hand')
     args = parser.parse_args()
     if landmark_models() is None:
         parser.error('the networks are missing; fetch them with `hand-unc models get landmarks`')
     for bag in args.bags:
         print(json.dumps(judge(bag, args.save)), flush=True)
+    if args.rooms:
+        print(json.dumps(judge_rooms(args.rooms, args.seed)), flush=True)
 
 
 if __name__ == '__main__':
