@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hand_unc_ros.estimation.filter import ConstantVelocityFilter
+from hand_unc_ros.estimation.ranging import Ranging
 from hand_unc_ros.estimation.types import HandEstimate
 from hand_unc_ros.hand.bone_lengths import BoneLengths
 from hand_unc_ros.hand.covariance_blocks import block_diagonal, joint_blocks
@@ -35,7 +36,8 @@ class Track:
     readings: of the last sets, oldest first, as many as the method's window needs.  fit: the hand model's parameters of
     the last set.  bones: their lengths, as far as the hand has shown them.  seen_ns: stamp of the last set that gave
     the hand.  calm: squared errors of the predictions, as a share of the variance that the follower gave them.
-    shown: the hand as that set gave it.
+    shown: the hand as that set gave it.  ranging: its distance from the one camera that showed it last; None after
+    several.
     """
 
     track_id: int
@@ -48,6 +50,7 @@ class Track:
     seen_ns: int | None = None
     calm: float = 1.0
     shown: HandEstimate | None = None
+    ranging: Ranging | None = None
 
     def predict(self, stamp_ns: int) -> np.ndarray | None:
         """Joints (21, 3) metres, world, expected at a time, NaN where unknown; None where the palm is not known."""
@@ -95,10 +98,11 @@ class Track:
         return bool(np.isfinite(apart).any() and np.nanmedian(apart) < reach)
 
     def resume(self, lost: Track) -> None:
-        """Go on as a hand that was lost a moment ago: with its number, its bones, and what its filters know of its
+        """Go on as a hand that was lost a moment ago: with its number, its bones, and what is known of its place and
         motion."""
         self.track_id, self.bones, self.calm = lost.track_id, lost.bones, lost.calm
         self.follower, self.smoother, self.seen_ns = lost.follower, lost.smoother, lost.seen_ns
+        self.shown, self.ranging = lost.shown, lost.ranging
 
     def ended(self, stamp_ns: int) -> bool:
         """Whether the hand cannot be followed to a time: it lies before the last one, or too long after it."""
