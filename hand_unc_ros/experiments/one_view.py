@@ -119,6 +119,7 @@ def plot(shown: Course, alone: int) -> bytes:
     """A PNG of a course: medians as lines, quartiles as bands. Raises MissingDependencyError without matplotlib."""
     try:
         from matplotlib.figure import Figure
+        from matplotlib.ticker import LogLocator, NullFormatter
     except ImportError as error:
         raise MissingDependencyError("plots need matplotlib: pip install 'hand_unc_ros[report]'") from error
     figure = Figure(figsize=(7.0, 3.4), layout='constrained')
@@ -132,7 +133,9 @@ def plot(shown: Course, alone: int) -> bytes:
         axes.plot(time_s, middle, color=colour, label=name)
     axes.spines[['top', 'right']].set_visible(False)
     axes.set(xlabel='time, s', ylabel='mm, root mean square of joints', yscale='log', xlim=(time_s[0], time_s[-1]))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter('{x:g}')
+    axes.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(frameon=False, loc='outside upper left', ncol=3)
     file = io.BytesIO()
     figure.savefig(file, format='png', dpi=120)
