@@ -145,8 +145,9 @@ class Watch:
     def show(self, rig, seconds, until=None):
         """Sets for so long or until a condition holds; the seconds that took, None if it never held."""
         for count in range(round(seconds * RATE_HZ)):
-            result = self.estimator.process(FrameSet(START_NS + self.set * PERIOD_NS, {
-                name: View(rig[name], IMAGE, START_NS) for name in rig.names}, self.truth.names))
+            stamp_ns = START_NS + self.set * PERIOD_NS
+            result = self.estimator.process(FrameSet(stamp_ns, {
+                name: View(rig[name], IMAGE, stamp_ns) for name in rig.names}, self.truth.names))
             for found in result.hands:
                 self.errors.append(np.linalg.norm(found.joints - waving(self.set / RATE_HZ), axis=1))
                 self.result = result
@@ -358,6 +359,7 @@ def test_the_shipped_network_tells_a_moved_camera_within_three_seconds(camera):
     rig = scene.rig if camera is None else moved_rig(scene.rig, camera, (1, 0, 0), (0, -1, 0))
     estimator = build_estimator(EstimatorSettings(method='jump_hand', threads=1), rig.names)
     for index in range(3 * RATE_HZ):
-        views = {name: View(rig[name], image, START_NS) for name, image in scene.images(index / RATE_HZ).items()}
-        estimator.process(FrameSet(START_NS + index * PERIOD_NS, views, rig.names))
+        stamp_ns = START_NS + index * PERIOD_NS
+        views = {name: View(rig[name], image, stamp_ns) for name, image in scene.images(index / RATE_HZ).items()}
+        estimator.process(FrameSet(stamp_ns, views, rig.names))
     assert estimator.health.moved == ({} if camera is None else {f'cam{camera}': (f'cam{camera}',)})
