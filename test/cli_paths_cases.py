@@ -11,7 +11,6 @@ from bag_cases import make_rig, make_videos
 from network_cases import save_tiny
 from recording_cases import estimate_messages, image_messages, truth_messages, write_bag
 from rig_cases import ring
-from train_cases import write_set
 from view_cases import hand
 
 from hand_unc_ros.data.rigs import save_rig
@@ -54,8 +53,8 @@ OUTPUTS: dict[str, Callable[[Path], Path]] = {
 }
 
 
-def make_files(place: Path) -> dict[str, Path]:
-    """Files that the commands accept, by the names that the table of test_cli_paths.py uses."""
+def make_files(place: Path, data: Path) -> dict[str, Path]:
+    """Files that the commands accept, by the names that the table of test_cli_paths.py uses. data: a set of samples."""
     save_rig(make_rig(), place / 'rig.yaml')
     save_rig(RIG, place / 'ring.yaml')
     (place / 'params.yaml').write_text(
@@ -69,4 +68,4 @@ def make_files(place: Path) -> dict[str, Path]:
     weights, _ = save_tiny(place)
     return {'rig': place / 'rig.yaml', 'params': place / 'params.yaml', 'bag': bag, 'images': images,
             'video': video, 'second': second, 'mano': place / 'MANO_RIGHT.pkl', 'model': weights,
-            'data': write_set(place / 'set')}
+            'data': data}

@@ -15,6 +15,7 @@ class Unsynchronised(TruthMethod):
     def __init__(self, motion, rig, late_ms, start_ns=START_NS):
         super().__init__(motion, sigma_px=2.0, noise=1.0, start_ns=start_ns)
         self.rig, self.late_ms = rig, late_ms
+        self.alone = {camera: rig.subset([camera]) for camera in rig.names}
 
     def read(self, crops):
         found = []
@@ -22,6 +23,6 @@ class Unsynchronised(TruthMethod):
             camera, stamp_ns = crop.view.camera.name, crop.view.stamp_ns
             seconds = (stamp_ns - self.start_ns) * 1e-9 - 1e-3 * self.late_ms.get(camera, 0.0)
             seed = stamp_ns % 2**31 + self.rig.names.index(camera)
-            seen = see(self.rig.subset([camera]), self.motion(seconds), self.sigma_px, self.noise, seed)
+            seen = see(self.alone[camera], self.motion(seconds), self.sigma_px, self.noise, seed)
             found += readings_of(seen, stamp_ns).values()
         return found

@@ -22,7 +22,7 @@ CONFIG = UstHandConfig(landmarks=LandmarkGaussianConfig(channels=16, dropout=0.0
 def sequence_batch(samples: int, views: int, frames: int, seed: int = 0, noise_px: float = 2.0) -> dict[str, Tensor]:
     """Hands that move at 0.3 m/s, seen by cameras that follow them, at uneven intervals: as `feature_batch`, whose
     hands the frames are, with an axis of frames."""
-    still = [feature_batch(samples, views, seed) for _ in range(frames)]
+    still = [feature_batch(samples, views, seed)] * frames
     rng = np.random.default_rng((seed, 1))
     steps = torch.from_numpy(rng.uniform(0.03, 0.09, (samples, frames))).float()
     stamps = torch.cumsum(steps, 1) - steps[:, :1]

@@ -16,6 +16,7 @@ pytest.importorskip('rosbags', reason='recordings need rosbags')
 pytest.importorskip('lightning', reason='sets and networks need the extra `train`')
 
 from cli_paths_cases import INPUTS, OUTPUTS, make_files  # noqa: E402
+from train_cases import shared_set  # noqa: E402
 
 from hand_unc_ros import cli  # noqa: E402
 from hand_unc_ros.cli import COMMANDS, main  # noqa: E402
@@ -85,7 +86,7 @@ PATIENCE_S = 120
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    return make_files(tmp_path_factory.mktemp('files'))
+    return make_files(tmp_path_factory.mktemp('files'), shared_set(tmp_path_factory))
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import csv
+import fcntl
+import os
 from pathlib import Path
+
+import pytest
 
 from hand_unc_ros.data.shards import unfinished, write_shard
 from hand_unc_ros.data.synthetic import multiview
@@ -18,14 +22,25 @@ NETWORK = {'view': {'blocks': [1, 1, 1, 1], 'width': 8, 'fpn_channels': 16, 'ima
 
 
 def write_set(folder: Path) -> Path:
-    """SAMPLES synthetic samples of VIEWS small images as a set of shards."""
+    """SAMPLES synthetic samples of VIEWS small images as a set of shards, before few backgrounds."""
     settings = multiview.MultiviewSettings(image_size=SIZE, absent=0.0)
     content = describe_set('training', 5, SAMPLES, VIEWS, 1, shard_images=4 * VIEWS)
-    samples = multiview.MultiviewSamples(load_hand_model(None), 5, settings)
-    with unfinished(folder, content) as numbers:
+    with pytest.MonkeyPatch.context() as patch, unfinished(folder, content) as numbers:
+        patch.setattr(multiview, 'BACKGROUND_COUNT', 3)
+        samples = multiview.MultiviewSamples(load_hand_model(None), 5, settings) if numbers else None
         for number in numbers:
             write_shard(folder, content, number, [samples.sample(i, VIEWS) for i in content.range_of(number)])
     return folder
+
+
+def shared_set(factory: pytest.TempPathFactory) -> Path:
+    """As write_set, to read: rendered once in a run of tests, whose processes wait for the one that does it."""
+    base = factory.getbasetemp()
+    # Each process of a run has a folder of its own in the one of the run.
+    folder = (base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base) / 'tiny_set'
+    with folder.with_suffix('.lock').open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return write_set(folder)
 
 
 def tiny(out: Path, folder: Path, **changes):

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import multiprocessing
 import os
 import pickle
 import signal
@@ -10,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -23,6 +25,7 @@ from hand_unc_ros import cli
 from hand_unc_ros.cli.models import SYNTHETIC_INGREDIENTS, SYNTHETIC_SCENES
 from hand_unc_ros.data.samples import ManoParameters, Sample, SampleView, windows
 from hand_unc_ros.data.shards import ShardedSet, open_shards, unfinished, write_shard
+from hand_unc_ros.data.synthetic import sets
 from hand_unc_ros.data.synthetic.multiview import INGREDIENTS
 from hand_unc_ros.data.synthetic.sets import KINDS, describe_set, make_set, sequence_maker
 from hand_unc_ros.errors import ConfigError, DatasetError
@@ -32,6 +35,17 @@ torch.set_num_threads(1)
 
 # Several shards, a last sequence that is cut short, cameras that deliver nothing.
 SMALL = describe_set('missing', seed=3, samples=5, views=2, frames=2, shard_images=4)
+
+
+@pytest.fixture(scope='module', autouse=True)
+def quick_starts():
+    """Workers are forked off a process that has imported the renderer, which takes seconds; the test of a killed run
+    starts its own afresh."""
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['hand_unc_ros.data.synthetic.sets'])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sets, 'multiprocessing', SimpleNamespace(get_context=lambda method: context))
+        yield
 
 
 @pytest.fixture(scope='module')

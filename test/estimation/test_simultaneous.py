@@ -64,10 +64,10 @@ def test_known_delays_cost_little():
 
 def test_a_camera_whose_delay_is_known_is_not_called_late():
     late, camera = {RIG.names[1]: 50.0}, RIG.names[1]
-    *_, result = followed(swinging(0.35), (0.0,) * 4, late, 360)
+    *_, result = followed(swinging(0.35), (0.0,) * 4, late, 200)
     assert result.view_reports[1].late == (camera,)
     assert result.view_reports[1].delay_s == pytest.approx(0.05, abs=0.015)
-    *_, result = followed(swinging(0.35), (0.0,) * 4, late, 360, camera_delays=(f'{camera}=0.05',))
+    *_, result = followed(swinging(0.35), (0.0,) * 4, late, 200, camera_delays=(f'{camera}=0.05',))
     assert not any(report.late for report in result.view_reports)
 
 

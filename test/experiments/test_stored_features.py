@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from landmark_cases import landmark_paths, take  # noqa: F401
-from train_cases import SAMPLES, VIEWS, write_set
+from train_cases import SAMPLES, VIEWS, shared_set
 
 from hand_unc_ros.data.batches import crop_sample
 from hand_unc_ros.data.feature_shards import FeatureShards
@@ -22,12 +22,13 @@ from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
 
 
-def test_every_sample_is_cut_several_times(monkeypatch, tmp_path, landmark_paths) -> None:  # noqa: F811
+def test_every_sample_is_cut_several_times(monkeypatch, tmp_path, tmp_path_factory,
+                                           landmark_paths) -> None:  # noqa: F811
     take(monkeypatch, landmark_paths)
     monkeypatch.setattr(command, 'SHARD_SAMPLES', 8)
     monkeypatch.setattr(landmark_features.FrozenLandmarks, 'accelerate', lambda self, batch: None)
     monkeypatch.setattr(landmark_features, 'choose_precision', lambda *args: torch.float32)
-    images = write_set(tmp_path / 'images')
+    images = shared_set(tmp_path_factory)
     words = ['stored_features', str(tmp_path / 'set'), '--images', str(images), '--processes', '1', '--seed', '4']
     monkeypatch.setattr(sys, 'argv', words)
     command.main()

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 
 import numpy as np
@@ -22,6 +21,7 @@ from train_cases import tiny, train  # noqa: E402
 
 from hand_unc_ros.errors import TrainingError  # noqa: E402
 from hand_unc_ros.training import keeper  # noqa: E402
+from hand_unc_ros.training.checkpoints import WholeCheckpoints  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -88,19 +88,19 @@ def test_checkpoints_that_are_all_damaged_are_refused(data, tmp_path):
         train(tiny(tmp_path, data))
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+def save_more_than_fits(path):
     """A limit on the size of files stands for the end of the disk."""
-    code = ('import resource, signal, sys, torch\n'
-            'from hand_unc_ros.errors import TrainingError\n'
-            'from hand_unc_ros.training.checkpoints import WholeCheckpoints\n'
-            'signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n'
-            'writer = WholeCheckpoints()\n'
-            'writer.save_checkpoint({"x": torch.zeros(10)}, sys.argv[1])\n'
-            'resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
-            'try:\n    writer.save_checkpoint({"x": torch.zeros(10 ** 6)}, sys.argv[1])\n'
-            'except TrainingError as error:\n    print("refused:", error)\n')
-    done = subprocess.run([sys.executable, '-c', code, str(tmp_path / 'last.ckpt')], capture_output=True, text=True,
-                          timeout=120)
-    assert 'refused:' in done.stdout and 'make room' in done.stdout, done.stderr
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    writer = WholeCheckpoints()
+    writer.save_checkpoint({'x': torch.zeros(10)}, path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    with pytest.raises(TrainingError, match='make room'):
+        writer.save_checkpoint({'x': torch.zeros(10 ** 6)}, path)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    process = in_process(save_more_than_fits, str(tmp_path / 'last.ckpt'))
+    process.join(120)
+    assert process.exitcode == 0
     assert [path.name for path in tmp_path.iterdir()] == ['last.ckpt']
     assert torch.load(tmp_path / 'last.ckpt', weights_only=True)['x'].shape == (10,)

@@ -15,10 +15,10 @@ pytest.importorskip('lightning')
 pytest.importorskip('numba')
 
 from safetensors.torch import load_file  # noqa: E402
-from train_cases import SAMPLES, SIZE, rows, tiny, train, write_set  # noqa: E402
+from train_cases import SAMPLES, SIZE, rows, shared_set, tiny, train  # noqa: E402
 
 from hand_unc_ros.cli import main  # noqa: E402
-from hand_unc_ros.data.synthetic import frames, multiview  # noqa: E402
+from hand_unc_ros.data.synthetic import frames  # noqa: E402
 from hand_unc_ros.errors import ConfigError, DatasetError, TrainingError  # noqa: E402
 from hand_unc_ros.methods.jump_hand import task  # noqa: E402
 from hand_unc_ros.methods.jump_hand.losses import jump_hand_losses  # noqa: E402
@@ -38,9 +38,7 @@ TIMES = {'seconds', 'data_wait'}
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(multiview, 'BACKGROUND_COUNT', 3)
-        return write_set(tmp_path_factory.mktemp('set') / 'tiny')
+    return shared_set(tmp_path_factory)
 
 
 def state(folder):

@@ -10,7 +10,7 @@ import torch
 from amvur_cases import SIZES, crops, tiny_amvur
 from landmark_cases import feature_batch
 from repository import ROOT
-from train_cases import rows, train, write_set
+from train_cases import rows, shared_set, train
 
 from hand_unc_ros.data.feature_shards import FeatureSet, begin_features, write_features
 from hand_unc_ros.errors import ConfigError
@@ -90,14 +90,15 @@ def test_texture_is_learned_from_images() -> None:
 
 
 @pytest.mark.slow
-def test_a_resnet_50_begins_with_torchvisions_weights_and_is_trained(tmp_path: Path) -> None:
+def test_a_resnet_50_begins_with_torchvisions_weights_and_is_trained(
+        tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """From a file as torchvision's, with its classifier; a step moves the first of its weights as well as the last."""
     network = SIZES | {'features': 'resnet', 'positions': 'template', 'token': 0}
     torch.manual_seed(1)
     state = Amvur(AmvurConfig.from_dict(network)).backbone.state_dict()
     assert state['layer3.5.conv3.weight'].shape == (1024, 256, 1, 1)
     torch.save(state | {'fc.weight': torch.zeros(1000, 2048), 'fc.bias': torch.zeros(1000)}, tmp_path / 'resnet50.pth')
-    source = {'source': 'shards', 'path': str(write_set(tmp_path / 'set')), 'augmentation': {}}
+    source = {'source': 'shards', 'path': str(shared_set(tmp_path_factory)), 'augmentation': {}}
     config = configured(tmp_path, tmp_path / 'run', network=network, init_backbone=str(tmp_path / 'resnet50.pth'),
                         data=source | {'samples': 2, 'workers': 0}, steps=1, log_every=1, average=0.0,
                         validation=source | {'samples': 2, 'views': 2, 'every': 1})
@@ -112,12 +113,12 @@ def test_a_resnet_50_begins_with_torchvisions_weights_and_is_trained(tmp_path: P
 
 
 @pytest.mark.slow
-def test_texture_runs_on_samples_with_images(tmp_path: Path) -> None:
+def test_texture_runs_on_samples_with_images(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A ResNet reads them, so that no landmark network is needed."""
     sizes = SIZES | {'features': 'resnet', 'positions': 'template', 'token': 0}
     base = tiny_amvur(AmvurConfig.from_dict(sizes))
     save_network(tmp_path / 'base.safetensors', base, base.config.to_dict())
-    source = {'source': 'shards', 'path': str(write_set(tmp_path / 'set')), 'augmentation': {}}
+    source = {'source': 'shards', 'path': str(shared_set(tmp_path_factory)), 'augmentation': {}}
     config = configured(tmp_path, tmp_path / 'run', stage='texture', base=str(tmp_path / 'base.safetensors'), steps=2,
                         network=sizes, data=source | {'samples': 2, 'workers': 0}, log_every=1,
                         validation=source | {'samples': 2, 'views': 2, 'every': 2},

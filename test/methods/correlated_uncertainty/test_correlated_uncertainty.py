@@ -10,7 +10,7 @@ pytest.importorskip('lightning')
 pytest.importorskip('smplx')
 pytest.importorskip('numba')
 
-from train_cases import NETWORK, rows, train, write_set  # noqa: E402
+from train_cases import NETWORK, rows, shared_set, train  # noqa: E402
 
 from hand_unc_ros.errors import ConfigError  # noqa: E402
 from hand_unc_ros.methods.correlated_uncertainty.network import (  # noqa: E402
@@ -29,7 +29,7 @@ VIEW = Gaussian2DConfig(**NETWORK['view'] | {'blocks': tuple(NETWORK['view']['bl
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    return write_set(tmp_path_factory.mktemp('data') / 'set')
+    return shared_set(tmp_path_factory)
 
 
 @pytest.fixture(scope='module')

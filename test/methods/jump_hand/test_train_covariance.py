@@ -8,7 +8,7 @@ pytest.importorskip('lightning')
 pytest.importorskip('numba')
 
 from landmark_cases import CONFIG, feature_batch, network_on  # noqa: E402
-from train_cases import rows, tiny, train, write_set  # noqa: E402
+from train_cases import rows, shared_set, tiny, train  # noqa: E402
 
 from hand_unc_ros.data.feature_shards import FeatureSet, begin_features, write_features  # noqa: E402
 from hand_unc_ros.errors import ConfigError  # noqa: E402
@@ -25,7 +25,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    return write_set(tmp_path_factory.mktemp('data') / 'set')
+    return shared_set(tmp_path_factory)
 
 
 @pytest.fixture(scope='module')
@@ -67,7 +67,8 @@ def test_training_finds_how_large_the_errors_are(data, init, tmp_path):
     """The tiny network is wrong by centimetres and says millimetres; the head learns it from the errors."""
     batches = set_up(covariance_run(tmp_path, data, init)).held_out()
     untrained = validate(set_up(covariance_run(tmp_path / 'a', data, init)).network, batches)
-    path = train(covariance_run(tmp_path / 'b', data, init, steps=60, average=0.0, optimiser={'lr': 0.02, 'warmup': 0}))
+    path = train(covariance_run(tmp_path / 'b', data, init, steps=40, average=0.0, optimiser={'lr': 0.02, 'warmup': 0},
+                                validation={'every': 40}, checkpoint_every=40))
     setup = set_up(covariance_run(tmp_path / 'b', data, init))
     setup.network.head = load_joint_covariance(path, init)
     trained = validate(setup.network, batches)
