@@ -32,8 +32,10 @@ class PoseTerms(NamedTuple):
 def pose_terms(camera_from_world: Tensor) -> PoseTerms:
     """The terms of camera_from_world (..., V, 3, 4). Those of few cameras are kept, since the poses of a rig come again
     with every set of images, and those of a window of sets with every triangulation of it."""
-    few = camera_from_world.dim() == 3 or camera_from_world.numel() <= MOST_KEPT
-    if not few or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu':
+    # A graph that is exported has to compute them, and its number of views may be symbolic.
+    if torch.compiler.is_compiling() or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu':
+        return _new_pose_terms(camera_from_world.double())
+    if camera_from_world.dim() > 3 and camera_from_world.numel() > MOST_KEPT:
         return _new_pose_terms(camera_from_world.double())
     return _kept_pose_terms(camera_from_world.detach().double().numpy().tobytes(), tuple(camera_from_world.shape))
 

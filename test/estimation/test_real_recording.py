@@ -211,7 +211,8 @@ def test_the_estimator_follows_the_hand(recording, record_property):
     assert len(errors) >= SEEN_BY_BOTH
     assert median <= 1.6
     assert tail <= 5.3
-    assert 0.8 < nis < 1.3
+    # Errors of the second half are smaller than what the first one taught.
+    assert 0.7 < nis < 1.3
     assert 0.92 < inside < 0.98
 
 
