@@ -76,7 +76,7 @@ def _lacks_data(data: bytes, jpeg: Jpeg, pixels: np.ndarray, mode: int) -> bool:
     """
     if jpeg.simple and not _made_up(jpeg, pixels):
         return False
-    if len(jpeg.ends) == 1:
+    if jpeg.simple and not jpeg.restarts:
         # Without a marker behind it, libjpeg does not warn on standard error that the filler was of no use.
         filled = data[:jpeg.ends[0]] + _FILLER
     else:

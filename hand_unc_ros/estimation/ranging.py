@@ -22,7 +22,7 @@ from hand_unc_ros.estimation.types import HandEstimate
 from hand_unc_ros.hand.covariance_blocks import joint_blocks
 from hand_unc_ros.methods.contract import Fused
 
-# By lifelike synthetic scenes and a hand before one camera of handpose3d; σ and error hang little on them.
+# By lifelike synthetic scenes and a hand before one camera of handpose3d: with 4 s in place of 2, σ is too small.
 LASTING_S, WHITE_SHARE = 2.0, 0.1
 # m/√s along the ray of a hand that does not move across it: calm ones ask for less, and would then lag when moved.
 WALK = 0.15

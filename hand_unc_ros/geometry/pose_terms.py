@@ -32,10 +32,9 @@ class PoseTerms(NamedTuple):
 def pose_terms(camera_from_world: Tensor) -> PoseTerms:
     """The terms of camera_from_world (..., V, 3, 4). Those of few cameras are kept, since the poses of a rig come again
     with every set of images, and those of a window of sets with every triangulation of it."""
-    # A graph that is exported has to compute them, and its number of views may be symbolic.
-    if torch.compiler.is_compiling() or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu':
-        return _new_pose_terms(camera_from_world.double())
-    if camera_from_world.dim() > 3 and camera_from_world.numel() > MOST_KEPT:
+    # A graph under export has to compute them, and asking it for numbers of views would fix these.
+    if (torch.compiler.is_compiling() or camera_from_world.requires_grad or camera_from_world.device.type != 'cpu'
+            or camera_from_world.dim() > 3 and camera_from_world.numel() > MOST_KEPT):
         return _new_pose_terms(camera_from_world.double())
     return _kept_pose_terms(camera_from_world.detach().double().numpy().tobytes(), tuple(camera_from_world.shape))
 
