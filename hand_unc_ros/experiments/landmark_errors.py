@@ -76,6 +76,14 @@ def joined(parts: Sequence[Readings]) -> Readings:
                     maps=tuple(map(torch.cat, zip(*(part.maps for part in parts)))))
 
 
+def jittered(rng: np.random.Generator, box: np.ndarray) -> np.ndarray:
+    """A box (4,) as far off as that of a followed hand."""
+    box = box.copy()
+    box[:2] += rng.normal(0, 0.04 * box[2], 2)
+    box[2:] = box[2] * np.exp(rng.normal(0, 0.1)), box[3] + rng.normal(0, 0.12)
+    return box
+
+
 class Steps(NamedTuple):
     """synthetic: on synthetic crops.  recorded: with recordings as well.  sigma: of σ alone, after the shifts."""
 
@@ -104,9 +112,7 @@ def synthetic_readings(networks: LandmarkNetworks, samples: int, seed: int, with
     images, truth = [], []
     for index in range(samples):
         for view in source.sample(index, SYNTHETIC_VIEWS).views:
-            box = box_of_landmarks(view.joints_px)
-            box[:2] += rng.normal(0, 0.04 * box[2], 2)
-            box[2:] = box[2] * np.exp(rng.normal(0, 0.1)), box[3] + rng.normal(0, 0.12)
+            box = jittered(rng, box_of_landmarks(view.joints_px))
             crop = cut_pinhole(view.read(), view.camera, crop_intrinsics(view.camera, box, HAND_SIZE), HAND_SIZE)
             images.append(develop(crop, SYNTHETIC_AUGMENTATION, rng))
             joints = boxes.transform(boxes.crop_from_image(box, HAND_SIZE), view.joints_px)

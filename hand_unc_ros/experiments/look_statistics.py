@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -18,11 +18,12 @@ import cv2
 import numpy as np
 import torch
 
+from hand_unc_ros.data.samples import SampleView
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
 from hand_unc_ros.data.synthetic.photographs import backgrounds_from_folder
 from hand_unc_ros.data.synthetic.spectrum import LUMA_DISPLAY, profile_slope, radial_profile
 from hand_unc_ros.errors import ConfigError, DatasetError
-from hand_unc_ros.experiments.landmark_errors import read, recorded_crops
+from hand_unc_ros.experiments.landmark_errors import jittered, read, recorded_crops
 from hand_unc_ros.files import replace_file, write_file
 from hand_unc_ros.hand import crops as boxes
 from hand_unc_ros.hand.anny import ANNY
@@ -62,37 +63,43 @@ def synthetic_crops(samples: int, seed: int, photographs: Sequence[np.ndarray] =
         settings = replace(settings, objects=(1.0,), alone_holding_both=(1.0, 0.0, 0.0))
     source = MultiviewSamples(load_hand_model(hand), seed, settings, photographs)
     rng = np.random.default_rng(seed)
+    # Apart, since the first samples share few backgrounds.
+    drawn = (source.sample(5 * index, SYNTHETIC_VIEWS) for index in range(samples))
+    return cut(rng, ((view, sample.joints) for sample in drawn for view in sample.views))
+
+
+def cut(rng: np.random.Generator, views: Iterable[tuple[SampleView, np.ndarray]]) -> SyntheticCrops:
+    """Views and the joints (21, 3) metres of the hand that each shows, cut with the errors of the live pipeline."""
     images, landmarks, palms = [], [], []
-    for index in range(samples):
-        # Apart, since the first samples share few backgrounds.
-        sample = source.sample(5 * index, SYNTHETIC_VIEWS)
-        palm = np.linalg.norm(sample.joints[MIDDLE_MCP] - sample.joints[WRIST])
-        for view in sample.views:
-            box = box_of_landmarks(view.joints_px)
-            box[:2] += rng.normal(0, 0.04 * box[2], 2)
-            box[2:] = box[2] * np.exp(rng.normal(0, 0.1)), box[3] + rng.normal(0, 0.12)
-            K = crop_intrinsics(view.camera, box, HAND_SIZE)
-            images.append(cut_pinhole(view.read(), view.camera, K, HAND_SIZE))
-            px = boxes.transform(boxes.crop_from_image(box, HAND_SIZE), view.joints_px)
-            landmarks.append(from_public(px, 'mediapipe'))
-            depth = view.camera.project(sample.joints)[1][MIDDLE_MCP]
-            palms.append(np.sqrt(np.linalg.det(K[:2, :2])) * palm / depth)
+    for view, joints in views:
+        box = jittered(rng, box_of_landmarks(view.joints_px))
+        K = crop_intrinsics(view.camera, box, HAND_SIZE)
+        images.append(cut_pinhole(view.read(), view.camera, K, HAND_SIZE))
+        px = boxes.transform(boxes.crop_from_image(box, HAND_SIZE), view.joints_px)
+        landmarks.append(from_public(px, 'mediapipe'))
+        depth = view.camera.project(joints)[1][MIDDLE_MCP]
+        palm = np.linalg.norm(joints[MIDDLE_MCP] - joints[WRIST])
+        palms.append(np.sqrt(np.linalg.det(K[:2, :2])) * palm / depth)
     return SyntheticCrops(np.stack(images), np.stack(landmarks), np.array(palms))
 
 
 def agreement(crops: SyntheticCrops) -> dict[str, float]:
     """How real the landmark network takes rendered hands for: the share in which it sees a hand, the share of these
     that it calls right ones, and the median over crops of its mean error, px and palm lengths."""
-    models = landmark_models()
-    if models is None:
-        raise ConfigError('the landmark networks are missing (hand-unc models get landmarks)')
-    networks = LandmarkNetworks(*models, torch.device('cpu'), choose_precision('auto', torch.device('cpu')))
-    readings = read(networks, crops.images)
+    readings = read(networks(), crops.images)
     seen = (readings.presence >= LEAST_PRESENCE).numpy()
     error = np.linalg.norm(readings.landmarks.numpy() - crops.landmarks, axis=-1).mean(axis=1)
     return {'seen': round(float(seen.mean()), 3), 'right': round(float((readings.right.numpy()[seen] > 0.5).mean()), 3),
             'error_px': round(float(np.median(error[seen])), 2),
             'error_palms': round(float(np.median((error / crops.palm_px)[seen])), 4)}
+
+
+def networks() -> LandmarkNetworks:
+    """Those of landmarks, without an error head. Raises ConfigError where they are missing."""
+    models = landmark_models()
+    if models is None:
+        raise ConfigError('the landmark networks are missing (hand-unc models get landmarks)')
+    return LandmarkNetworks(*models, torch.device('cpu'), choose_precision('auto', torch.device('cpu')))
 
 
 def sheet(path: Path, images: np.ndarray, columns: int = 8) -> None:
@@ -174,7 +181,8 @@ def _percentiles(values: np.ndarray, digits: int) -> list[float]:
     return np.percentile(values, [10, 50, 90]).round(digits).tolist()
 
 
-def _recording(text: str) -> tuple[Path, int]:
+def recording(text: str) -> tuple[Path, int]:
+    """Bag and number of hands of a command's argument."""
     path, _, hands = text.partition(':')
     return Path(path), int(hands or 1)
 
@@ -182,7 +190,7 @@ def _recording(text: str) -> tuple[Path, int]:
 def main() -> None:
     """The command: statistics of recordings, of folders of photographs, and of synthetic crops."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--recording', type=_recording, action='append', default=[], metavar='BAG[:HANDS]',
+    parser.add_argument('--recording', type=recording, action='append', default=[], metavar='BAG[:HANDS]',
                         help='a bag with rig.yaml in its folder; HANDS is 1 for the right one (default), 2 for both')
     parser.add_argument('--photographs', type=Path, action='append', default=[], metavar='FOLDER',
                         help='photographs of one hand each')

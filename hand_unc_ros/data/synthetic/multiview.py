@@ -105,8 +105,7 @@ class MultiviewSamples:
         if 'surroundings' not in self.settings.without:
             things += [self.object_near(rng, centre)
                        for _ in range(rng.choice(len(self.settings.objects), p=self.settings.objects))]
-        surface = Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
-                          None if look.skin is None else look.skin[None])
+        surface = self._surface(rng, look)
         shown = surface.lit(meshes + things)
         # Few samples need few backgrounds, which take longer than samples; many samples see all of them.
         stores = FIRST_BACKGROUNDS + index // 2
@@ -119,6 +118,20 @@ class MultiviewSamples:
                                                      visible=np.zeros(JOINT_COUNT, bool)))
         return Sample(f'synthetic {self.seed}/{index}', tuple(seen), joints, vertices,
                       ManoParameters(self.hand.pose(state), betas, state.translation))
+
+    def given(self, index: int, vertices: np.ndarray, joints: np.ndarray, poses: Sequence[np.ndarray]) -> list[SampleView]:
+        """A given hand by itself, vertices (N, 3) and joints (21, 3) metres, as cameras at poses world_from_camera (4, 4)
+        film it. index: of the person, light, surroundings and webcams that it is given."""
+        rng = np.random.default_rng((self.seed, index, 7022))
+        look = self.look(rng, FIRST_SKINS + index // 4)
+        shown = self._surface(rng, look).lit(self.hand.mesh(vertices, joints, look, *self.arm(rng)))
+        return [self._view(rng, f'cam{place}', upright(pose, joints), joints, shown, FIRST_BACKGROUNDS + index // 2)
+                for place, pose in enumerate(poses)]
+
+    def _surface(self, rng: np.random.Generator, look: looks.Appearance) -> Surface:
+        """Light, and the skin of a look."""
+        return Surface(draw_environment(rng), Mottling(self.lattice, rng.uniform(50, 150), look.mottle),
+                       None if look.skin is None else look.skin[None])
 
     @cached_property
     def left(self) -> PosedHand:
