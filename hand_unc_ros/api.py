@@ -169,10 +169,10 @@ def triangulate(points_px: ArrayLike, sigma_px: ArrayLike, rig: CameraRig) -> tu
 class HandTracker:
     """The live pipeline as one object: images of calibrated cameras in, hands with covariance out.
 
-    rig: two cameras or more, as `load_rig` returns them; one is enough with method='amvur', min_views=1.
+    rig: two cameras or more, as `load_rig` returns them; one is enough with min_views=1.
     settings: any field of `estimation.settings.EstimatorSettings`, such as handedness='both', filter=True or
-    method='jump_hand'. The default method is 'landmarks' (MediaPipe's networks, for real hands). Where these networks
-    were not fetched, it is 'jump_hand', which comes with the package, was trained on synthetic images only and fails on
+    method='jump_hand'. The default method is 'amvur' (MediaPipe's networks, for real hands; one view keeps a hand that
+    several have found). Where these networks were not fetched, it is 'jump_hand', which comes with the package, was trained on synthetic images only and fails on
     photographs.
 
     Raises ConfigError for a setting that does not exist or is out of range; MissingDependencyError where the method

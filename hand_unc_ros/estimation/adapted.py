@@ -13,7 +13,7 @@ from hand_unc_ros.bounded import MalformedError, parse_json, read_text
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.files import write_file
-from hand_unc_ros.methods import AUTOMATIC, live_methods
+from hand_unc_ros.methods import AUTOMATIC, automatic, live_methods
 
 NAME = 'adapted.json'
 FORMAT = 1
@@ -71,9 +71,14 @@ def with_folder(settings: EstimatorSettings) -> EstimatorSettings:
     if not adapted.better:
         raise ConfigError(f'weights {folder} were judged not to be better than those in use (report.json in it); leave '
                           'weights empty, or adapt anew with more recordings')
-    if settings.method not in (AUTOMATIC, adapted.method):
+    # A head for landmarks serves all methods that triangulate them.
+    fits = ('landmarks', 'amvur') if adapted.method == 'landmarks' else (adapted.method,)
+    if settings.method not in (AUTOMATIC, *fits):
         raise ConfigError(f'weights {folder} are of the method {adapted.method}, not {settings.method}; leave method '
                           'empty or name that one')
     files = {setting: str(folder / name) for setting, name in adapted.files.items()}
-    return replace(settings, method=adapted.method, weights=files.get('weights', ''),
+    asked = settings.method
+    if asked == AUTOMATIC:
+        asked = automatic(replace(settings, weights='').method_options)
+    return replace(settings, method=asked if asked in fits else adapted.method, weights=files.get('weights', ''),
                    covariance_head=settings.covariance_head or files.get('covariance_head', ''))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.fitting import load_hand_fitter
 from hand_unc_ros.hand.standin import STANDIN
-from hand_unc_ros.methods import AUTOMATIC, DEFAULT, automatic, build_method, method_files
+from hand_unc_ros.methods import AUTOMATIC, DEFAULT, automatic, build_method, fewest_views, method_files
 from hand_unc_ros.networks.weights import fingerprint
 from hand_unc_ros.threads import live_threads
 
@@ -36,11 +37,12 @@ def build_estimator(settings: EstimatorSettings, cameras: tuple[str, ...]) -> Ha
     torch.set_num_threads(settings.threads or live_threads())
     method = build_method(settings.method, settings.method_options, cameras)
     # MANO's triangles come with MANO alone.
-    model = settings.hand_model or (method.surface if method.surface in (STANDIN, ANNY) else '')
+    own = method.surface if method.surface in (STANDIN, ANNY) else ''
+    model = (settings.hand_model or own) if settings.mesh else ''
     covariance_map = covariance_map_of(settings)
     surfaces = {side: load_hand_fitter(model, side) for side in settings.hands} if model else {}
     if not surfaces:
-        log.info('no hand model is given: joints only, no mesh')
+        log.info('joints only, no mesh%s', '' if not settings.mesh else ': no hand model is given')
     return HandEstimator(method, settings, covariance_map, surfaces)
 
 
@@ -48,11 +50,12 @@ def with_method(settings: EstimatorSettings) -> EstimatorSettings:
     """The settings with the method that 'auto' stands for on this machine, with what `temporal` makes of it, and with
     the files of the folder that `weights` may name. Raises ConfigError for a method that nothing refines over time."""
     settings = with_folder(settings)
-    if settings.method == AUTOMATIC:
+    by_itself = settings.method == AUTOMATIC
+    if by_itself:
         settings = replace(settings, method=automatic(settings.method_options))
     if settings.temporal == 'off' or settings.method == 'ust_hand':
         return settings
-    if settings.method != 'landmarks' or settings.weights:
+    if settings.method != 'landmarks' and not (by_itself and settings.method == 'amvur') or settings.weights:
         raise ConfigError(f'temporal: {settings.temporal} refines what the method landmarks reads by its own networks,'
                           f' and the method is {settings.method}{" with other weights" if settings.weights else ""}; set'
                           ' temporal: off, or method: landmarks without weights')
@@ -63,26 +66,38 @@ def files_of(settings: EstimatorSettings) -> dict[str, Path]:
     """The files that decide what the estimator gives, by the names of their settings; only those that are used."""
     settings = with_method(settings)
     files = method_files(settings.method, settings.method_options)
-    if settings.covariance_map:
-        if settings.covariance_map != 'none':
-            files['covariance_map'] = Path(settings.covariance_map)
-    else:
+    if settings.covariance_map == 'none':
+        return files
+    beside = {owner: files[owner].with_suffix('.covariance_map.json') for owner in ('weights', 'covariance_head')
+              if owner in files}
+    beside = {owner: file for owner, file in beside.items() if file.exists()}
+    if not settings.refinement:
         # The map that comes with weights was fitted to refined joints.
-        owners = [files.get('weights') if settings.refinement else None, files.get('covariance_head')]
-        beside = [file.with_suffix('.covariance_map.json') for file in owners if file is not None]
-        found = next((file for file in beside if file.exists()), None)
-        if found is not None:
-            files['covariance_map'] = found
+        beside.pop('weights', None)
+    elif fewest_views(settings.method) == 1 and 'weights' in beside:
+        # Several views are not those weights' business, but of the head that judges views.
+        files['one_view_map'] = beside.pop('weights')
+    if settings.covariance_map:
+        files['covariance_map'] = Path(settings.covariance_map)
+    elif beside:
+        files['covariance_map'] = next(iter(beside.values()))
     return files
 
 
 def covariance_map_of(settings: EstimatorSettings) -> CovarianceMap | None:
-    """The covariance map that settings lead to. One that was fitted with another covariance head than the one in use is
-    refused where it was asked for (ConfigError), and left out where it only lies beside the weights."""
+    """The covariance map that settings lead to, for numbers of views that it does not have with what lies beside weights
+    for one view. One that was fitted with another covariance head than the one in use is refused where it was asked for
+    (ConfigError), and left out where it only lies beside the weights."""
     settings = with_method(settings)
     files = files_of(settings)
-    if 'covariance_map' not in files:
-        return None
+    several = _of_several_views(files, settings) if 'covariance_map' in files else None
+    if 'one_view_map' not in files:
+        return several
+    alone = CovarianceMap.load(files['one_view_map'])
+    return alone if several is None else replace(several, views={**alone.views, **several.views})
+
+
+def _of_several_views(files: Mapping[str, Path], settings: EstimatorSettings) -> CovarianceMap | None:
     fitted = CovarianceMap.load(files['covariance_map'])
     if fitted.head == (fingerprint(files['covariance_head']) if 'covariance_head' in files else ''):
         if settings.filter and not fitted.filtered:

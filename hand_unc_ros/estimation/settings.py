@@ -18,16 +18,15 @@ MAX_DELAY_S = 0.2
 
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """method: a live one of the table of methods, or 'auto': landmarks, but `methods.DEFAULT` where weights are given or
-    the networks of landmarks were not fetched.  temporal: one of TEMPORAL; 'stpt' lets UST-Hand refine what landmarks
+    """method: a live one of the table of methods, or 'auto': see `methods.automatic`.  temporal: one of TEMPORAL; 'stpt' lets UST-Hand refine what landmarks
     reads.  weights, finder_weights: paths; empty takes what the package ships.
     covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
     the weights, and a map that lies beside the head.  texture_weights: path, 'shipped', empty for a mesh without
     colours.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
     a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's
-    own.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
-    triangulated joints.  min_views: fewest views for a hand, from 2 on, or 1 for the method amvur.
+    own.  mesh: give one.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
+    triangulated joints.  min_views: fewest views that a hand is begun by, from 2 on, or 1 for the method amvur.
     one_view_fallback: let a method that can do so keep a followed hand by one view.  filter: smooth joints over time.
     acceleration, read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of
     the cores.  view_health: watch whether the cameras still are where the rig says.  down_weight: let a camera that is
@@ -48,6 +47,7 @@ class EstimatorSettings:
     threads: int = 0
     handedness: str = 'right'
     hand_model: str = ''
+    mesh: bool = True
     triangulation: str = 'refined'
     refinement: bool = True
     min_views: int = 2
@@ -104,4 +104,5 @@ class EstimatorSettings:
             texture_weights=self.texture_weights, device=self.device, precision=self.precision,
             acceleration=self.acceleration, handedness=self.handedness,
             triangulation=self.triangulation, refinement=self.refinement, min_views=self.min_views,
-            read_twice=self.read_twice)
+            # A fitted hand model takes the place of the method's own surface, but for its colours.
+            mesh=self.mesh and (not self.hand_model or bool(self.texture_weights)), read_twice=self.read_twice)

@@ -63,7 +63,7 @@ METHODS: dict[str, Entry] = {
 }
 # The method whose networks are trained, exported and evaluated on samples where none is named.
 DEFAULT = 'jump_hand'
-# Of the live pipeline: AUTOMATIC takes the landmarks of real hands where their networks were fetched.
+# Of the live pipeline: AUTOMATIC takes what reads real hands where the networks of landmarks were fetched.
 AUTOMATIC = 'auto'
 
 
@@ -73,8 +73,8 @@ def live_methods() -> tuple[str, ...]:
 
 
 def fewest_views(choice: str) -> int:
-    """Fewest views of a method that a user can choose for the live pipeline; AUTOMATIC takes one that needs two."""
-    return METHODS[choice].min_views if choice in METHODS else 2
+    """Fewest views of a method that a user can choose for the live pipeline; of AUTOMATIC without weights of the user."""
+    return METHODS[automatic() if choice == AUTOMATIC else choice].min_views
 
 
 def single_view_methods() -> tuple[str, ...]:
@@ -87,10 +87,13 @@ def live_choices() -> tuple[str, ...]:
     return (AUTOMATIC, *live_methods())
 
 
-def automatic(options: MethodOptions) -> str:
-    """What AUTOMATIC stands for on this machine. Weights that a user brings are those of a trained method."""
-    own = options.weights or options.finder_weights
-    return 'landmarks' if landmark_models() is not None and not own else DEFAULT
+def automatic(options: MethodOptions | None = None) -> str:
+    """What AUTOMATIC stands for on this machine: what several views say is the same by amvur and landmarks, and the first
+    also gives a mesh and keeps a hand by one view; crops are read twice by the second alone. Weights that a user brings
+    are those of a trained method."""
+    if landmark_models() is None or (options is not None and (options.weights or options.finder_weights)):
+        return DEFAULT
+    return 'landmarks' if options is not None and options.read_twice else 'amvur'
 
 
 def known_hand() -> str:

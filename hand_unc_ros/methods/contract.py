@@ -225,7 +225,8 @@ class MethodOptions:
     texture_weights: path, 'shipped' for the package's, '' to go without colours of the mesh.
     handedness: of the hand that `find` looks for, 'both' for one of each.  triangulation: one of
     geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the triangulated joints.
-    min_views: fewest views for a hand.  device, precision, acceleration, read_twice: as the parameters of the node.
+    min_views: fewest views for a hand.  mesh: give vertices where several views show the hand.  device, precision,
+    acceleration, read_twice: as the parameters of the node.
     """
 
     weights: str = ''
@@ -239,4 +240,5 @@ class MethodOptions:
     triangulation: str = 'refined'
     refinement: bool = True
     min_views: int = 2
+    mesh: bool = True
     read_twice: bool = False

@@ -38,7 +38,8 @@ class LandmarkNetworks:
     go without.  Raises ConfigError for other files.
 
     The runtimes are torch's until `accelerate` has chosen others.  describe: what of the networks' output, and of the
-    landmarks as they are judged, each crop's reading keeps as its features; set by a method that needs them.
+    landmarks as they are judged (None without an error head), each crop's reading keeps as its features; set by a method
+    that needs them.
     """
 
     def __init__(self, hand_weights: Path, palm_weights: Path, device: torch.device = torch.device('cpu'),
@@ -49,7 +50,7 @@ class LandmarkNetworks:
             network.to(device, memory_format=torch.channels_last)
         self.accelerate('none', 1)
         self.errors = None if error_weights is None else load_landmark_errors(error_weights).to(device)
-        self.describe: Callable[[HandOutput, JudgedLandmarks], Sequence[object]] | None = None
+        self.describe: Callable[[HandOutput, JudgedLandmarks | None], Sequence[object]] | None = None
 
     def accelerate(self, acceleration: str, batch: int) -> None:
         """Choose the runtimes of both networks for batches of this size; see choose_runner, which says what it raises."""
@@ -81,13 +82,12 @@ class LandmarkNetworks:
             return CropLandmarks(np.zeros((0, 21, 2)), np.zeros(0), np.zeros(0))
         out = self.output(crops)
         parts = [out.landmarks[..., :2], out.presence, out.handedness]
-        features = None
+        judged = None
         if self.errors is not None:
             with torch.inference_mode():
                 judged = self.errors.judge(out)
                 parts = [judged.landmarks, out.presence, out.handedness, judged.log_sigma.exp()]
-                if self.describe is not None:
-                    features = self.describe(out, judged)
+        features = None if self.describe is None else self.describe(out, judged)
         return CropLandmarks(*(part.double().cpu().numpy() for part in parts), features=features)
 
     def output(self, crops: np.ndarray) -> HandOutput:

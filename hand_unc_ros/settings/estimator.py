@@ -17,6 +17,7 @@ def estimator_settings(values: Mapping[str, Any]) -> EstimatorSettings:
         texture_weights=values['texture_weights'],
         device=values['device'], precision=values['precision'], acceleration=values['acceleration'],
         threads=values['threads'], handedness=values['handedness'], hand_model=values['hand_model'],
+        mesh=values['publish.mesh'],
         triangulation=values['triangulation'], refinement=values['refinement'], min_views=values['min_views'],
         one_view_fallback=values['one_view_fallback'], filter=values['filter.enabled'],
         view_health=values['view_health.enabled'],

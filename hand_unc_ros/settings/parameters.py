@@ -98,12 +98,13 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'method', AUTOMATIC,
         'How images become hands: landmarks is for real hands (MediaPipe networks, fused by geometry), jump_hand a network'
-        ' trained on several synthetic views, ust_hand refines landmarks over the last sets, amvur needs one view. auto:'
-        ' landmarks, but jump_hand where weights are given or the networks of landmarks are missing.',
+        ' trained on several synthetic views, ust_hand refines landmarks over the last sets, amvur is landmarks with a'
+        ' mesh, and needs one view only. auto: amvur, but jump_hand where weights are given or the networks of landmarks'
+        ' are missing, landmarks with read_twice, and ust_hand with temporal.',
         choices=live_choices()),
     Parameter(
         'temporal', 'off',
-        'Refinement over the last sets. stpt: what the method landmarks reads is refined by UST-Hand, whose transformer'
+        'Refinement over the last sets. stpt: what auto or landmarks reads is refined by UST-Hand, whose transformer'
         ' looks at a window of sets: steadier joints, for 12 to 47 % more time by processor. The same as'
         ' method: ust_hand.',
         choices=('off', 'stpt')),
@@ -176,13 +177,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         ' 25 ms of a CPU core and hand; shipped: those that come with the package. Empty: a mesh without colours.'),
     Parameter(
         'min_views', 2,
-        'Fewest cameras that make an estimate; one is enough for the method amvur alone.',
+        'Fewest cameras that a hand is begun by; one is enough for the method amvur alone.',
         low=1, high=64),
     Parameter(
         'one_view_fallback', True,
         'Keep a followed hand by one camera where the others fall out or lose it, with a covariance that is long along its'
         ' rays, and for up to 0.5 s where that camera shows nothing of it (view_used is false then); by the method'
-        ' amvur, other methods need min_views.'),
+        ' amvur, which auto stands for; other methods need min_views.'),
     Parameter(
         'filter.enabled', False,
         'Smooth the joints by a constant-velocity filter, which adds velocities.'),
@@ -222,6 +223,9 @@ PARAMETERS: tuple[Parameter, ...] = (
         'publish.full_covariance', False,
         'Fill in the 63×63 covariance between joints.',
         live=True),
+    Parameter(
+        'publish.mesh', True,
+        'Make and publish a mesh. It takes about 5 to 11 ms of a CPU core for each hand.'),
     Parameter(
         'publish.predict_to_now', False,
         'Give joints for the time of publication, moved on with their velocities, with the covariance grown accordingly;'

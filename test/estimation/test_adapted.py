@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from hand_unc_ros import methods
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.adapted import NAME, Adapted, load_adapted, save_adapted, with_folder
 from hand_unc_ros.estimation.settings import EstimatorSettings
@@ -19,10 +20,15 @@ def folder(path, method='landmarks', files=(('covariance_head', 'head.safetensor
     return path
 
 
-def test_a_folder_gives_method_and_files(tmp_path) -> None:
+@pytest.mark.parametrize('fetched, method', [(None, 'landmarks'), (('hand', 'palm'), 'amvur')])
+def test_a_folder_gives_method_and_files(tmp_path, monkeypatch, fetched, method) -> None:
+    """A head for landmarks serves the default method where its networks are."""
+    monkeypatch.setattr(methods, 'landmark_models', lambda: fetched)
     found = with_folder(EstimatorSettings(weights=str(folder(tmp_path / 'rig')), handedness='both'))
-    assert found.method == 'landmarks' and found.weights == '' and found.handedness == 'both'
+    assert found.method == method and found.weights == '' and found.handedness == 'both'
     assert found.covariance_head == str(tmp_path / 'rig' / 'head.safetensors')
+    for named in ('landmarks', 'amvur'):
+        assert with_folder(EstimatorSettings(method=named, weights=str(tmp_path / 'rig'))).method == named
     trained = folder(tmp_path / 'trained', 'jump_hand', (('weights', 'jump_hand.safetensors'),))
     found = with_folder(EstimatorSettings(weights=str(trained), covariance_head='none'))
     assert (found.method, found.covariance_head) == ('jump_hand', 'none')

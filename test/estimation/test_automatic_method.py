@@ -1,4 +1,4 @@
-"""`method: auto`: landmarks for real hands where their networks are, else the network that comes with the package."""
+"""`method: auto`: what reads real hands where its networks are, else the network that comes with the package."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from network_cases import save_tiny
 
 from hand_unc_ros import methods
 from hand_unc_ros.errors import ConfigError
-from hand_unc_ros.estimation.build import build_estimator, files_of, with_method
+from hand_unc_ros.estimation.build import build_estimator, covariance_map_of, files_of, with_method
+from hand_unc_ros.estimation.covariance_map import CovarianceMap
 from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.methods import frozen_landmarks
 from hand_unc_ros.methods.contract import MethodOptions
 from hand_unc_ros.methods.landmarks import live
 from hand_unc_ros.resources import resource
@@ -25,23 +27,61 @@ FETCHED = Path('hand.safetensors'), Path('palm.safetensors')
 @pytest.fixture
 def fetched(monkeypatch):
     monkeypatch.setattr(methods, 'landmark_models', lambda: FETCHED)
-    monkeypatch.setattr(live, 'landmark_models', lambda: FETCHED)
+    for module in (live, frozen_landmarks):
+        monkeypatch.setattr(module, 'landmark_models', lambda: FETCHED)
 
 
 @pytest.fixture
 def missing(monkeypatch):
     monkeypatch.setattr(methods, 'landmark_models', lambda: None)
-    monkeypatch.setattr(live, 'landmark_models', lambda: None)
+    for module in (live, frozen_landmarks):
+        monkeypatch.setattr(module, 'landmark_models', lambda: None)
 
 
 def test_cameras_get_the_landmarks_of_real_hands(fetched):
     assert TABLE['method'].default == EstimatorSettings().method == 'auto'
     settings = with_method(EstimatorSettings(handedness='both'))
-    assert settings.method == 'landmarks' and settings.hands == ('right', 'left')
+    assert settings.method == 'amvur' and settings.hands == ('right', 'left')
     files = files_of(EstimatorSettings())
-    assert (files.pop('weights'), files.pop('finder_weights')) == FETCHED
+    assert (files.pop('landmark_weights'), files.pop('finder_weights')) == FETCHED
     assert {name: file.name for name, file in files.items()} == {
-        'covariance_head': 'landmark_errors.safetensors', 'covariance_map': 'landmark_errors.covariance_map.json'}
+        'weights': 'amvur_lite.safetensors', 'variance_head': 'landmark_variance.safetensors',
+        'covariance_head': 'landmark_errors.safetensors', 'covariance_map': 'landmark_errors.covariance_map.json',
+        'one_view_map': 'amvur_lite.covariance_map.json'}
+    of_landmarks = files_of(EstimatorSettings(method='landmarks'))
+    assert all(of_landmarks[name] == files[name] for name in ('covariance_head', 'covariance_map'))
+    assert with_method(EstimatorSettings(read_twice=True)).method == 'landmarks'
+
+
+def test_a_hand_is_begun_by_two_views_and_kept_by_one(fetched):
+    assert (EstimatorSettings().min_views, EstimatorSettings().least_views) == (2, 1)
+    assert EstimatorSettings(one_view_fallback=False).least_views == 2
+    assert EstimatorSettings(method='landmarks').least_views == 2
+    assert with_method(EstimatorSettings(min_views=1)).method == 'amvur'
+    with pytest.raises(ConfigError, match='depth is observable from 2 views on'):
+        with_method(EstimatorSettings(min_views=1, weights='mine.safetensors'))
+
+
+def test_one_view_has_the_factor_of_its_own_network(fetched, tmp_path):
+    """A map of several views, the shipped one or one that is named, is completed by it."""
+    shipped = covariance_map_of(EstimatorSettings())
+    beside = {name: CovarianceMap.load(resource(f'models/{name}.covariance_map.json'))
+              for name in ('amvur_lite', 'landmark_errors')}
+    assert shipped.views == {**beside['amvur_lite'].views, **beside['landmark_errors'].views}
+    assert sorted(beside['amvur_lite'].views) == [1] and sorted(beside['landmark_errors'].views) == [2, 3]
+    own = replace(shipped, views={2: 2.0})
+    own.save(tmp_path / 'rig.json')
+    named = EstimatorSettings(covariance_map=str(tmp_path / 'rig.json'))
+    assert covariance_map_of(named).views == {1: shipped.views[1], 2: 2.0}
+    replace(own, views={1: 3.0, 2: 2.0}).save(tmp_path / 'rig.json')
+    assert covariance_map_of(named).views == {1: 3.0, 2: 2.0}
+    assert covariance_map_of(EstimatorSettings(covariance_map='none')) is None
+
+
+@pytest.mark.parametrize('changes, mesh', [({}, True), ({'hand_model': 'anny'}, False), ({'mesh': False}, False),
+                                           ({'hand_model': 'anny', 'texture_weights': 'shipped'}, True)])
+def test_a_mesh_that_nobody_sees_is_not_made(changes, mesh):
+    assert EstimatorSettings(**changes).method_options.mesh == mesh
 
 
 def test_a_covariance_map_beside_the_head_is_taken(fetched, tmp_path):
@@ -93,7 +133,7 @@ def test_shipped_configurations_name_what_they_need():
 
 
 def test_the_synthetic_hand_is_the_one_that_the_default_method_knows(fetched, monkeypatch):
-    assert (methods.known_hand(), methods.automatic(MethodOptions())) == ('anny', 'landmarks')
+    assert (methods.known_hand(), methods.automatic(MethodOptions())) == ('anny', 'amvur')
     monkeypatch.setattr(methods, 'landmark_models', lambda: None)
     assert (methods.known_hand(), methods.automatic(MethodOptions())) == ('stand-in', 'jump_hand')
 
@@ -127,8 +167,7 @@ def test_without_the_networks_there_is_nothing_to_refine(missing):
 
 
 @pytest.mark.parametrize('settings', (EstimatorSettings(method='ust_hand', covariance_head='mine.safetensors'),
-                                      EstimatorSettings(temporal='stpt', covariance_head='mine.safetensors'),
-                                      EstimatorSettings(method='amvur', covariance_head='mine.safetensors')))
+                                      EstimatorSettings(temporal='stpt', covariance_head='mine.safetensors')))
 def test_a_head_that_a_method_has_no_use_for_is_refused(fetched, settings):
     with pytest.raises(ConfigError, match='takes no covariance_head'):
         files_of(settings)

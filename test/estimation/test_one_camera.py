@@ -95,7 +95,7 @@ def test_a_set_without_a_view_is_reported() -> None:
 
 def test_one_view_is_for_methods_that_can() -> None:
     assert EstimatorSettings(method='amvur', min_views=1).min_views == 1
-    for method in ('auto', 'landmarks', 'jump_hand'):
+    for method in ('landmarks', 'jump_hand'):
         with pytest.raises(ConfigError, match='from 2 views on'):
             EstimatorSettings(method=method, min_views=1)
     with pytest.raises(ConfigError, match='at least 1'):

@@ -1,9 +1,10 @@
 """AMVUR live: one view of a hand is enough, and several are triangulated.
 
-Views are read as by the method landmarks. Where one view alone shows the hand, the network gives its shape, and its
-landmarks say where it is; the covariance is long along the rays, for all joints together. The lengths of the bones that
-were learned while several views saw the hand shorten it. Where texture weights are named, its mesh has the colours that
-they make of the crop of the view that gave it.
+Views are read as by the method landmarks, with its error head, and several are fused as it does. Where one view alone
+shows the hand, the network gives its shape, and its landmarks say where it is, as the error head of its own training
+judges them; the covariance is long along the rays, for all joints together. The lengths of the bones that were learned
+while several views saw the hand shorten it. Where texture weights are named, its mesh has the colours that they make of
+the crop of the view that gave it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from hand_unc_ros.methods.frozen_landmarks import (
     error_head_of,
     fingerprints_of,
     landmark_files,
-    refuse_head,
 )
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmark_views import OnLandmarks
@@ -40,8 +40,9 @@ from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.acceleration import Agreement, choose_runner
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE, HandOutput
 from hand_unc_ros.networks.images import image_tensor
-from hand_unc_ros.networks.landmark_errors import JudgedLandmarks
+from hand_unc_ros.networks.landmark_errors import JudgedLandmarks, load_landmark_errors
 from hand_unc_ros.networks.landmark_gaussians import LandmarkMaps, landmark_maps, random_maps
+from hand_unc_ros.networks.landmark_models import shipped_heads
 from hand_unc_ros.networks.landmark_networks import LandmarkNetworks
 from hand_unc_ros.networks.placement import choose_device, choose_precision
 from hand_unc_ros.resources import resource
@@ -64,12 +65,13 @@ def files(options: MethodOptions) -> dict[str, Path]:
         except ConfigError as error:
             raise ConfigError('the method amvur has no weights here; train it (hand-unc train'
                               ' config/train/amvur_lite.yaml) and name them in the setting weights') from error
-    refuse_head(options, 'amvur')
     hand, palm, variance_head = landmark_files(error_head_of(weights))
+    heads = [Path(options.covariance_head)] if options.covariance_head else shipped_heads()[:1]
+    head = {'covariance_head': heads[0]} if heads and options.covariance_head != 'none' else {}
     named = options.texture_weights
     texture = {'texture_weights': resource(SHIPPED_TEXTURE) if named == 'shipped' else Path(named)} if named else {}
     return {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),
-            'variance_head': variance_head, **texture}
+            'variance_head': variance_head, **head, **texture}
 
 
 def build(options: MethodOptions, cameras: tuple[str, ...]) -> AmvurLive:
@@ -106,9 +108,10 @@ class AmvurLive(OnLandmarks):
         if 'texture_weights' in files:
             self.textured = load_textured(files['texture_weights'], self.network, files['weights']).to(self.device)
         networks = LandmarkNetworks(files['landmark_weights'], files['finder_weights'], self.device,
-                                    choose_precision(options.precision, self.device), files['variance_head'])
-        check_fingerprints(self.network.config, fingerprints_of(networks.hand, networks.errors), files['weights'])
-        networks.describe = _maps
+                                    choose_precision(options.precision, self.device), files.get('covariance_head'))
+        self._errors = load_landmark_errors(files['variance_head']).to(self.device)
+        check_fingerprints(self.network.config, fingerprints_of(networks.hand, self._errors), files['weights'])
+        networks.describe = self._maps
         # A crop's features belong to that crop: it is read once.
         super().__init__(networks, options, cameras)
         self._shape = choose_runner(self.network.shape, shape_inputs(self.device), torch.float32, options.acceleration,
@@ -130,7 +133,7 @@ class AmvurLive(OnLandmarks):
 
     def fuse(self, window: Sequence[Mapping[str, ViewReading]], rig: CameraRig, track: HandPrior) -> Fused | NotFused:
         """Triangulated, and held to the lengths of its bones, where two views or more show the hand, with the mesh of
-        the view that knows it best; else the network's hand."""
+        the view that knows it best if one is wanted; else the network's hand."""
         started = time.perf_counter()
         readings = list(window[-1].values())
         rows = [row for row, reading in enumerate(readings) if reading.features is not None and reading.valid.any()]
@@ -138,7 +141,7 @@ class AmvurLive(OnLandmarks):
             triangulation = fuse(stack(readings), rig, self.options.triangulation, self.options.min_views)
             fused = time.perf_counter()
             hand = with_refinement(triangulation, None, {'fusion': 1e3 * (fused - started)}, track.bones)
-            if not rows or not triangulation.valid.any():
+            if not self.options.mesh or not rows or not triangulation.valid.any():
                 return hand
             best = min((readings[row] for row in rows),
                        key=lambda one: float(np.nanmean(one.variance_px2) / one.box_px[2] ** 2))
@@ -175,6 +178,12 @@ class AmvurLive(OnLandmarks):
         colours, _ = self.textured.colours(image, K, landmark_evidence(reading.features.maps, K))
         return (255 * colours[0]).round().byte().cpu().numpy()
 
+    def _maps(self, out: HandOutput, _: JudgedLandmarks | None) -> list[LandmarkMaps]:
+        """What the networks say of each crop, with its landmarks as they were in training."""
+        with torch.inference_mode():
+            maps = landmark_maps(out, self._errors.judge(out), 0)
+            return [LandmarkMaps(*(part[row:row + 1] for part in maps[:5]), []) for row in range(len(maps.landmarks))]
+
     def _texture_ms(self, started: float) -> dict[str, float]:
         return {} if self.textured is None else {'texture': 1e3 * (time.perf_counter() - started)}
 
@@ -186,9 +195,3 @@ def shape_inputs(device: torch.device) -> list[Tensor]:
     evidence = landmark_evidence(maps, K)
     return [part.to(device) for part in (*evidence[:4], evidence.frame.reach)]
 
-
-def _maps(out: HandOutput, judged: JudgedLandmarks) -> list[LandmarkMaps]:
-    """What the networks say of each crop."""
-    with torch.inference_mode():
-        maps = landmark_maps(out, judged, 0)
-        return [LandmarkMaps(*(part[row:row + 1] for part in maps[:5]), []) for row in range(len(maps.landmarks))]

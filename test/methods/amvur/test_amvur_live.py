@@ -34,6 +34,7 @@ from hand_unc_ros.methods.view_gaussians import stack
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.images import image_tensor
 from hand_unc_ros.networks.landmark_boxes import box_of_hand
+from hand_unc_ros.networks.landmark_errors import LandmarkErrors, LandmarkErrorsConfig
 from hand_unc_ros.networks.landmark_gaussians import random_maps
 from hand_unc_ros.networks.openvino_runtime import openvino_run
 from hand_unc_ros.networks.weights import fingerprint, save_network
@@ -275,3 +276,40 @@ def test_what_cannot_be_used_is_said(method: live.AmvurLive, tmp_path: Path, mon
     one = CameraRig([RIG.cameras[0]])
     alone = readings(hand(), only=0)
     assert isinstance(method.fuse([{RIG.names[0]: alone[RIG.names[0]]}], one, RIGHT), Fused)
+
+
+def test_several_views_get_a_mesh_only_where_one_is_wanted(method: live.AmvurLive) -> None:
+    seen = readings(hand())
+    whole = method.fuse([seen], RIG, RIGHT)
+    method.options = replace(method.options, mesh=False)
+    bare, alone = (method.fuse([shown], RIG, RIGHT) for shown in (seen, readings(hand(), only=1)))
+    assert whole.vertices is not None and bare.vertices is None and 'mesh' not in bare.stage_ms
+    np.testing.assert_array_equal(bare.joints, whole.joints)
+    np.testing.assert_array_equal(bare.covariance, whole.covariance)
+    # Of one view it is what the joints come from.
+    assert alone.vertices is not None
+
+
+def test_views_are_judged_by_one_head_and_the_network_is_given_the_landmarks_of_its_own(
+        method: live.AmvurLive, landmark_paths, tmp_path: Path) -> None:  # noqa: F811
+    """With another head for several views readings change, and what the network for one view sees does not."""
+    other = LandmarkErrors(LandmarkErrorsConfig(shift_width=8))
+    with torch.no_grad():
+        other.shifting.start.fill_(0.5)
+        other.start.fill_(1.5)
+    save_network(tmp_path / 'other.safetensors', other, other.config.to_dict())
+    weights = str(tmp_path / 'amvur.safetensors')
+    options = MethodOptions(weights=weights, acceleration='none')
+    image = np.random.default_rng(0).integers(0, 255, (480, 640, 3), np.uint8)
+    crop = cut_crop(View(RIG.cameras[0], image, 1), np.array([320.0, 240.0, 200.0, 0.0]), 'right', HAND_SIZE)
+    built = {head: build_method('amvur', replace(options, covariance_head=head), RIG.names)
+             for head in (str(landmark_paths[2]), str(tmp_path / 'other.safetensors'), 'none')}
+    own, shifted, without = (one.read([crop])[0] for one in built.values())
+    assert np.abs(own.joints_px - shifted.joints_px).min() > 0.5
+    assert not np.allclose(own.variance_px2, shifted.variance_px2)
+    np.testing.assert_allclose(without.joints_px, own.joints_px)
+    for other_reading in (shifted, without):
+        for one, another in zip(own.features[:5], other_reading.features[:5]):
+            assert torch.equal(one, another)
+    assert set(live.files(replace(options, covariance_head='none'))) == {
+        'weights', 'landmark_weights', 'finder_weights', 'variance_head'}
