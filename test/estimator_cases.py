@@ -21,7 +21,7 @@ def moving(t):
 
 def estimator_of(method=None, covariance_map=None, refine=None, surface=None, **options):
     """What follows one hand by a method that knows where it is."""
-    method, settings = method or TruthMethod(still), EstimatorSettings(**options)
+    method, settings = method or TruthMethod(still), EstimatorSettings(method='jump_hand', **options)
     method.options = settings.method_options
     if refine is not None:
         method.refine = refine

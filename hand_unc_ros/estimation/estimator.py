@@ -202,21 +202,26 @@ class HandEstimator:
 
     def _search(self, frames: FrameSet, rig: CameraRig, stage_ms: Counter[str],
                 known: Mapping[str, np.ndarray]) -> list[_Sighting]:
-        """Find the hands that are missing in the whole images, and read them. Beside a followed hand, one that was not
-        there a moment ago is searched for every SEARCH_PERIOD_S, as is one that a single view keeps.
+        """Find the hands that are missing in the whole images, and read them. What was lost a moment ago is searched for in
+        every set, and so is what a single view keeps and several have just shown. Beside a followed hand, others are
+        searched for every SEARCH_PERIOD_S.
         known: joints (21, 3) metres of the sides that need not be searched for."""
         tracks = {side: self._track(side) for side in self.hands}
         kept = [track for track in tracks.values() if track is not None and track.predict(frames.stamp_ns) is not None]
         followed = [track for track in kept if track.handedness in known]
         missing = [side for side in self.hands if not any(track is tracks[side] for track in followed)]
         waited = np.inf if self._searched_ns is None else abs(frames.stamp_ns - self._searched_ns) * 1e-9
-        hurried = any(track.handedness in missing for track in self._lost)
+        # A hand that a single view keeps is known about as well as one that was lost.
+        alone = [track for track in kept if track.handedness in missing]
+        lost = [*self._lost, *alone]
+        hurried = any(track.handedness in missing for track in self._lost) or any(
+            track.shown_by_several(frames.stamp_ns) for track in alone)
         if not missing or (kept and not hurried and waited < SEARCH_PERIOD_S):
             return []
         started = time.perf_counter()
         self._searched_ns = frames.stamp_ns
         found = unclaimed(self.method.find(frames.views), rig, [known[track.handedness] for track in followed])
-        boxes = boxes_of_new_hands(found, rig, missing, followed, self._lost, frames.stamp_ns)
+        boxes = boxes_of_new_hands(found, rig, missing, followed, lost, frames.stamp_ns)
         sightings, crops = [], []
         for side in missing:
             track = tracks[side] or Track(0, side, readings=deque(maxlen=self.method.window - 1))
@@ -331,6 +336,8 @@ class HandEstimator:
                                               1e-9 * elapsed_ns)
         track.learn_calm(frames.stamp_ns, fused.joints)
         track.seen_ns = frames.stamp_ns
+        if triangulation.used.sum() > 1:
+            track.several_ns = frames.stamp_ns
         track.readings.append(outcome.timed)
         rig = self._rigs.of([view.camera for view in frames.views.values()])
         published = self.stages.publish(track, frames.stamp_ns, fused, rig, views.variance_px2)

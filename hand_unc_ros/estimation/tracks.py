@@ -36,7 +36,7 @@ class Track:
     readings: of the last sets, oldest first, as many as the method's window needs.  fit: the hand model's parameters of
     the last set.  bones: their lengths, as far as the hand has shown them.  seen_ns: stamp of the last set that gave
     the hand.  calm: squared errors of the predictions, as a share of the variance that the follower gave them.
-    shown: the hand as that set gave it.  ranging: its distance from the one camera that showed it last; None after
+    several_ns: of the last one in which several views did.  shown: the hand as the last set gave it.  ranging: its distance from the one camera that showed it last; None after
     several.
     """
 
@@ -48,6 +48,7 @@ class Track:
     fit: HandFit | None = None
     bones: BoneLengths = field(default_factory=BoneLengths)
     seen_ns: int | None = None
+    several_ns: int | None = None
     calm: float = 1.0
     shown: HandEstimate | None = None
     ranging: Ranging | None = None
@@ -97,12 +98,16 @@ class Track:
         reach = REUNION_M + REUNION_SPEED * (stamp_ns - self.seen_ns) * 1e-9
         return bool(np.isfinite(apart).any() and np.nanmedian(apart) < reach)
 
+    def shown_by_several(self, stamp_ns: int) -> bool:
+        """Whether several views gave the hand a moment ago."""
+        return self.several_ns is not None and stamp_ns - self.several_ns <= TRACK_MEMORY_S * 1e9
+
     def resume(self, lost: Track) -> None:
         """Go on as a hand that was lost a moment ago: with its number, its bones, and what is known of its place and
         motion."""
         self.track_id, self.bones, self.calm = lost.track_id, lost.bones, lost.calm
         self.follower, self.smoother, self.seen_ns = lost.follower, lost.smoother, lost.seen_ns
-        self.shown, self.ranging = lost.shown, lost.ranging
+        self.several_ns, self.shown, self.ranging = lost.several_ns, lost.shown, lost.ranging
 
     def ended(self, stamp_ns: int) -> bool:
         """Whether the hand cannot be followed to a time: it lies before the last one, or too long after it."""

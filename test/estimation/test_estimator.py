@@ -368,7 +368,7 @@ def test_what_cannot_be_a_hand_is_not_published():
     (dict(method='correlated_uncertainty'), "method 'correlated_uncertainty'.*jump_hand, landmarks"),
     (dict(handedness='either'), "handedness 'either'.*right, left, both"),
     (dict(triangulation='dlt'), "triangulation 'dlt'.*refined"),
-    (dict(min_views=1), 'min_views is 1'), (dict(min_views=0), 'min_views is 0')))
+    (dict(method='landmarks', min_views=1), 'min_views is 1'), (dict(min_views=0), 'min_views is 0')))
 def test_bad_settings_are_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
         EstimatorSettings(**changes)
