@@ -43,7 +43,7 @@ def hands_of(recording: Recording) -> list[Masks]:
     networks = LandmarkNetworks(*landmark_models())
     detector = ImageHandTracker(networks, HANDS)
     found: list[Masks] = []
-    with HandTracker(recording.rig, method='landmarks', handedness='both') as tracker:
+    with HandTracker(recording.rig, handedness='both') as tracker:
         for frames in recording:
             published = tracker.process(frames.images, frames.stamp_ns).hands
             views = {name: View(recording.rig[name], image, frames.stamp_ns) for name, image in frames.images.items()}
@@ -80,7 +80,7 @@ def judge(bag: Path, save: Path | None) -> dict[str, object]:
     recording = load_bag(bag)
     found = hands_of(recording)
     sets, false = 0, []
-    with HandTracker(recording.rig, method='landmarks', handedness='both') as tracker:
+    with HandTracker(recording.rig, handedness='both') as tracker:
         for number, frames in enumerate(recording):
             near = found[max(0, number - AROUND):number + AROUND + 1]
             images = {name: painted(image, [hand for masks in near for hand in masks.get(name, ())])
@@ -110,7 +110,7 @@ def judge_rooms(count: int, seed: int) -> dict[str, object]:
         things = [shapes.placed(thing, rotation, centre + offset)
                   for thing, (rotation, offset) in zip(scene.objects, scene.placings)]
         lit, points = scene.cameras.lit(things), merge(things).vertices.astype(np.float64)
-        with HandTracker(scene.rig, method='landmarks', handedness='both') as tracker:
+        with HandTracker(scene.rig, handedness='both') as tracker:
             for moment in range(ROOM_SETS):
                 images = {camera.name: scene.cameras.image(lit, Exposure(
                     place, Projection(*camera.project(points), camera.centre), np.zeros(2),

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from estimator_cases import RIG, STILL, moving, still
-from view_cases import OneHand, Refused, TruthMethod, frames
+from view_cases import PERIOD_NS, START_NS, OneHand, Refused, TruthMethod, frames
 
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.carried import STRAY_MPS
@@ -185,3 +185,36 @@ def test_views_that_come_back_are_searched_where_their_crops_miss_the_hand() -> 
     used = [tracker.process(frames(RIG, index)) for index in range(4, 12)]
     assert all(hand.valid.all() and hand.track_id == 1 for hand in used)
     assert not missing[0] and used[-1].view_used.all()
+
+
+def test_what_one_view_keeps_is_searched_for_in_every_set_while_several_have_just_shown_it() -> None:
+    """At 30 Hz a search every 0.15 s would be one in five sets; what is searched without end would cost too much."""
+    front = OneViewMethod(still)
+    tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur')))
+    for index in range(3):
+        tracker.process(frames(RIG, stamp_ns=START_NS + index * PERIOD_NS // 2))
+    reads, finds, searched = front.read, front.find, []
+    front.read = lambda crops: [reading if reading.camera == RIG.names[0] else replace(reading, valid=np.zeros(21, bool))
+                                for reading in reads(crops)]
+    front.find = lambda views: searched.append(len(searched)) or finds(views)
+    for index in range(3, 33):
+        before = len(searched)
+        assert tracker.process(frames(RIG, stamp_ns=START_NS + index * PERIOD_NS // 2)).track_id == 1
+        # Up to half a second after the last set of several views.
+        assert len(searched) - before == 1 or index > 16
+    # Then every 0.15 s, 5 sets of 1/30 s, in the second half of the second.
+    assert 14 + 2 <= len(searched) <= 14 + 4
+
+
+@pytest.mark.parametrize('share, kept', [(0.04, True), (0.08, False)])
+def test_a_view_by_itself_must_be_surer_than_several(share: float, kept: bool) -> None:
+    front = OneViewMethod(still)
+    tracker = OneHand(HandEstimator(front, EstimatorSettings(method='amvur')))
+    reads = front.read
+    front.read = lambda crops: [replace(reading, variance_px2=np.full((21, 2), (share * reading.box_px[2]) ** 2))
+                                for reading in reads(crops)]
+    for index in range(3):
+        assert tracker.process(frames(RIG, index)).view_used.all()
+    alone = tracker.process(frames(RIG, 3, RIG.names[:1]))
+    # Else it is carried on by its motion.
+    assert alone.track_id == 1 and alone.view_used.any() == kept and (alone.score > 0) == kept
