@@ -23,7 +23,7 @@ from hand_unc_ros.data.bags.reader import IMAGE_TYPES, Bag, open_bag
 from hand_unc_ros.data.camera_messages import check_size
 from hand_unc_ros.errors import ConfigError, ImageFormatError, RecordingError
 from hand_unc_ros.estimation.build import build_estimator
-from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.settings import EstimatorSettings, require_cameras
 from hand_unc_ros.estimation.types import FrameResult, FrameSet, HandEstimate
 from hand_unc_ros.evaluation.recordings.estimates import estimates_topic
 from hand_unc_ros.evaluation.recordings.replay import Calibrated, Replay, find_calibration, find_images
@@ -202,9 +202,7 @@ class HandTracker:
         if unknown:
             raise ConfigError(f'HandTracker has no setting {unknown[0]!r}; the settings are {", ".join(known)}')
         chosen = EstimatorSettings(**settings)
-        if len(rig) < chosen.min_views:
-            raise ConfigError(f'the rig has {len(rig)} camera(s), and min_views is {chosen.min_views}: depth is not '
-                              'observable from fewer')
+        require_cameras(chosen.min_views, len(rig), 'the rig')
         self.rig = rig
         self._estimator = build_estimator(chosen, rig.names)
 

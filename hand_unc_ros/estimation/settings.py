@@ -16,22 +16,32 @@ TEMPORAL = ('off', 'stpt')
 MAX_DELAY_S = 0.2
 
 
+def require_cameras(min_views: int, cameras: int, source: str) -> None:
+    """Raise ConfigError, with the remedy, where a source of images has fewer cameras than a hand is begun by."""
+    if cameras >= min_views:
+        return
+    count, remedy = f'{cameras} cameras', f'set min_views: {cameras}, or add cameras'
+    if cameras == 1:
+        count, remedy = 'one camera', ('set min_views: 1 for the default method or amvur, whose covariance has the depth '
+                                       'that one view leaves open, or add cameras')
+    raise ConfigError(f'min_views is {min_views}, and {source} has {count}: {remedy}')
+
+
 @dataclass(frozen=True)
 class EstimatorSettings:
-    """method: a live one of the table of methods, or 'auto': see `methods.automatic`.  temporal: one of TEMPORAL; 'stpt' lets UST-Hand refine what landmarks
-    reads.  weights, finder_weights: paths; empty takes what the package ships.
-    covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside
-    the weights, and a map that lies beside the head.  texture_weights: path, 'shipped', empty for a mesh without
-    colours.
+    """method: a live one of the table of methods, or 'auto': see `methods.automatic`.  temporal: one of TEMPORAL;
+    'stpt' lets UST-Hand refine what landmarks reads.  weights, finder_weights: paths; empty takes what the package
+    ships.  covariance_head, covariance_map: paths, 'none' to go without; empty takes those that lie beside the weights,
+    and a map that lies beside the head.  texture_weights: path, 'shipped', empty for a mesh without colours.
     handedness: 'right', 'left' or 'both', the hands that are looked for.  hand_model: 'stand-in', 'anny' or the path of
     a converted MANO, whose parameters are fitted to the joints and whose surface is the mesh; empty for the method's
-    own.  mesh: give one.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network correct the
-    triangulated joints.  min_views: fewest views that a hand is begun by, from 2 on, or 1 for the method amvur.
-    one_view_fallback: let a method that can do so keep a followed hand by one view.  filter: smooth joints over time.
-    acceleration, read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for half of
-    the cores.  view_health: watch whether the cameras still are where the rig says.  down_weight: let a camera that is
-    found to have moved count less.  camera_delays: 'camera=seconds', by how much images show the hand before their
-    stamps.
+    own.  mesh: give one.  triangulation: one of geometric_fusion.TRIANGULATIONS.  refinement: let the method's network
+    correct the triangulated joints.  min_views: fewest views that a hand is begun by, from 2 on, or 1 for the method
+    amvur.  one_view_fallback: let a method that can do so keep a followed hand by one view.  filter: smooth joints over
+    time.  acceleration, read_twice, bone_memory: as the parameters of the node.  threads: of torch on the CPU, 0 for
+    half of the cores.  view_health: watch whether the cameras still are where the rig says.  down_weight: let a camera
+    that is found to have moved count less.  camera_delays: 'camera=seconds', by how much images show the hand before
+    their stamps.
     """
 
     method: str = methods.AUTOMATIC

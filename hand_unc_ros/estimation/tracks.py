@@ -36,8 +36,8 @@ class Track:
     readings: of the last sets, oldest first, as many as the method's window needs.  fit: the hand model's parameters of
     the last set.  bones: their lengths, as far as the hand has shown them.  seen_ns: stamp of the last set that gave
     the hand.  calm: squared errors of the predictions, as a share of the variance that the follower gave them.
-    several_ns: of the last one in which several views did.  shown: the hand as the last set gave it.  ranging: its distance from the one camera that showed it last; None after
-    several.
+    several_ns: of the last one in which several views did.  shown: the hand as the last set gave it.  ranging: its
+    distance from the one camera that showed it last; None after several.
     """
 
     track_id: int

@@ -25,6 +25,7 @@ from hand_unc_ros.errors import CalibrationError, ConfigError, HandUncError
 from hand_unc_ros.estimation.ahead import ahead
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.health import CameraHealth, StandingClock
+from hand_unc_ros.estimation.settings import require_cameras
 from hand_unc_ros.estimation.stream import Estimator, Stream
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Statistics
 from hand_unc_ros.estimation.types import FrameResult, HandEstimate
@@ -167,9 +168,7 @@ class MultiviewNode(LifecycleNode):
             rig = load_rig(values['rig.file'])
             named, named_infos = load_topics(values['rig.file']), load_info_topics(values['rig.file'])
         self._cameras = tuple(name for name in values['cameras'] if name) or rig.names
-        if values['min_views'] > len(self._cameras):
-            raise ConfigError(f'parameter min_views is {values["min_views"]}, and there are only '
-                              f'{len(self._cameras)} cameras')
+        require_cameras(values['min_views'], len(self._cameras), 'the rig')
         self._topics = image_topics(self._cameras, values['image_topic'], values['transport'], named)
         self._info_topics = {name: info_topic(topic, values['camera_info_topic'], name, named_infos)
                              for name, topic in self._topics.items()}

@@ -12,7 +12,7 @@ from view_cases import PERIOD_NS, START_NS, OneHand, Refused, TruthMethod, frame
 from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.estimation.carried import STRAY_MPS
 from hand_unc_ros.estimation.estimator import HandEstimator
-from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.settings import EstimatorSettings, require_cameras
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.geometry.gaussians import chi2_quantile, is_psd, mahalanobis_squared
 from hand_unc_ros.hand.bone_lengths import BoneLengths
@@ -218,3 +218,12 @@ def test_a_view_by_itself_must_be_surer_than_several(share: float, kept: bool) -
     alone = tracker.process(frames(RIG, 3, RIG.names[:1]))
     # Else it is carried on by its motion.
     assert alone.track_id == 1 and alone.view_used.any() == kept and (alone.score > 0) == kept
+
+
+@pytest.mark.parametrize('wanted, cameras, words', [
+    (2, 1, 'min_views is 2, and the rig has one camera: set min_views: 1 for the default method'),
+    (4, 3, 'min_views is 4, and the rig has 3 cameras: set min_views: 3, or add cameras')])
+def test_too_few_cameras_are_refused_with_the_remedy(wanted: int, cameras: int, words: str) -> None:
+    require_cameras(wanted, wanted, 'the rig')
+    with pytest.raises(ConfigError, match=words):
+        require_cameras(wanted, cameras, 'the rig')

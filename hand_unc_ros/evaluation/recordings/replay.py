@@ -23,8 +23,9 @@ from hand_unc_ros.data.bags.stored_images import decode_stored_image
 from hand_unc_ros.data.calibrated_image import check_rectified, is_rectified
 from hand_unc_ros.data.camera_messages import rig_from_messages
 from hand_unc_ros.data.rigs import load_rig, load_topics
-from hand_unc_ros.errors import ConfigError, NoHandError, RecordingError
+from hand_unc_ros.errors import NoHandError, RecordingError
 from hand_unc_ros.estimation.no_hand_remedy import Traffic, no_hand_remedy
+from hand_unc_ros.estimation.settings import require_cameras
 from hand_unc_ros.estimation.stream import Estimator, Processed, Stream
 from hand_unc_ros.estimation.synchroniser import MatchedSet, Synchroniser
 from hand_unc_ros.estimation.types import FrameResult
@@ -160,11 +161,12 @@ def find_images(bag: Bag, calibrated: Calibrated, settings: BagSettings) -> dict
             found[camera] = topic
     least = min(2, settings.estimator.min_views)
     if len(found) < least:
+        names = ', '.join(settings.cameras or calibrated.rig.names)
+        needed = 'one is needed' if least == 1 else 'two are needed (one with min_views: 1)'
         raise RecordingError(
-            f'bag {bag.path} has images of {len(found)} of the cameras '
-            f'{", ".join(settings.cameras or calibrated.rig.names)}, {("one is", "two are")[least - 1]} needed; its'
-            f' image topics are {", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the'
-            ' topics do, or give each its `topic:` there')
+            f'bag {bag.path} has images of {len(found)} of the cameras {names}, {needed}; its image topics are '
+            f'{", ".join(sorted(_image_types(bag))) or "none"}. Name the cameras of the rig file as the topics do, or give '
+            'each its `topic:` there')
     check_rectified(calibrated.rig, found)
     return found
 
@@ -224,9 +226,7 @@ class Replay:
     def __init__(self, bag: Bag, calibrated: Calibrated, settings: BagSettings, estimator: Estimator) -> None:
         self.bag = bag
         topics = find_images(bag, calibrated, settings)
-        if settings.estimator.min_views > len(topics):
-            raise ConfigError(f'min_views is {settings.estimator.min_views}, and bag {bag.path} has images of only '
-                              f'{len(topics)} cameras')
+        require_cameras(settings.estimator.min_views, len(topics), f'bag {bag.path}')
         self.rig = calibrated.rig.subset(list(topics))
         self._camera_of = {topic: camera for camera, topic in topics.items()}
         self._connections = [connection for connection in bag.connections if connection.topic in self._camera_of]
