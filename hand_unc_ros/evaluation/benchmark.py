@@ -252,8 +252,10 @@ def run(request: Request) -> list[dict]:
                                  covariance_head=request.covariance_head, covariance_map=request.covariance_map)
     files = files_of(settings)
     model = files['weights']
-    options = PredictorOptions(model, files.get('covariance_head'), request.gate, request.triangulation,
-                               request.device, request.precision)
+    least = fewest_views(request.method)
+    # A method for one view may have a head that judges several: samples are predicted without, unless one was named.
+    head = files.get('covariance_head') if least > 1 or request.covariance_head else None
+    options = PredictorOptions(model, head, request.gate, request.triangulation, request.device, request.precision)
     predictor = build_predictor(request.method, options)
     covariance_map = covariance_map_of(settings)
     source, words = open_source(request.data, request.options)
@@ -264,8 +266,7 @@ def run(request: Request) -> list[dict]:
         reference = build_predictor(request.method, PredictorOptions(Path(request.reference), device=request.device,
                                                                      precision=request.precision))
     rows = evaluate(predictor, source, request.views, reference=reference, covariance_map=covariance_map,
-                    auc_range=auc_range, least=fewest_views(request.method))
-    head = options.covariance_head
+                    auc_range=auc_range, least=least)
     origin = ('propagated from the variances of the views' if head is None else f'head {head.name}') + (
         ', no map' if covariance_map is None else f', {covariance_map.kind} map')
     about = protocol(predictor, words, auc_range, Path(request.reference or model).name, used, origin)
