@@ -225,7 +225,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         live=True),
     Parameter(
         'publish.mesh', True,
-        'Make and publish a mesh. It takes about 5 to 11 ms of a CPU core for each hand.'),
+        'Make and publish a mesh. It takes about 10 ms of a CPU core for each hand.'),
     Parameter(
         'publish.predict_to_now', False,
         'Give joints for the time of publication, moved on with their velocities, with the covariance grown accordingly;'
