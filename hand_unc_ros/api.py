@@ -172,8 +172,8 @@ class HandTracker:
     rig: two cameras or more, as `load_rig` returns them; one is enough with min_views=1.
     settings: any field of `estimation.settings.EstimatorSettings`, such as handedness='both', filter=True or
     method='jump_hand'. The default method is 'amvur' (MediaPipe's networks, for real hands; one view keeps a hand that
-    several have found). Where these networks were not fetched, it is 'jump_hand', which comes with the package, was trained on synthetic images only and fails on
-    photographs.
+    several have found). Where these networks were not fetched, it is 'jump_hand', which comes with the package, was
+    trained on synthetic images only and fails on photographs.
 
     Raises ConfigError for a setting that does not exist or is out of range; MissingDependencyError where the method
     needs a package that is not installed. One tracker follows one recording or live stream; it is not thread-safe.

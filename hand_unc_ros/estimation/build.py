@@ -50,12 +50,14 @@ def with_method(settings: EstimatorSettings) -> EstimatorSettings:
     """The settings with the method that 'auto' stands for on this machine, with what `temporal` makes of it, and with
     the files of the folder that `weights` may name. Raises ConfigError for a method that nothing refines over time."""
     settings = with_folder(settings)
-    by_itself = settings.method == AUTOMATIC
-    if by_itself:
-        settings = replace(settings, method=automatic(settings.method_options))
+    if settings.method == AUTOMATIC:
+        method = automatic(settings.method_options)
+        # What is refined over time is what several views say.
+        over_time = settings.temporal != 'off' and method == 'amvur'
+        settings = replace(settings, method='landmarks' if over_time else method)
     if settings.temporal == 'off' or settings.method == 'ust_hand':
         return settings
-    if settings.method != 'landmarks' and not (by_itself and settings.method == 'amvur') or settings.weights:
+    if settings.method != 'landmarks' or settings.weights:
         raise ConfigError(f'temporal: {settings.temporal} refines what the method landmarks reads by its own networks,'
                           f' and the method is {settings.method}{" with other weights" if settings.weights else ""}; set'
                           ' temporal: off, or method: landmarks without weights')

@@ -17,7 +17,6 @@ from hand_unc_ros.estimation.crop_boxes import boxes_around
 from hand_unc_ros.estimation.hand_assignment import boxes_of_new_hands, owned_readings, unclaimed
 from hand_unc_ros.estimation.innovations import innovations
 from hand_unc_ros.estimation.plausibility import implausibility
-from hand_unc_ros.estimation.ranging import ranged
 from hand_unc_ros.estimation.settings import EstimatorSettings
 from hand_unc_ros.estimation.simultaneous import simultaneous
 from hand_unc_ros.estimation.tracks import Track
@@ -310,24 +309,12 @@ class HandEstimator:
             track.track_id = self._last_id
         self.tracks.append(track)
 
-    def _ranged(self, track: Track, cameras: Sequence[str], fused: Fused, frames: FrameSet) -> Fused:
-        """A hand that one view alone shows is as far away as this and what was known of it before make likely."""
-        if fused.triangulation.used.sum() != 1:
-            track.ranging = None
-            return fused
-        name = cameras[int(fused.triangulation.used.argmax())]
-        before, expected = track.ranging, None
-        if before is None or before.camera != name:
-            before, expected = None, None if track.shown is None else carried(track.shown, track.follower, frames)
-        fused, track.ranging = ranged(fused, name, frames.views[name].camera.centre, frames.stamp_ns, before, expected)
-        return fused
-
     def _publish(self, frames: FrameSet, outcome: _Outcome, stage_ms: Counter[str]) -> HandEstimate:
         started = time.perf_counter()
         track, views, fused = outcome.sighting.track, stack(outcome.counted.values()), outcome.fused
         if track.track_id == 0:
             self._begin(track, fused.joints, frames.stamp_ns)
-        fused = self._ranged(track, views.cameras, fused, frames)
+        fused = track.ranged(fused, views.cameras, frames)
         triangulation = fused.triangulation
         # What one view says of lengths is what its network makes of any hand.
         if self.settings.bone_memory and triangulation.used.sum() > 1:

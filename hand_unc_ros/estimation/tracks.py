@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from hand_unc_ros.estimation.carried import carried
 from hand_unc_ros.estimation.filter import ConstantVelocityFilter
-from hand_unc_ros.estimation.ranging import Ranging
-from hand_unc_ros.estimation.types import HandEstimate
+from hand_unc_ros.estimation.ranging import Ranging, ranged
+from hand_unc_ros.estimation.types import FrameSet, HandEstimate
 from hand_unc_ros.hand.bone_lengths import BoneLengths
 from hand_unc_ros.hand.covariance_blocks import block_diagonal, joint_blocks
 from hand_unc_ros.hand.fitting import HandFit
 from hand_unc_ros.hand.joints import MIDDLE_MCP, WRIST
-from hand_unc_ros.methods.contract import ViewReading
+from hand_unc_ros.methods.contract import Fused, ViewReading
 
 # A hand not seen for this long is searched for anew and gets a new track id.
 TRACK_MEMORY_S = 0.5
@@ -101,6 +102,19 @@ class Track:
     def shown_by_several(self, stamp_ns: int) -> bool:
         """Whether several views gave the hand a moment ago."""
         return self.several_ns is not None and stamp_ns - self.several_ns <= TRACK_MEMORY_S * 1e9
+
+    def ranged(self, fused: Fused, cameras: Sequence[str], frames: FrameSet) -> Fused:
+        """A hand that one of the cameras alone shows is as far away as this and what was known of it before make
+        likely; as it is where several do."""
+        if fused.triangulation.used.sum() != 1:
+            self.ranging = None
+            return fused
+        name = cameras[int(fused.triangulation.used.argmax())]
+        before, expected = self.ranging, None
+        if before is None or before.camera != name:
+            before, expected = None, None if self.shown is None else carried(self.shown, self.follower, frames)
+        fused, self.ranging = ranged(fused, name, frames.views[name].camera.centre, frames.stamp_ns, before, expected)
+        return fused
 
     def resume(self, lost: Track) -> None:
         """Go on as a hand that was lost a moment ago: with its number, its bones, and what is known of its place and

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,7 @@ from hand_unc_ros.data.synthetic.multiview import INGREDIENTS, MultiviewSamples,
 from hand_unc_ros.errors import DatasetError
 from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
+from hand_unc_ros.estimation.stream import Processed
 from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
 from hand_unc_ros.files import replace_file
 from hand_unc_ros.hand import crops as boxes
@@ -149,18 +150,23 @@ def recorded_crops(bag: Path, hands: int) -> tuple[list[Crop], list[tuple[int, i
     crops: list[Crop] = []
     owners: list[tuple[int, int]] = []
     sets = 0
+    for frames, result, *_ in replayed(bag, settings):
+        for hand in result.hands:
+            for name, reading in result.readings_of(hand).views.items():
+                if reading.valid.any():
+                    crops.append(cut_crop(frames.views[name], reading.box_px, hand.handedness, HAND_SIZE))
+                    owners.append((sets, hand.track_id))
+        sets += 1
+    return crops, owners, sets
+
+
+def replayed(bag: Path, settings: EstimatorSettings) -> Iterator[Processed]:
+    """The sets of a recording, and what the live pipeline says of them. Raises HandUncError with the remedy."""
     with open_bag(bag) as opened:
         of_bag = BagSettings(settings)
         calibrated = find_calibration(opened, of_bag)
         estimator = build_estimator(settings, tuple(find_images(opened, calibrated, of_bag)))
-        for frames, result, *_ in Replay(opened, calibrated, of_bag, estimator):
-            for hand in result.hands:
-                for name, reading in result.readings_of(hand).views.items():
-                    if reading.valid.any():
-                        crops.append(cut_crop(frames.views[name], reading.box_px, hand.handedness, HAND_SIZE))
-                        owners.append((sets, hand.track_id))
-            sets += 1
-    return crops, owners, sets
+        yield from Replay(opened, calibrated, of_bag, estimator)
 
 
 def recorded_pairs(networks: LandmarkNetworks, bag: Path, share: tuple[float, float], hands: int) -> Pairs:

@@ -17,20 +17,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hand_unc_ros.data.bags.reader import open_bag
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings
-from hand_unc_ros.estimation.build import build_estimator
 from hand_unc_ros.estimation.settings import EstimatorSettings
-from hand_unc_ros.evaluation.recordings.replay import BagSettings, Replay, find_calibration, find_images
-from hand_unc_ros.experiments.landmark_errors import jittered, read
+from hand_unc_ros.experiments.landmark_errors import jittered, read, replayed
 from hand_unc_ros.experiments.look_statistics import SyntheticCrops, agreement, cut, networks, recording, sheet
 from hand_unc_ros.files import write_file
-from hand_unc_ros.geometry.cameras import Camera
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.fitting import HandFit, load_hand_fitter
 from hand_unc_ros.hand.joints import from_public
 from hand_unc_ros.hand.model import load_hand_model
 from hand_unc_ros.hand.pinhole_crops import crop_intrinsics, cut_pinhole, mirror_view
+from hand_unc_ros.methods.contract import View
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.landmark_boxes import box_of_landmarks
 from hand_unc_ros.networks.landmark_pairs import LEAST_PRESENCE
@@ -57,35 +54,32 @@ def posed_hands(bag: Path, hands: int, seed: int, every: int) -> list[Posed]:
                                  view_health=False)
     rng, fitter = np.random.default_rng(seed), load_hand_fitter(ANNY, 'right')
     found: list[Posed] = []
-    with open_bag(bag) as opened:
-        of_bag = BagSettings(settings)
-        calibrated = find_calibration(opened, of_bag)
-        estimator = build_estimator(settings, tuple(find_images(opened, calibrated, of_bag)))
-        for number, (frames, result, *_) in enumerate(Replay(opened, calibrated, of_bag, estimator)):
-            for hand in result.hands if number % every == 0 else ():
-                flip = np.diag(MIRROR)[:3] if hand.handedness == 'left' else np.ones(3)
-                spread = np.tile(flip, len(hand.joints))
-                fit = fitter.fit(hand.joints * flip, hand.covariance * np.outer(spread, spread), hand.valid)
-                views = () if fit is None else [
-                    seen for name in result.readings_of(hand).views
-                    if (seen := _seen(rng, frames.views[name].image, calibrated.rig[name], fit, flip)) is not None]
-                if views:
-                    poses, photographs, landmarks = zip(*views)
-                    found.append(Posed(fit, list(poses), np.stack(photographs), np.stack(landmarks)))
+    for number, (frames, result, *_) in enumerate(replayed(bag, settings)):
+        for hand in result.hands if number % every == 0 else ():
+            flip = np.diag(MIRROR)[:3] if hand.handedness == 'left' else np.ones(3)
+            spread = np.tile(flip, len(hand.joints))
+            fit = fitter.fit(hand.joints * flip, hand.covariance * np.outer(spread, spread), hand.valid)
+            views = () if fit is None else [
+                seen for name in result.readings_of(hand).views
+                if (seen := _seen(rng, frames.views[name], fit, flip)) is not None]
+            if views:
+                poses, photographs, landmarks = zip(*views)
+                found.append(Posed(fit, list(poses), np.stack(photographs), np.stack(landmarks)))
     return found
 
 
-def _seen(rng: np.random.Generator, image: np.ndarray, camera: Camera, fit: HandFit,
+def _seen(rng: np.random.Generator, view: View, fit: HandFit,
           flip: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Pose, photograph and landmarks of one view, see Posed; None where it has not all of the hand."""
+    camera = view.camera
     px, depth = camera.project(fit.joints * flip)
     inside = (px > BORDER_PX) & (px < np.array([camera.width, camera.height]) - BORDER_PX)
     if not inside.all() or depth.min() <= 0:
         return None
     K = crop_intrinsics(camera, jittered(rng, box_of_landmarks(px)), HAND_SIZE)
-    photograph = cut_pinhole(image, camera, K, HAND_SIZE)
+    photograph = cut_pinhole(view.image, camera, K, HAND_SIZE)
     landmarks = camera.normalise(px) @ K[:2, :2].T + K[:2, 2]
-    pose = np.linalg.inv(camera.camera_from_world)
+    pose = camera.world_from_camera
     if flip[0] < 0:
         photograph, landmarks, *_ = mirror_view(photograph, landmarks, K, camera.camera_from_world[:3])
         pose = MIRROR @ pose @ MIRROR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,13 @@ def landmark_files(error_head: str = '') -> tuple[Path, Path, Path]:
         raise ConfigError('the error head of landmarks is missing in this installation; install the package anew')
     known = (head for head in heads if error_head and state_fingerprint(load_landmark_errors(head)) == error_head)
     return *stored, next(known, heads[0])
+
+
+def head_of_views(named: str, shipped: Sequence[Path]) -> dict[str, Path]:
+    """The error head that views are judged by, as `covariance_head`: the one that is named, unless by 'none', else the
+    first shipped one; empty without any."""
+    heads = [Path(named)] if named else shipped
+    return {'covariance_head': heads[0]} if heads and named != 'none' else {}
 
 
 def refuse_head(options: MethodOptions, method: str) -> None:

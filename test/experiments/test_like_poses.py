@@ -15,12 +15,13 @@ pytest.importorskip('numba', reason='renderings need the extra `synthetic`')
 
 from hand_unc_ros.data.synthetic import multiview  # noqa: E402
 from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSettings, draw_cameras  # noqa: E402
-from hand_unc_ros.experiments import like_poses  # noqa: E402
+from hand_unc_ros.experiments import landmark_errors, like_poses  # noqa: E402
 from hand_unc_ros.experiments.like_poses import MIRROR, Posed, compare, rendered  # noqa: E402
 from hand_unc_ros.geometry.cameras import Camera  # noqa: E402
 from hand_unc_ros.hand.anny import ANNY  # noqa: E402
 from hand_unc_ros.hand.fitting import HandFit, load_hand_fitter  # noqa: E402
 from hand_unc_ros.hand.model import load_hand_model  # noqa: E402
+from hand_unc_ros.methods.contract import View  # noqa: E402
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE  # noqa: E402
 
 RIGHT = np.ones(3)
@@ -76,8 +77,8 @@ def test_a_left_hand_is_compared_in_the_mirror(fit: HandFit, camera: Camera) -> 
     other = replace(camera, world_from_camera=MIRROR @ camera.world_from_camera @ MIRROR)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (480, 640, 3), np.uint8)
-    seen = like_poses._seen(np.random.default_rng(1), image, camera, fit, RIGHT)
-    left = like_poses._seen(np.random.default_rng(1), image, other, fit, LEFT)
+    seen = like_poses._seen(np.random.default_rng(1), View(camera, image, 1), fit, RIGHT)
+    left = like_poses._seen(np.random.default_rng(1), View(other, image, 1), fit, LEFT)
     assert seen is not None and left is not None
     pose, photograph, landmarks = left
     np.testing.assert_allclose(pose, seen[0], atol=1e-9)
@@ -90,7 +91,7 @@ def test_a_view_that_cuts_the_hand_is_left_out(fit: HandFit, camera: Camera) -> 
     moved = camera.world_from_camera.copy()
     moved[:3, 3] += 0.25 * moved[:3, 0]
     cut = replace(camera, world_from_camera=moved)
-    assert like_poses._seen(np.random.default_rng(0), image, cut, fit, RIGHT) is None
+    assert like_poses._seen(np.random.default_rng(0), View(cut, image, 1), fit, RIGHT) is None
 
 
 def test_crops_of_both_kinds_are_as_many(fit: HandFit, camera: Camera, landmark_paths,  # noqa: F811
@@ -111,7 +112,7 @@ def test_crops_of_both_kinds_are_as_many(fit: HandFit, camera: Camera, landmark_
 def test_the_command_compares_a_recording(landmark_paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,  # noqa: F811
                                           capsys: pytest.CaptureFixture) -> None:
     monkeypatch.setattr('hand_unc_ros.experiments.look_statistics.landmark_models', lambda: landmark_paths[:2])
-    monkeypatch.setattr(like_poses, 'build_estimator', estimators(motion=turning, sigma_px=0.3))
+    monkeypatch.setattr(landmark_errors, 'build_estimator', estimators(motion=turning, sigma_px=0.3))
     bag = filmed(tmp_path / 'bag', 6, small(RIG.subset(['cam0', 'cam1'])))
     like_poses.main(['--recording', str(bag), '--every', '2', '-o', str(tmp_path / 'out')])
     numbers = json.loads((tmp_path / 'out' / 'like_poses.json').read_text())['bag']

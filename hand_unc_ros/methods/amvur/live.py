@@ -32,6 +32,7 @@ from hand_unc_ros.methods.frozen_landmarks import (
     check_fingerprints,
     error_head_of,
     fingerprints_of,
+    head_of_views,
     landmark_files,
 )
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
@@ -66,8 +67,7 @@ def files(options: MethodOptions) -> dict[str, Path]:
             raise ConfigError('the method amvur has no weights here; train it (hand-unc train'
                               ' config/train/amvur_lite.yaml) and name them in the setting weights') from error
     hand, palm, variance_head = landmark_files(error_head_of(weights))
-    heads = [Path(options.covariance_head)] if options.covariance_head else shipped_heads()[:1]
-    head = {'covariance_head': heads[0]} if heads and options.covariance_head != 'none' else {}
+    head = head_of_views(options.covariance_head, shipped_heads())
     named = options.texture_weights
     texture = {'texture_weights': resource(SHIPPED_TEXTURE) if named == 'shipped' else Path(named)} if named else {}
     return {'weights': weights, 'landmark_weights': hand, 'finder_weights': Path(options.finder_weights or palm),

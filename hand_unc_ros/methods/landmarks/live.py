@@ -17,6 +17,7 @@ from hand_unc_ros.errors import ConfigError
 from hand_unc_ros.geometry.cameras import CameraRig
 from hand_unc_ros.methods import DEFAULT
 from hand_unc_ros.methods.contract import Fused, HandPrior, MethodOptions, ViewReading
+from hand_unc_ros.methods.frozen_landmarks import head_of_views
 from hand_unc_ros.methods.geometric_fusion import fuse, with_refinement
 from hand_unc_ros.methods.landmark_views import OnLandmarks
 from hand_unc_ros.methods.view_gaussians import stack
@@ -27,17 +28,12 @@ from hand_unc_ros.networks.placement import choose_device, choose_precision
 log = logging.getLogger(__name__)
 
 
-
 def files(options: MethodOptions) -> dict[str, Path]:
     """The landmark network, the palm detector and, where there is one, the error head as `covariance_head`: the one
     that is named, else the shipped one, which goes with MediaPipe's weights and with no others.
     Raises ConfigError where the networks are neither named nor in the user's model folder."""
     named = {'weights': options.weights, 'finder_weights': options.finder_weights}
-    shipped = [] if options.weights else shipped_heads()[:1]
-    heads = [Path(options.covariance_head)] if options.covariance_head else shipped
-    head = {'covariance_head': heads[0]} if heads else {}
-    if options.covariance_head == 'none':
-        head = {}
+    head = head_of_views(options.covariance_head, [] if options.weights else shipped_heads())
     if all(named.values()):
         return {name: Path(path) for name, path in named.items()} | head
     stored = landmark_models()
