@@ -151,10 +151,10 @@ def test_a_small_file_of_a_huge_picture_costs_nothing():
     compressor = zlib.compressobj(9)
     rows = b''.join(compressor.compress(bytes(1 << 20)) for _ in range(40)) + compressor.flush()
     bomb = png(40_000, 40_000, rows)
-    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
     with pytest.raises(ImageFormatError, match=f'40000×40000 pixels; at most {LARGEST_IMAGE}'):
         decode_colours(bomb, 'it')
-    assert time.perf_counter() - began < 0.5
+    assert time.process_time() - began < 0.5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 20_000, 'kB'
 
 

@@ -118,7 +118,6 @@ def test_a_recording_that_is_looped_or_seeked_back_gives_output_again(tmp_path: 
         running.start_cameras()
         listener.hands_after(5, used=4)
         for shift_s in (-30.0, -31.0):
-            sought = time.monotonic()
             for camera in running.cameras.values():
                 camera.tell(shift_s=shift_s)
             begin = len(listener.hands)
@@ -127,9 +126,8 @@ def test_a_recording_that_is_looped_or_seeked_back_gives_output_again(tmp_path: 
                 now = time.time()
                 return any(now - m.header.stamp.sec > -shift_s - 0.5 for _, m in listener.hands[begin:])
 
-            listener.until(wound_back, 'a hand from before', patience_s=5)
-            # Less than one second on a free machine; 2.2 on a busy one.
-            assert time.monotonic() - sought < 4.0
+            # That it takes less than a second, test_synchroniser.py shows by a clock of its own.
+            listener.until(wound_back, 'a hand from before')
             listener.hands_after(5, used=4)
         listener.until_count('output', 'resets', 2)
 
@@ -230,13 +228,11 @@ def test_simulated_time(tmp_path: Path):
         listener.hands_after(5, used=3)
         # The clock and the stamps jump back together, as with `ros2 bag play --loop --clock`.
         shift_s -= 20
-        jumped = time.monotonic()
         for camera in running.cameras.values():
             camera.tell(shift_s=shift_s)
         begin = len(listener.hands)
         listener.until(lambda: any(m.header.stamp.sec < time.time() + shift_s + 1
-                                   for _, m in listener.hands[begin:]), 'a hand from before', patience_s=5)
-        assert time.monotonic() - jumped < 1.0
+                                   for _, m in listener.hands[begin:]), 'a hand from before')
         listener.hands_after(5, used=4)
         listener.until(lambda: listener.statuses['output'].level == DiagnosticStatus.OK, 'good again')
         # The player has ended: nothing grows old by a clock that stands still, and so that is told.

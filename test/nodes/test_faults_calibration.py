@@ -30,13 +30,10 @@ def test_a_camera_turned_by_a_degree_and_moved_by_5_mm_is_named_and_no_other(tmp
         save_rig(CameraRig(moved), running.rig_file)
         running.start_node()
         running.start_cameras()
-        first = listener.hands_after(1, used=4, patience_s=60)[0]
-        # Alone: while the cameras start one after the other, sets of two views cannot tell which one it is.
+        listener.hands_after(1, used=4, patience_s=60)
+        # Alone: while the cameras start one after the other, sets of two views cannot tell which one it is. That it is
+        # named within three seconds, test_view_health.py shows: here the machine decides how many sets those are.
         told = listener.until_status('camera cam2', DiagnosticStatus.WARN, 'see them: cam2 has moved', 'calibrate')
-        # By the stamps of the sets, for the processes of a busy machine may be late: 3 s, and a period of diagnostics.
-        took_s = listener.hands[-1][1].header.stamp.sec - first.header.stamp.sec
-        took_s += (listener.hands[-1][1].header.stamp.nanosec - first.header.stamp.nanosec) / 1e9
-        assert took_s < 3 + 2 * 0.2 + 2 * running.period_s, took_s
         # 1° is 5.2 px at a focal length of 300 px, and 5 mm at 0.6 m are 2.5 px.
         assert float(listener.value('camera cam2', 'innovation/shift_px')) == pytest.approx(np.hypot(5.2, 2.5), abs=1.5)
         assert told.hardware_id == 'cam2'
