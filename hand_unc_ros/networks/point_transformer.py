@@ -20,6 +20,8 @@ SLOWEST_HZ = 0.25
 # How long frames count for a prediction, what holds back its slope, seconds, and the weight of others below which there
 # is none.
 MEMORY_S, RIDGE_S, LEAST_WEIGHT = 0.15, 0.01, 1e-3
+# Of frames: every one.
+ALL = slice(None)
 # In a softmax: what is not there. Finite, so that a row of nothing else stays finite.
 MASKED = -1e4
 
@@ -76,16 +78,18 @@ class TimeAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.merge = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, moved: Tensor, seconds: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, moved: Tensor, seconds: Tensor, present: Tensor, frames: slice = ALL) -> Tensor:
         """x: (B, T, J, C).  moved: (B, T, J, 3), where each joint is, beside its place in the frame that is asked for,
         in numbers of about 1.
-        seconds: (B, T), since that frame.  present: (B, T, J) bool.  Returns (B, T, J, C)."""
+        seconds: (B, T), since that frame.  present: (B, T, J) bool.  frames: those that look at all others, t of T.
+        Returns (B, t, J, C)."""
         x = x + self.time(time_waves(seconds))[:, :, None] + self.place(moved)
         parts = self.qkv(x).transpose(1, 2).flatten(0, 1).unflatten(-1, (3, self.heads, -1))
         query, key, value = parts.permute(2, 0, 3, 1, 4)
+        query = query[:, :, frames]
         there = present.transpose(1, 2).flatten(0, 1)[:, None, None]
         mask = torch.where(there, 0.0, MASKED).to(x.dtype)
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.expand(-1, 1, x.shape[1], -1))
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask.expand(-1, 1, query.shape[2], -1))
         return self.merge(out.transpose(1, 2).flatten(2)).unflatten(0, (x.shape[0], -1)).transpose(1, 2)
 
 

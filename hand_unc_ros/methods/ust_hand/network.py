@@ -21,6 +21,7 @@ from hand_unc_ros.methods.ust_hand.views import ViewMaps, ViewNet, confidence_of
 from hand_unc_ros.networks.coupling_flow import CouplingFlow
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, cells_to_pixels
 from hand_unc_ros.networks.palm_views import ViewGeometry, view_geometry
+from hand_unc_ros.networks.point_transformer import ALL
 from hand_unc_ros.networks.stored import load_stored
 from hand_unc_ros.networks.view_fusion import ITERATIONS, coarse_spread, inverse_symmetric_3x3, normalised
 from hand_unc_ros.networks.weights import save_network
@@ -47,7 +48,10 @@ class UstHandOutput(NamedTuple):
     anchors: (B, T, M, 21, 3) metres, world, NaN where not triangulated.
     joints: (L + 1, B, T, 21, 3) the query cloud, then after every block; the last is the result.
     moves: (L, B, T, 21, 3) of the joints from the query cloud, in standard deviations.
-    vertices: (B, N, 3) of the frame that is asked for, None without a surface."""
+    vertices: (B, N, 3) of the frame that is asked for, None without a surface.
+
+    Of the frame that is asked for alone, `joints` and `moves` have one frame and what the last block says, and `anchors`
+    one frame at least, which is the last of them."""
 
     fused: Tensor
     confidence: Tensor
@@ -61,7 +65,7 @@ class UstHandOutput(NamedTuple):
 
 
 class Stages(NamedTuple):
-    """What runs UstHand.interact and UstHand.moves: themselves, or another runtime."""
+    """What runs UstHand.interact, and UstHand.moves or last_moves: themselves, or another runtime."""
 
     interact: Callable[..., tuple[Tensor, Tensor]]
     moves: Callable[..., Tensor]
@@ -87,14 +91,22 @@ class UstHand(nn.Module):
         return self.fuse(self.view.of_batch(batch), Cameras(batch['K'], batch['camera_from_world'], batch['view_mask'],
                                                             batch['stamps_s']))
 
+    def stages(self, alone: bool = False) -> Stages:
+        """The learned parts by torch. alone: for the frame that is asked for, as of `fuse`."""
+        return Stages(self.interact, self.last_moves if alone else self.moves)
+
     def fuse(self, maps: ViewMaps, cameras: Cameras, start: Tensor | None = None, latents: Tensor | None = None,
-             stages: Stages | None = None) -> UstHandOutput:
+             stages: Stages | None = None, alone: bool = False) -> UstHandOutput:
         """maps: parts (B, V, T, …).  start: (B, 21, 3) metres, world, NaN where unknown: joints of the frame that is
         asked for, which stand for the triangulation of the views' means there.  latents: (M, B, V, T, 21, 2), drawn by
-        default.  stages: how the learned parts are run, by torch by default."""
-        config, stages = self.config, stages or Stages(self.interact, self.moves)
+        default.  stages: how the learned parts are run, by torch by default.  alone: give the frame that is asked for
+        alone, at less cost."""
+        config, stages = self.config, stages or self.stages(alone)
         with torch.autocast(cameras.K.device.type, enabled=False):
             size, frames = cameras.K.shape[:3], cameras.K.shape[2]
+            target = config.target(frames)
+            # Other frames' anchors are looked at by blocks before the last.
+            anchored = slice(target, target + 1) if alone and len(self.transformer.blocks) < 2 else ALL
             # Frames by themselves, N = B·T, each with its V views.
             mean, variance, nodes, features = (part.transpose(1, 2).flatten(0, 1) for part in maps[:4])
             K, pose, mask = (part.transpose(1, 2).flatten(0, 1) for part in cameras[:3])
@@ -103,22 +115,24 @@ class UstHand(nn.Module):
             if latents is None:
                 generator = None if self.training else torch.Generator(K.device).manual_seed(SEED)
                 latents = torch.randn((config.hypotheses, *size, JOINT_COUNT, 2), generator=generator, device=K.device)
-            latents = latents.transpose(2, 3).flatten(1, 2).to(mean.dtype)
-            fused, drawn = stages.interact(nodes, confidence, mask,
-                                           torch.cat([torch.zeros_like(latents[:1]), latents]))
-            drawn = drawn * variance.sqrt() + mean
+            latents = latents.transpose(2, 3)[:, :, anchored].flatten(1, 2).to(mean.dtype)
+            fused, mode, drawn = stages.interact(nodes, confidence, mask, latents)
+            mode = mode * variance.sqrt() + mean
             sight = _Sight(K, pose, mask, variance, confidence, config.image_size)
-            coarse, valid = self._query(sight, mean, drawn[0], frames, start)
-            anchors = sight.lifted(drawn[1:])
-            query = _filled(coarse, valid, config.target(frames))
-            frame = palm_frame(query[:, config.target(frames)].detach())
+            coarse, valid = self._query(sight, mean, mode, frames, start)
+            near = sight.of(frames, anchored)
+            anchors = near.lifted(drawn * near.variance.sqrt() + of_frames(mean, frames, anchored))
+            query = _filled(coarse, valid, target)
+            frame = palm_frame(query[:, target].detach())
             steps, given = self._clouds(frame, query, valid, anchors, sight, (mean, features, fused), cameras.seconds)
             moves = stages.moves(*given)
             # Added in the world, so that a network that moves nothing gives the query cloud to the bit.
-            joints = torch.cat([query[None], query + (steps @ moves[..., None])[..., 0]])
-        by_view = [part.unflatten(0, (-1, frames)).transpose(1, 2) for part in (fused, confidence, drawn[0])]
-        vertices = None if self.surface is None else self.surface(joints[-1][:, config.target(frames)])
-        return UstHandOutput(*by_view, query, valid, anchors.unflatten(0, (-1, frames)), joints, moves, vertices)
+            wanted = slice(target, target + 1) if alone else ALL
+            joints = torch.cat([query[None, :, wanted],
+                                query[:, wanted] + (steps[:, wanted] @ moves[..., None])[..., 0]])
+        by_view = [part.unflatten(0, (-1, frames)).transpose(1, 2) for part in (fused, confidence, mode)]
+        vertices = None if self.surface is None else self.surface(joints[-1][:, 0 if alone else target])
+        return UstHandOutput(*by_view, query, valid, anchors.unflatten(0, (size[0], -1)), joints, moves, vertices)
 
     def _query(self, sight: _Sight, mean: Tensor, mode: Tensor, frames: int,
                start: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -138,48 +152,64 @@ class UstHand(nn.Module):
         valid[:, target] = given
         return points, valid
 
-    def interact(self, nodes: Tensor, confidence: Tensor, mask: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """F_fuse (N, V, 21, W) of N frames, and what the flow makes of latents (M, N, V, 21, 2). Others as of
-        Interaction."""
+    def interact(self, nodes: Tensor, confidence: Tensor, mask: Tensor,
+                 latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """F_fuse (N, V, 21, W) of N frames, the flow's mode (N, V, 21, 2), and what it makes of latents (M, n, V, 21,
+        2), of all frames or of those that are asked for. Others as of Interaction."""
         fused = self.interaction(nodes, confidence, mask)
-        return fused, self.flow(latents, fused)
+        frames = len(fused) // latents.shape[1]
+        asked = of_frames(fused, frames, slice(self.config.target(frames), self.config.target(frames) + 1))
+        return fused, self.flow(torch.zeros_like(fused[..., :2]), fused), self.flow(latents, asked)
 
-    def moves(self, own: Tensor, known: Tensor, there: Tensor, spread: Tensor, whitening: Tensor, seconds: Tensor,
-              mean: Tensor, variance: Tensor, maps: Tensor, fused: Tensor, confidence: Tensor, projection: Tensor,
-              cameras: Tensor, lift: Tensor) -> Tensor:
-        """Moves (L, B, T, 21, 3) of the query cloud, after every block, in its standard deviations.
+    def moves(self, query: Tensor, anchors: Tensor, known: Tensor, there: Tensor, spread: Tensor, whitening: Tensor,
+              seconds: Tensor, mean: Tensor, variance: Tensor, maps: Tensor, fused: Tensor, confidence: Tensor,
+              projection: Tensor, cameras: Tensor, lift: Tensor, alone: bool = False) -> Tensor:
+        """Moves (L, B, T, 21, 3) of the query cloud, after every block, in its standard deviations; alone: (1, B, 1, 21,
+        3), after the last one of the frame that is asked for.
 
-        own: (B·T, M + 1, 21, 3) the query cloud and the anchors, in the palm's frame.  Others as of Clouds, Views and
-        ViewGeometry."""
-        frames = known.shape[1]
-        described = self.points(own, Views(ViewGeometry(projection, cameras, lift, self.config.image_size), mean,
-                                           variance, maps, fused, confidence))
-        query, anchors, query_features, anchor_features = (
-            part.unflatten(0, (-1, frames)) for part in (own[:, 0], own[:, 1:].flatten(1, 2), described[:, 0],
-                                                         described[:, 1:].flatten(1, 2)))
-        moves = self.transformer(Clouds(query, known, anchors, there, query_features, anchor_features, spread,
-                                        whitening, seconds, self.config.target(frames)))
-        return torch.stack(moves) if moves else query.new_zeros((0, *query.shape))
+        query: (B, T, 21, 3) and anchors: (B, t, M, 21, 3), in the palm's frame, t as of Clouds.  Others as of Clouds,
+        Views and ViewGeometry."""
+        frames, target = known.shape[1], self.config.target(known.shape[1])
+        anchored = ALL if anchors.shape[1] == frames else slice(target, target + 1)
+
+        def views(part: slice) -> Views:
+            geometry, rest = (projection, cameras, lift), (mean, variance, maps, fused, confidence)
+            return Views(ViewGeometry(*(of_frames(one, frames, part) for one in geometry), self.config.image_size),
+                         *(of_frames(one, frames, part) for one in rest))
+
+        query_features = self.points(query.flatten(0, 1)[:, None], views(ALL))[:, 0].unflatten(0, (-1, frames))
+        anchor_features = self.points(anchors.flatten(0, 1), views(anchored)).unflatten(0, anchors.shape[:2])
+        moves = self.transformer(Clouds(query, known, anchors.flatten(2, 3), there, query_features,
+                                        anchor_features.flatten(2, 3), spread, whitening, seconds, target), alone)
+        if not moves:
+            return torch.zeros_like(query[None, :, :1] if alone else query[None])[:0]
+        return torch.stack(moves[-1:] if alone else moves)
+
+    def last_moves(self, *inputs: Tensor) -> Tensor:
+        """As `moves`, of the frame that is asked for alone."""
+        return self.moves(*inputs, alone=True)
 
     def _clouds(self, frame: HandFrame, query: Tensor, valid: Tensor, anchors: Tensor, sight: _Sight,
                 parts: tuple[Tensor, ...], seconds: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """What takes moves to steps in the world (B, T, 21, 3, 3), metres: square roots of the covariances of the query
         cloud; and the arguments of `moves`. parts: mean, maps and F_fuse of the views."""
-        frames, config = query.shape[1], self.config
+        size, frames = query.shape[:2]
+        target = self.config.target(frames)
         mean, features, fused = parts
         spread = sight.spread(torch.where(valid[..., None], query, torch.nan).flatten(0, 1), mean)
         turn = frame.rotation[:, None, None]
         spread = spread.unflatten(0, (-1, frames)).to(query.dtype)
         each = HandFrame(frame.rotation.repeat_interleave(frames, 0), frame.origin.repeat_interleave(frames, 0))
-        geometry = view_geometry(each, sight.K, sight.pose, config.image_size)
+        geometry = view_geometry(each, sight.K, sight.pose, self.config.image_size)
+        anchors = anchors.unflatten(0, (size, -1))
         there = torch.isfinite(anchors).all(-1)
-        near = torch.where(there[..., None], anchors, query.flatten(0, 1)[:, None])
-        clouds = torch.cat([query.flatten(0, 1)[:, None], near], 1)
-        own = each.from_world(clouds.flatten(1, 2)).unflatten(1, clouds.shape[1:3])
+        beside = query if anchors.shape[1] == frames else query[:, target:target + 1]
+        anchors = torch.where(there[..., None], anchors, beside[:, :, None])
+        own = [frame.from_world(points.flatten(1, -2)).unflatten(1, points.shape[1:-1]) for points in (query, anchors)]
         local = turn.mT @ spread @ turn / HAND_UNIT
         return spread @ turn, (
-            own, valid, there.flatten(1).unflatten(0, (-1, frames)), local, inverse_symmetric_3x3(local),
-            seconds - seconds[:, config.target(frames), None], mean, sight.variance, features, fused, sight.confidence,
+            *own, valid, there.flatten(2), local, inverse_symmetric_3x3(local),
+            seconds - seconds[:, target, None], mean, sight.variance, features, fused, sight.confidence,
             geometry.projection, geometry.cameras, geometry.lift)
 
 
@@ -193,6 +223,10 @@ class _Sight(NamedTuple):
     variance: Tensor
     confidence: Tensor
     image_size: int
+
+    def of(self, frames: int, wanted: slice) -> _Sight:
+        """What the wanted ones of so many frames of each window are seen by."""
+        return _Sight(*(of_frames(part, frames, wanted) for part in self[:5]), self.image_size)
 
     def observed(self, cells: Tensor) -> Observations:
         """As seen at cells (N, V, P, 2), P a multiple of 21."""
@@ -225,6 +259,11 @@ class _Sight(NamedTuple):
     def spread(self, points: Tensor, mean: Tensor) -> Tensor:
         """See coarse_spread; of points (N, 21, 3), NaN where unknown."""
         return coarse_spread(points.detach(), self.observed(mean.detach()))
+
+
+def of_frames(part: Tensor, frames: int, wanted: slice) -> Tensor:
+    """(B·t, …), the wanted ones of the frames (B·T, …) of windows of so many."""
+    return part if wanted == ALL or frames == 1 else part.unflatten(0, (-1, frames))[:, wanted].flatten(0, 1)
 
 
 def _filled(points: Tensor, valid: Tensor, target: int) -> Tensor:

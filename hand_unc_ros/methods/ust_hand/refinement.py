@@ -15,7 +15,7 @@ from hand_unc_ros.methods.ust_hand.views import sampled
 from hand_unc_ros.networks.deformable import CAMERA_SIZE
 from hand_unc_ros.networks.gaussian_2d import HEATMAP_SIZE, pixels_to_cells
 from hand_unc_ros.networks.palm_views import SPREAD_SIZE, ViewGeometry, described_spread
-from hand_unc_ros.networks.point_transformer import TimeAttention, VectorAttention, nearest, predicted_by_others
+from hand_unc_ros.networks.point_transformer import ALL, TimeAttention, VectorAttention, nearest, predicted_by_others
 
 # Of a point in a view: residual of the joint's 2D mean in standard deviations and lifted to the palm's frame, in cm,
 # log variance, confidence.
@@ -81,8 +81,9 @@ class PointFeatures(nn.Module):
 class Clouds(NamedTuple):
     """B windows of T frames in the palm's frame of each window.
 
-    query: (B, T, 21, 3), of which there are known (B, T, 21).  anchors: (B, T, M·21, 3) and there: (B, T, M·21) bool.
-    query_features: (B, T, 21, W).  anchor_features: (B, T, M·21, W).  spread: (B, T, 21, 3, 3) symmetric square roots
+    query: (B, T, 21, 3), of which there are known (B, T, 21).  anchors: (B, t, M·21, 3) and there: (B, t, M·21) bool, of
+    all frames or of the one that is asked for.
+    query_features: (B, T, 21, W).  anchor_features: (B, t, M·21, W).  spread: (B, T, 21, 3, 3) symmetric square roots
     of the covariances of the query cloud, and whitening their inverses.  seconds: (B, T) since the frame that is asked
     for, whose number is target.
     """
@@ -97,6 +98,12 @@ class Clouds(NamedTuple):
     whitening: Tensor
     seconds: Tensor
     target: int
+
+    def with_anchors_of(self, frames: slice) -> Clouds:
+        """With the anchors of these frames alone, if there are others."""
+        if self.anchors.shape[1] < self.query.shape[1]:
+            return self
+        return self._replace(**{name: getattr(self, name)[:, frames] for name in ('anchors', 'there', 'anchor_features')})
 
     def in_sigmas(self, steps: Tensor) -> Tensor:
         """Displacements (B, T, 21, 3) in standard deviations of the query cloud, as moves are, of MOST_SIGMAS at most."""
@@ -127,28 +134,31 @@ class Block(nn.Module):
         nn.init.zeros_(self.update[-1].weight)
         nn.init.zeros_(self.update[-1].bias)
 
-    def forward(self, x: Tensor, points: Tensor, clouds: Clouds) -> tuple[Tensor, Tensor]:
-        """x: (B, T, 21, W) at points (B, T, 21, 3). Returns x and its steps (B, T, 21, 3)."""
-        shape = x.shape[:2]
-        flat, known = points.flatten(0, 1), clouds.known.flatten(0, 1)
+    def forward(self, x: Tensor, points: Tensor, clouds: Clouds, frames: slice = ALL) -> tuple[Tensor, Tensor]:
+        """x: (B, T, 21, W) at points (B, T, 21, 3).  frames: those that are wanted, t of T; clouds: with the anchors of
+        these. Returns their x (B, t, 21, W) and steps (B, t, 21, 3)."""
         if self.spatial is not None:
+            flat, known = points.flatten(0, 1), clouds.known.flatten(0, 1)
             index = nearest(flat, flat, known, self.neighbours)
             normed = self.norms['spatial'](x).flatten(0, 1)
-            x = x + self.spatial(normed, flat, normed, flat, known, index).unflatten(0, shape)
-        if self.temporal is not None:
+            x = x + self.spatial(normed, flat, normed, flat, known, index).unflatten(0, points.shape[:2])
+        if self.temporal is None:
+            x = x[:, frames]
+        else:
             moved, expected = clouds.in_sigmas(points - points[:, clouds.target, None]), clouds.in_sigmas(
                 predicted_by_others(points, clouds.seconds, clouds.known) - points)
             x = x + self.expected(expected)
-            x = x + self.temporal(self.norms['temporal'](x), moved, clouds.seconds, clouds.known)
+            x = x[:, frames] + self.temporal(self.norms['temporal'](x), moved, clouds.seconds, clouds.known, frames)
         if self.cross is not None:
+            flat = points[:, frames].flatten(0, 1)
             anchors, there = clouds.anchors.flatten(0, 1), clouds.there.flatten(0, 1)
             index = nearest(flat, anchors, there, self.neighbours)
             features = clouds.anchor_features.flatten(0, 1)
             x = x + self.cross(self.norms['cross'](x).flatten(0, 1), flat, features, anchors, there,
-                               index).unflatten(0, shape)
+                               index).unflatten(0, x.shape[:2])
         x = x + self.ffn(self.norms['ffn'](x))
         step, gain = self.update(self.norms['step'](x)).split([3, 1], -1)
-        return x, step if self.temporal is None else step + gain * expected
+        return x, step if self.temporal is None else step + gain * expected[:, frames]
 
 
 class PointTransformer(nn.Module):
@@ -162,14 +172,18 @@ class PointTransformer(nn.Module):
         self.spread = nn.Linear(SPREAD_SIZE + 1, config.width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks if config.stpt else 0))
 
-    def forward(self, clouds: Clouds) -> list[Tensor]:
-        """The moves (B, T, 21, 3) from the query cloud after each block, in standard deviations."""
+    def forward(self, clouds: Clouds, alone: bool = False) -> list[Tensor]:
+        """The moves (B, T, 21, 3) from the query cloud after each block, in standard deviations. alone: after the last
+        block of the frame that is asked for, (B, 1, 21, 3), at less cost."""
         known = clouds.known[..., None].to(clouds.query.dtype)
         x = clouds.query_features + self.joint + self.spread(torch.cat([described_spread(clouds.spread), known], -1))
         points, travelled, moves = clouds.query, torch.zeros_like(clouds.query), []
-        for block in self.blocks:
-            x, step = block(x, points.detach(), clouds)
-            travelled = travelled.detach() + step
+        for number, block in enumerate(self.blocks):
+            last = number == len(self.blocks) - 1
+            frames = slice(clouds.target, clouds.target + 1) if alone and last else ALL
+            x, step = block(x, points.detach(), clouds.with_anchors_of(frames), frames)
+            travelled = travelled[:, frames].detach() + step
             moves.append(travelled * (1 + travelled.square().sum(-1, keepdim=True) / self.limit ** 2).rsqrt())
-            points = clouds.query + (clouds.spread @ moves[-1][..., None])[..., 0]
+            if not last:
+                points = clouds.query + (clouds.spread @ moves[-1][..., None])[..., 0]
         return moves

@@ -24,7 +24,7 @@ CAMERA_DISTANCE, PERIOD_S = 0.5, 0.05
 
 
 def faster_stages(network: UstHand, acceleration: str, views: int) -> Stages:
-    """The stages in float32, each by the runtime that `choose_runner` chooses for whole windows of so many views.
+    """The stages in float32 for the frame that is asked for alone, each by the runtime that `choose_runner` chooses for whole windows of so many views.
 
     Its graphs are of one size: windows of fewer frames or views, as of a hand that has just been found or that not all
     cameras see, are run by torch. Raises as choose_runner."""
@@ -33,15 +33,14 @@ def faster_stages(network: UstHand, acceleration: str, views: int) -> Stages:
     def noted(name: str) -> Callable[..., Any]:
         def run(*inputs: Tensor) -> Any:
             given[name] = inputs
-            return getattr(network, name)(*inputs)
+            return getattr(network.stages(alone=True), name)(*inputs)
         return run
 
     with torch.inference_mode():
-        network.fuse(*plausible_window(network, views), stages=Stages(*map(noted, Stages._fields)))
-    answers = {'interact': lambda out: out[1], 'moves': lambda out: out}
+        network.fuse(*plausible_window(network, views), stages=Stages(*map(noted, Stages._fields)), alone=True)
+    answers = {'interact': lambda out: torch.cat([out[1].flatten(), out[2].flatten()]), 'moves': lambda out: out}
     found = []
-    for name in Stages._fields:
-        plain = getattr(network, name)
+    for name, plain in network.stages(alone=True)._asdict().items():
         runner = choose_runner(plain, given[name], torch.float32, acceleration, Agreement(answers[name], SAME_SIGMAS),
                                axis=None)
         found.append(plain if runner.runtime == 'torch' else _of_one_size(runner.run, plain, given[name]))

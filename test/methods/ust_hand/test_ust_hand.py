@@ -28,11 +28,11 @@ def latents_for(batch, count=CONFIG.hypotheses):
     return torch.randn((count, *batch['K'].shape[:3], 21, 2), generator=generator)
 
 
-def fused(network, batch, latents=None, start=None):
+def fused(network, batch, latents=None, start=None, alone=False):
     """Without gradients, of the views that are there."""
     with torch.no_grad():
         cameras = Cameras(batch['K'], batch['camera_from_world'], batch['view_mask'], batch['stamps_s'])
-        return network.fuse(network.view.of_batch(batch), cameras, start, latents)
+        return network.fuse(network.view.of_batch(batch), cameras, start, latents, alone=alone)
 
 
 def picked(batch, views=None, frames=None):
@@ -71,6 +71,29 @@ def test_given_joints_are_its_start_and_unknown_ones_stay_unknown() -> None:
     assert torch.equal(out.joints[-1][:, -1][known], start[known])
     assert torch.equal(out.coarse_valid[:, -1], known) and out.coarse_valid[:, :-1].all()
     assert torch.isfinite(out.joints).all()
+
+
+@pytest.mark.parametrize('choices', [
+    *({'blocks': blocks, 'centre': centre} for blocks in (0, 1, 2, 3) for centre in ('last', 'middle')),
+    *({'blocks': blocks, flag: False} for blocks in (1, 2) for flag in ('spatial', 'temporal', 'cross')),
+    {'stpt': False}, {'surface': 'stand-in', 'surface_size': 778}])
+def test_the_frame_that_is_asked_for_can_be_had_alone(choices) -> None:
+    """What is left out then is what its joints do not depend on."""
+    batch = sequence_batch(2, 3, 4, seed=2)
+    batch['view_mask'][1, 2, 1] = False
+    network = ust_hand(3, 0.5, **choices)
+    latents, target = latents_for(batch), network.config.target(4)
+    whole, alone = (fused(network, batch, latents, alone=alone) for alone in (False, True))
+    assert alone.joints.shape == (min(len(whole.joints), 2), 2, 1, 21, 3)
+    for name, other in (('joints', whole.joints[[0, -1][:len(alone.joints)]][:, :, target]),
+                        ('moves', whole.moves[-1:][:, :, target])):
+        torch.testing.assert_close(getattr(alone, name)[:, :, 0], other, atol=1e-6, rtol=1e-4)
+    if len(whole.moves):
+        assert whole.moves[-1][:, target].abs().max() > 0.1, 'it moves joints'
+    anchors = whole.anchors if alone.anchors.shape[1] == 4 else whole.anchors[:, target:target + 1]
+    torch.testing.assert_close(alone.anchors, anchors, equal_nan=True)
+    if whole.vertices is not None:
+        torch.testing.assert_close(alone.vertices, whole.vertices)
 
 
 def test_hypotheses_spread_as_the_views_variances_say() -> None:

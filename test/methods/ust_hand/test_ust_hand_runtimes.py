@@ -26,11 +26,14 @@ def joints(network: UstHand, stages: Stages | None, views: int, frames: int, mas
         batch['view_mask'][0, 1, 0] = False
     with torch.inference_mode():
         cameras = Cameras(batch['K'], batch['camera_from_world'], batch['view_mask'], batch['stamps_s'])
-        return network.fuse(network.view.of_batch(batch), cameras, stages=stages).joints
+        return network.fuse(network.view.of_batch(batch), cameras, stages=stages, alone=True).joints
 
 
-def test_openvino_gives_the_joints_of_torch(network) -> None:
+@pytest.mark.parametrize('blocks', (1, 2))
+def test_openvino_gives_the_joints_of_torch(blocks: int) -> None:
+    """With one block, anchors of the newest frame alone."""
     pytest.importorskip('openvino', reason='the extra `openvino` is not installed')
+    network = ust_hand(1, 0.5, blocks=blocks)
     stages = runtimes.faster_stages(network, 'openvino', VIEWS)
     for masked in (False, True):
         wanted = joints(network, None, VIEWS, CONFIG.frames, masked)
@@ -54,14 +57,14 @@ def test_windows_of_another_size_are_run_by_torch(network, monkeypatch) -> None:
         torch.testing.assert_close(joints(network, stages, views, frames), joints(network, None, views, frames))
         assert runs == []
     joints(network, stages, VIEWS, CONFIG.frames)
-    assert runs == ['interact', 'moves']
+    assert runs == ['interact', 'last_moves']
 
 
 def test_torch_is_kept_and_another_answer_refused(network, monkeypatch) -> None:
-    assert runtimes.faster_stages(network, 'none', VIEWS) == Stages(network.interact, network.moves)
+    assert runtimes.faster_stages(network, 'none', VIEWS) == Stages(network.interact, network.last_moves)
     monkeypatch.setattr('hand_unc_ros.networks.acceleration.has_openvino', lambda: True)
     monkeypatch.setattr('hand_unc_ros.networks.acceleration.openvino_run', lambda function, *_: lambda *given: (
         function(*given) if function.__name__ == 'interact' else function(*given) + 0.01))
-    assert runtimes.faster_stages(network, 'auto', VIEWS).moves == network.moves
+    assert runtimes.faster_stages(network, 'auto', VIEWS).moves == network.last_moves
     with pytest.raises(ConfigError, match='away from torch'):
         runtimes.faster_stages(network, 'openvino', VIEWS)
