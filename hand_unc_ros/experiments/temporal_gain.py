@@ -1,7 +1,7 @@
 """What refinement over time is worth live: `python -m hand_unc_ros.experiments.temporal_gain --help`.
 
 Every set of images of lifelike synthetic scenes is rendered once and shown to several estimators: the landmarks frame by
-frame, the same smoothed by the constant-velocity filter, and UST-Hand. Some sets never come. Scenes are of seeds that no
+frame, and UST-Hand, both also smoothed by the constant-velocity filter. Some sets never come. Scenes are of seeds that no
 training and no covariance map has seen.
 """
 
@@ -11,7 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -114,11 +114,15 @@ def main() -> None:
     parser.add_argument('--cameras', type=int, default=4)
     parser.add_argument('--rate', type=float, default=15.0, help='Hz')
     parser.add_argument('--drops', type=float, default=0.1, help='share of the sets that never come')
+    parser.add_argument('--covariance-maps', nargs=2, default=('', ''), metavar=('LANDMARKS', 'UST_HAND'),
+                        help="files, or 'none' (default: those that were fitted to recordings of real hands)")
     parser.add_argument('--json', type=Path)
     args = parser.parse_args()
-    settings = {'landmarks': EstimatorSettings(method='landmarks'),
-                'landmarks, filter': EstimatorSettings(method='landmarks', filter=True),
-                'ust_hand': EstimatorSettings(method='ust_hand', weights=args.weights)}
+    of_landmarks, of_ust_hand = args.covariance_maps
+    methods = {'landmarks': EstimatorSettings(method='landmarks', covariance_map=of_landmarks),
+               'ust_hand': EstimatorSettings(method='ust_hand', covariance_map=of_ust_hand, weights=args.weights)}
+    settings = {name + told: replace(chosen, filter=bool(told)) for name, chosen in methods.items()
+                for told in ('', ', filter')}
     estimators = {name: build_estimator(chosen, tuple(f'cam{i}' for i in range(args.cameras)))
                   for name, chosen in settings.items()}
     followed: dict[str, list] = {name: [] for name in settings}
