@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -132,14 +132,14 @@ class Study:
         return row
 
 
-def plan(seeds: int, levels: Sequence[str] = tuple(LEVELS)) -> list[Run]:
-    """All runs, what matters most first: every variant, the levels of noise from the worst on, then further seeds."""
+def plan(seeds: int, variants: Collection[str] = VARIANTS.keys(), levels: Collection[str] = LEVELS.keys()) -> list[Run]:
+    """The runs of these, what matters most first: every variant, the levels of noise from the worst on, then further seeds."""
     runs = []
     for seed in range(1, seeds + 1):
         runs += [Run(variant, CLEAN, seed) for variant in VARIANTS]
-        runs += [Run(variant, level, seed) for level in reversed(levels) if level != CLEAN
+        runs += [Run(variant, level, seed) for level in reversed(LEVELS) if level != CLEAN
                  for variant in NOISE_VARIANTS]
-    return runs
+    return [run for run in runs if run.variant in variants and run.level in levels]
 
 
 def trained(study: Study, run: Run) -> UstHand:
@@ -331,16 +331,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                             help='folder made by `python -m hand_unc_ros.experiments.sequence_features`')
     parser.add_argument('--steps', type=int, default=600, help='of every training (default 600)')
     parser.add_argument('--seeds', type=int, default=1, help='trainings of every variant (default 1)')
-    parser.add_argument('--only', nargs='+', choices=VARIANTS, metavar='VARIANT', help=f'of {", ".join(VARIANTS)}')
+    parser.add_argument('--only', nargs='+', default=VARIANTS.keys(), choices=VARIANTS, metavar='VARIANT',
+                        help=f'of {", ".join(VARIANTS)}')
+    parser.add_argument('--levels', nargs='+', default=LEVELS.keys(), choices=LEVELS, metavar='LEVEL',
+                        help=f'of the labels, of {"; ".join(LEVELS)}')
     parser.add_argument('--set', action='append', default=[], metavar='KEY=VALUE', dest='changes',
                         help='change a key of the configuration, for all variants')
     parser.add_argument('--tables', action='store_true', help='print what is there; train nothing')
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.WARNING)
     study = Study(args.folder, args.train, args.validation, args.test, args.steps, tuple(args.changes))
-    runs = [run for run in plan(args.seeds) if args.only is None or run.variant in args.only]
     if not args.tables:
-        for _ in work(study, runs):
+        for _ in work(study, plan(args.seeds, args.only, args.levels)):
             continue
     rows = finished(study)
     for views in VIEW_COUNTS:

@@ -138,6 +138,8 @@ def test_what_matters_most_comes_first() -> None:
     assert runs[0] == module.Run(WHOLE, CLEAN, 1) and len(runs) == len(set(runs)) == 2 * (len(module.VARIANTS) + 6)
     assert [run.level for run in runs[len(module.VARIANTS):]][:2] == [WORST, WORST]
     assert len({run.name for run in runs}) == len(runs)
+    assert plan(2, ('no stpt', WHOLE), (CLEAN,)) == [module.Run(variant, CLEAN, seed) for seed in (1, 2)
+                                                     for variant in (WHOLE, 'no stpt')]
 
 
 def test_a_tiny_study_from_end_to_end(tmp_path, capsys, monkeypatch) -> None:
