@@ -2,7 +2,8 @@
 
 The colours that one view gives are drawn on the mesh in that view and on the mesh in the next view of the same moment,
 and compared with the images on the pixels that the mesh and the true hand cover; the rival is one colour, the mean of
-these pixels in the first view. Hands are drawn as they are needed, of a seed that no training has seen.
+these pixels in the first view. Then the mesh and the colours that the live method makes of all views but one are drawn
+in the view that was left out. Hands are drawn as they are needed, of a seed that no training has seen.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -26,18 +28,23 @@ from hand_unc_ros.data.synthetic.multiview import MultiviewSamples, MultiviewSet
 from hand_unc_ros.files import write_file
 from hand_unc_ros.hand.anny import ANNY
 from hand_unc_ros.hand.model import load_hand_model
+from hand_unc_ros.methods.amvur.live import AmvurLive, files
 from hand_unc_ros.methods.amvur.network import load_amvur
 from hand_unc_ros.methods.amvur.reading import CropReader
 from hand_unc_ros.methods.amvur.texture import (
     TexturedAmvur,
     compared,
     load_textured,
+    matched,
     partners,
+    psnr,
     shrunk,
     texture_losses,
     true_meshes,
 )
+from hand_unc_ros.methods.contract import Crop, HandPrior, MethodOptions, NotFused, View
 from hand_unc_ros.methods.frozen_landmarks import frozen_landmarks
+from hand_unc_ros.methods.landmarks.evaluation import rig_of_crops
 from hand_unc_ros.networks.blaze_hand import HAND_SIZE
 from hand_unc_ros.networks.face_rasteriser import interpolate, rasterise
 from hand_unc_ros.networks.images import image_tensor
@@ -91,6 +98,45 @@ def judge(network: TexturedAmvur, batch: Mapping[str, Tensor], read: CropReader,
     angle = torch.rad2deg((axes * axes[where]).sum(-1).clamp(-1, 1).acos())
     return Judged(compared(network, rendered, images, known, where), angle.numpy(), where, images, K, rendered.colours,
                   meshes)
+
+
+@torch.no_grad()
+def unseen(method: AmvurLive, batch: Mapping[str, Tensor]) -> dict[str, list[float]]:
+    """What the live method's mesh and its colours, of all views but one, are worth in the view that was left out, for
+    each that shows a hand and has two others: psnr_db, on the pixels that mesh and hand cover, gain_db above the mean
+    colour of these pixels in the other views, and matched_gain_db, both up to gains of the channels."""
+    network, found = method.textured, {'psnr_db': [], 'gain_db': [], 'matched_gain_db': []}
+    faces, side = network.faces, network.texture.config.render_size
+    box = np.array([(HAND_SIZE - 1) / 2, (HAND_SIZE - 1) / 2, HAND_SIZE, 0.0])
+    for row, images in enumerate(batch['images'].numpy()):
+        K, pose = batch['K'][row].float(), batch['camera_from_world'][row].float()
+        rig = rig_of_crops(K, pose)
+        read = method.read([Crop(image, *(part.double().numpy() for part in placed), box, View(camera, image, 0), 'right',
+                                 False) for image, camera, *placed in zip(images, rig, K, pose)])
+        there = [place for place, reading in enumerate(read) if reading.valid.any() and batch['present'][row, place]]
+        truth = batch['vertices'][row].float() @ pose[..., :3].mT + pose[:, None, :, 3]
+        hand = network.covered(truth, K, HAND_SIZE)
+        target = F.avg_pool2d(image_tensor(batch['images'][row]), HAND_SIZE // side).movedim(1, -1)
+        for left_out in there:
+            used = [place for place in there if place != left_out]
+            if len(used) < 2:
+                continue
+            fused = method.fuse([{read[place].camera: read[place] for place in used}],
+                                rig.subset([rig.names[place] for place in used]), HandPrior('right'))
+            if isinstance(fused, NotFused) or fused.vertices is None:
+                continue
+            raster = rasterise(torch.from_numpy(fused.vertices).float() @ pose[..., :3].mT + pose[:, None, :, 3], faces,
+                               shrunk(K, side / HAND_SIZE), side, side)
+            image = interpolate(raster, faces, torch.from_numpy(fused.vertex_colours).float().expand(len(K), -1, -1) / 255)
+            mask = raster.mask & hand
+            flat = torch.stack([target[place][mask[place]].mean(0) for place in used if mask[place].any()]).mean(0)
+            shown = [part[left_out][None] for part in (image, flat.expand_as(image), target, mask)]
+            image, flat, wanted, mask = shown
+            found['psnr_db'].append(psnr(image, wanted, mask).item())
+            found['gain_db'].append(found['psnr_db'][-1] - psnr(flat, wanted, mask).item())
+            found['matched_gain_db'].append((psnr(matched(image, wanted, mask), wanted, mask)
+                                             - psnr(matched(flat, wanted, mask), wanted, mask)).item())
+    return found
 
 
 def summary(parts: Sequence[Judged]) -> dict[str, float]:
@@ -175,14 +221,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     frozen = frozen_landmarks(base.config.variance_head).networks
     frozen.accelerate(BATCH * VIEWS)
     read, rows, judged = CropReader(frozen), {}, {}
+    options = MethodOptions(weights=str(base_path), texture_weights=str(weights))
+    method = AmvurLive(files(options), options, VIEWS)
     for name, settings in SETS.items():
         batches = list(held_out(settings, args.moments, args.seed))
         for mesh in ('own', 'true'):
             judged[name, mesh] = [judge(network, batch, read, mesh == 'true') for batch in batches]
             rows[f'{name}, {mesh} mesh'] = summary(judged[name, mesh])
+        found = [unseen(method, batch) for batch in batches]
+        rows[f'{name}, live, left-out view'] = {'crops': sum(len(one['gain_db']) for one in found)} | {
+            key: float(np.nanmean([value for one in found for value in one[key]])) for key in found[0]}
     rows['training step'] = speed(network, batches[0], read)
     for name, row in rows.items():
-        print(f'{name:20s}', '  '.join(f'{key} {value:.2f}' for key, value in row.items()))
+        print(f'{name:28s}', '  '.join(f'{key} {value:.2f}' for key, value in row.items()))
     if args.picture is not None:
         drawn = picture(network, judged['alike', 'own'], judged['alike', 'true'])
         done, data = cv2.imencode('.jpg', drawn[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])

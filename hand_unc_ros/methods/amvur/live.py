@@ -4,7 +4,7 @@ Views are read as by the method landmarks, with its error head, and several are 
 shows the hand, the network gives its shape, and its landmarks say where it is, as the error head of its own training
 judges them; the covariance is long along the rays, for all joints together. The lengths of the bones that were learned
 while several views saw the hand shorten it. Where texture weights are named, its mesh has the colours that they make of
-the crop of the view that gave it.
+the crop of the view that gave it, where its vertices lie there.
 """
 
 from __future__ import annotations
@@ -147,7 +147,7 @@ class AmvurLive(OnLandmarks):
                        key=lambda one: float(np.nanmean(one.variance_px2) / one.box_px[2] ** 2))
             vertices = with_joints(self._seen(best, track), hand.joints)
             meshed = time.perf_counter()
-            colours = None if vertices is None else self._colours(best)
+            colours = None if vertices is None else self._colours(best, vertices)
             return Fused(hand.joints, hand.covariance, hand.gate, triangulation, vertices,
                          {**hand.stage_ms, 'mesh': 1e3 * (meshed - fused), **self._texture_ms(meshed)},
                          vertex_colours=colours)
@@ -159,7 +159,7 @@ class AmvurLive(OnLandmarks):
             return NotFused('the network gives no finite hand')
         triangulation = triangulation_of(hand, stack(readings), rig, row)
         meshed = time.perf_counter()
-        colours = self._colours(readings[row])
+        colours = self._colours(readings[row], hand.vertices)
         return Fused(hand.joints, hand.covariance, triangulation.gate, triangulation, hand.vertices,
                      {'monocular': 1e3 * (meshed - started), **self._texture_ms(meshed)}, vertex_colours=colours)
 
@@ -169,13 +169,17 @@ class AmvurLive(OnLandmarks):
         return seen_hand(self.network, reading, track.bones, self.device, self._shape.run)
 
     @torch.inference_mode()
-    def _colours(self, reading: ViewReading) -> np.ndarray | None:
-        """(N, 3) uint8 of the vertices, by the crop of a reading; None without a texture."""
+    def _colours(self, reading: ViewReading, vertices: np.ndarray) -> np.ndarray | None:
+        """(N, 3) uint8 of vertices (N, 3) metres, world, by the crop of a reading; None without a texture."""
         if self.textured is None:
             return None
+        # A left hand was read in the mirror.
+        mirrored = vertices * (-1.0 if reading.handedness == 'left' else 1.0, 1.0, 1.0)
+        local = mirrored @ reading.camera_from_world[:, :3].T + reading.camera_from_world[:, 3]
         K = torch.from_numpy(reading.K).float()[None].to(self.device)
         image = image_tensor(torch.from_numpy(np.array(reading.features.image))[None].to(self.device))
-        colours, _ = self.textured.colours(image, K, landmark_evidence(reading.features.maps, K))
+        colours, _ = self.textured.colours(image, K, landmark_evidence(reading.features.maps, K),
+                                           torch.from_numpy(local).float()[None].to(self.device))
         return (255 * colours[0]).round().byte().cpu().numpy()
 
     def _maps(self, out: HandOutput, _: JudgedLandmarks | None) -> list[LandmarkMaps]:

@@ -77,6 +77,15 @@ def fused_crops(mean: Tensor, sigma: Tensor, valid: Tensor, K: Tensor, camera_fr
                 triangulation: str) -> Triangulation:
     """One hand in V crops, which are its cameras, fused as live. mean, sigma: (V, 21, 2) pixels of the crops.
     valid: (V, 21) bool.  K: (V, 3, 3).  camera_from_world: (V, 3, 4)."""
+    given = valid.numpy()
+    px, variance = (np.where(given[..., None], part.numpy(), np.nan) for part in (mean, sigma.square()))
+    rig = rig_of_crops(K, camera_from_world)
+    boxes = np.tile([(HAND_SIZE - 1) / 2, (HAND_SIZE - 1) / 2, HAND_SIZE, 0.0], (len(rig), 1))
+    return fuse(ViewGaussians(rig.names, px, variance, given, given.any(1).astype(float), boxes), rig, triangulation)
+
+
+def rig_of_crops(K: Tensor, camera_from_world: Tensor) -> CameraRig:
+    """V crops of HAND_SIZE px as the cameras of a rig. K: (V, 3, 3).  camera_from_world: (V, 3, 4)."""
     cameras = []
     for place, (turned, pose) in enumerate(zip(K.double().numpy(), camera_from_world.double().numpy())):
         # Crops are turned about the optical axis; the turn of a camera belongs to its pose.
@@ -85,8 +94,4 @@ def fused_crops(mean: Tensor, sigma: Tensor, valid: Tensor, K: Tensor, camera_fr
         intrinsics, turn = intrinsics @ signs, signs @ turn
         world_from_camera = np.linalg.inv(np.vstack([turn @ pose, [0, 0, 0, 1]]))
         cameras.append(Camera(f'view{place}', HAND_SIZE, HAND_SIZE, intrinsics, 'none', np.zeros(0), world_from_camera))
-    given = valid.numpy()
-    px, variance = (np.where(given[..., None], part.numpy(), np.nan) for part in (mean, sigma.square()))
-    boxes = np.tile([(HAND_SIZE - 1) / 2, (HAND_SIZE - 1) / 2, HAND_SIZE, 0.0], (len(cameras), 1))
-    rig = CameraRig(cameras)
-    return fuse(ViewGaussians(rig.names, px, variance, given, given.any(1).astype(float), boxes), rig, triangulation)
+    return CameraRig(cameras)

@@ -203,7 +203,7 @@ def test_samples_are_predicted_as_live(landmark_paths, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize('side', ['right', 'left'])
 def test_a_mesh_takes_the_colours_of_its_view(method: live.AmvurLive, tmp_path: Path, side: str) -> None:
-    """By one view and by all: those of the crop, or of its mirror image for a left hand."""
+    """By one view and by all: those of the crop where its vertices are, or of its mirror image for a left hand."""
     weights = tmp_path / 'amvur.safetensors'
     config = TextureConfig(width=8, layers=1, heads=2, coarse=60, render_size=56, base=fingerprint(weights))
     options = MethodOptions(weights=str(weights), texture_weights=str(textured(tmp_path, config, method.network)),
@@ -211,7 +211,9 @@ def test_a_mesh_takes_the_colours_of_its_view(method: live.AmvurLive, tmp_path: 
     painter = build_method('amvur', options, RIG.names)
     assert live.files(options)['texture_weights'] == tmp_path / 'texture.safetensors'
     joints = hand(side=side)
-    views = {camera.name: View(camera, np.full((480, 640, 3), (230, 120, 30), np.uint8), 0) for camera in RIG.cameras}
+    # Of another colour everywhere.
+    image = np.stack([*np.meshgrid(np.linspace(20, 230, 640), np.linspace(20, 230, 480)), np.full((480, 640), 120)], -1)
+    views = {camera.name: View(camera, image.astype(np.uint8), 0) for camera in RIG.cameras}
     crops = [cut_crop(view, hand_box(joints, view.camera, rule=box_of_hand), side, HAND_SIZE)
              for view in views.values()]
     read = {reading.camera: reading for reading in painter.read(crops)}
@@ -233,7 +235,11 @@ def test_a_mesh_takes_the_colours_of_its_view(method: live.AmvurLive, tmp_path: 
         best = read_of(fused, window, RIG.names)
         maps, image = window[best].features
         K = torch.from_numpy(window[best].K).float()[None]
-        colours = expected(image_tensor(torch.from_numpy(image.copy())[None]), K, landmark_evidence(maps, K)).colours
+        pose = window[best].camera_from_world
+        mesh = fused.vertices @ np.diag([-1.0 if side == 'left' else 1.0, 1.0, 1.0]) @ pose[:, :3].T + pose[:, 3]
+        colours = expected(image_tensor(torch.from_numpy(image.copy())[None]), K, landmark_evidence(maps, K),
+                           torch.from_numpy(mesh).float()[None]).colours
+        assert np.ptp(fused.vertex_colours[:, :2].astype(int), axis=0).min() > 20, 'vertices differ'
         np.testing.assert_allclose(fused.vertex_colours, 255 * colours[0].detach().numpy(), atol=0.51)
     bare = method.fuse([readings(joints, side)], RIG, HandPrior(side))
     assert bare.vertex_colours is None and 'texture' not in bare.stage_ms
