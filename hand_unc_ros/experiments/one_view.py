@@ -44,12 +44,14 @@ class Moment(NamedTuple):
     track_id: int
 
 
-def follow(scene: Scene, estimator: HandEstimator, stays: str, alone: int, after: int) -> list[Moment | None]:
-    """One entry for each set, None where no hand was published. stays: the camera that is left for `alone` sets."""
+def follow(scene: Scene, estimator: HandEstimator, stays: str, alone: int, after: int,
+           control: bool = False) -> list[Moment | None]:
+    """One entry for each set, None where no hand was published. stays: the camera that is left for `alone` sets; control:
+    all stay."""
     estimator.reset()
     moments: list[Moment | None] = []
     for number in range(BEFORE + alone + after):
-        lonely = BEFORE <= number < BEFORE + alone
+        lonely = BEFORE <= number < BEFORE + alone and not control
         stamp, t = 1_000_000_000 + round(1e9 * number / RATE_HZ), number / RATE_HZ
         views = {name: View(scene.rig[name], image, stamp)
                  for name, image in scene.images(t, [stays] if lonely else None).items()}
@@ -150,13 +152,14 @@ def main() -> None:
     parser.add_argument('--scenes', type=int, default=8)
     parser.add_argument('--cameras', type=int, default=4)
     parser.add_argument('--alone', type=int, default=15, help='sets of one camera')
+    parser.add_argument('--control', action='store_true', help='let no camera fall out, for comparison')
     parser.add_argument('--json', type=Path)
     parser.add_argument('--plot', type=Path, help='PNG to write: error and standard deviation over time')
     args = parser.parse_args()
     estimator = build_estimator(EstimatorSettings(method='amvur', weights=args.weights,
                                                   covariance_map=args.covariance_map),
                                 tuple(f'cam{i}' for i in range(args.cameras)))
-    followed = [follow(scene, estimator, f'cam{(seed - SEEDS[0]) % args.cameras}', args.alone, 8)
+    followed = [follow(scene, estimator, f'cam{(seed - SEEDS[0]) % args.cameras}', args.alone, 8, args.control)
                 for seed, scene in scenes(args.scenes, args.cameras)]
     numbers = judge(followed, args.alone)
     print('\n'.join(f'{name:22s} {value:.4g}' for name, value in numbers.items()))

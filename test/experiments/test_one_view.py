@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 pytest.importorskip('numba', reason='scenes need the extra `synthetic`')
 
-from hand_unc_ros.experiments.one_view import BEFORE, Moment, course, judge, plot  # noqa: E402
+from rig_cases import ring  # noqa: E402
+
+from hand_unc_ros.experiments.one_view import BEFORE, Moment, course, follow, judge, plot  # noqa: E402
 
 ALONE, AFTER = 10, 6
 
@@ -56,3 +60,15 @@ def test_the_course_shows_error_and_sigma_and_where_no_hand_is() -> None:
     assert (shown.error_mm[0, BEFORE:BEFORE + 3] < shown.error_mm[2, BEFORE:BEFORE + 3]).all()
     pytest.importorskip('matplotlib')
     assert plot(shown, ALONE)[:8] == b'\x89PNG\r\n\x1a\n'
+
+
+@pytest.mark.parametrize('control', (False, True))
+def test_one_camera_is_left_for_a_while_or_all_stay(control: bool) -> None:
+    rig, shown = ring((0, 90, 180)), []
+    scene = SimpleNamespace(rig=rig, truth=lambda t: (np.zeros((21, 3)), None), images=lambda t, cameras: {
+        name: np.zeros((480, 640, 3), np.uint8) for name in cameras or rig.names})
+    estimator = SimpleNamespace(reset=shown.clear, process=lambda frames: (
+        shown.append(tuple(frames.views)), SimpleNamespace(hands=()))[1])
+    assert follow(scene, estimator, rig.names[1], ALONE, AFTER, control) == [None] * (BEFORE + ALONE + AFTER)
+    alone = rig.names if control else rig.names[1:2]
+    assert shown == [rig.names] * BEFORE + [alone] * ALONE + [rig.names] * AFTER
