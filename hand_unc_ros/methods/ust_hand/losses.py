@@ -32,13 +32,15 @@ OF_SAMPLES = ('joints', 'vertices', 'index', 'stamps_s', 'hand')
 class LossWeights:
     """hmap, hm2d, nll and proj2d are the paper's λ0 … λ3 (0.001, 10, 0.1 and 10 there, with 2D in units that it does
     not give; here residuals are in standard deviations of the labels).  move: mean square of the moves from the query
-    cloud in its standard deviations, so that a joint stays where nothing speaks against it."""
+    cloud in its standard deviations, so that a joint stays where nothing speaks against it.  steady: of how residuals in
+    hidden views change from frame to frame; what lasts in a label, as its bias does, is not in it."""
 
     hmap: float = 0.001
     hm2d: float = 0.1
     nll: float = 0.1
     proj2d: float = 1.0
     move: float = 0.002
+    steady: float = 0.0
 
     def to_dict(self) -> dict[str, float]:
         """Weights by name of the term."""
@@ -106,15 +108,29 @@ def view_terms(network: UstHand, maps: ViewMaps, out: UstHandOutput, batch: dict
 
 def point_terms(out: UstHandOutput, batch: dict[str, Tensor], hidden: Tensor) -> dict[str, Tensor]:
     """proj2d (Eq. 16) of the query cloud after every block, in the views that see the hand and were hidden, (B, V, T),
-    and move."""
+    steady of the same, and move."""
     known = out.coarse_valid[:, None] & hidden[..., None]
     joints = out.joints[1:] if len(out.joints) > 1 else out.joints
     px, depth = project(joints, batch['K'], batch['camera_from_world'])
-    off = huber((px - batch['own_px']) / batch['own_sigma_px'])
-    proj2d = weighted_mean(off, (known & (depth > NEAREST)).to(off.dtype))
+    off = (px - batch['own_px']) / batch['own_sigma_px']
+    there = known & (depth > NEAREST)
+    proj2d = weighted_mean(huber(off), there.to(off.dtype))
     valid = out.coarse_valid.to(off.dtype)
     move = weighted_mean(out.moves.square().sum(-1), valid) if len(out.moves) else valid.new_zeros(())
-    return {'proj2d': proj2d, 'move': move}
+    return {'proj2d': proj2d, 'move': move, 'steady': unsteadiness(off, there, batch['stamps_s'])}
+
+
+def unsteadiness(off: Tensor, there: Tensor, seconds: Tensor) -> Tensor:
+    """How residuals (…, B, V, T, 21, 2) in standard deviations deviate from a straight line through three frames on end,
+    in standard deviations of what independent residuals would. there: (…, B, V, T, 21).  seconds: (B, T)."""
+    before, after = (step[:, None, :, None, None] for step in (seconds[:, 1:-1] - seconds[:, :-2],
+                                                               seconds[:, 2:] - seconds[:, 1:-1]))
+    share = before / (before + after).clamp_min(1e-6)
+    first, middle, last = off[..., :-2, :, :], off[..., 1:-1, :, :], off[..., 2:, :, :]
+    apart = (1 - share) * first + share * last - middle
+    apart = apart / (1 + share.square() + (1 - share).square()).sqrt()
+    known = there[..., :-2, :] & there[..., 1:-1, :] & there[..., 2:, :]
+    return weighted_mean(huber(apart), known.to(off.dtype))
 
 
 def project(points: Tensor, K: Tensor, camera_from_world: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ CAMERA_DISTANCE, PERIOD_S = 0.5, 0.05
 
 
 def faster_stages(network: UstHand, acceleration: str, views: int) -> Stages:
-    """The stages in float32 for the frame that is asked for alone, each by the runtime that `choose_runner` chooses for whole windows of so many views.
+    """The stages in float32, of the frame that is asked for alone, each by the runtime that `choose_runner` chooses for
+    whole windows of so many views.
 
     Its graphs are of one size: windows of fewer frames or views, as of a hand that has just been found or that not all
     cameras see, are run by torch. Raises as choose_runner."""

@@ -12,12 +12,13 @@ from hand_unc_ros.methods.ust_hand.losses import (
     gaussian_heatmap,
     huber,
     project,
+    unsteadiness,
     ust_hand_losses,
     with_labels,
 )
 from hand_unc_ros.methods.ust_hand.validation import acceleration, validate
 
-ALL = LossWeights(hmap=1.0, hm2d=1.0, nll=1.0, proj2d=1.0, move=1.0)
+ALL = LossWeights(hmap=1.0, hm2d=1.0, nll=1.0, proj2d=1.0, move=1.0, steady=1.0)
 
 
 def losses(network, batch, weights=ALL):
@@ -27,7 +28,7 @@ def losses(network, batch, weights=ALL):
 def test_no_3d_label_is_used() -> None:
     network, batch = ust_hand(restless=0.3), sequence_batch(2, 4, 3)
     terms = losses(network, batch)
-    assert set(terms) == {'hmap', 'hm2d', 'nll', 'proj2d', 'move'} and all(term > 0 for term in terms.values())
+    assert set(terms) == set(ALL.to_dict()) and all(term > 0 for term in terms.values())
     blind = batch | {name: torch.full_like(batch[name].float(), torch.nan) for name in ('joints', 'vertices',
                                                                                        'joints_px')}
     for name, term in losses(network, blind).items():
@@ -50,7 +51,28 @@ def test_hidden_views_teach_and_shown_ones_do_not_repeat_themselves() -> None:
 def test_exact_labels_are_met_by_the_triangulation() -> None:
     terms = losses(ust_hand(), sequence_batch(2, 4, 3, noise_px=0.0))
     # Single precision, of labels that are known to 1.5 px.
-    assert terms['proj2d'] < 1e-5 and terms['hm2d'] < 1e-4 and terms['move'] == 0
+    assert terms['proj2d'] < 1e-5 and terms['hm2d'] < 1e-4 and terms['move'] == 0 and terms['steady'] < 1e-5
+
+
+def test_what_lasts_in_a_label_is_no_unsteadiness_and_what_comes_and_goes_is() -> None:
+    """Of residuals on straight lines over uneven times nothing is left. Independent ones of 1 σ are deviations of 1 σ
+    along each axis, whose mean Huber's loss is that of a Rayleigh variable, 0.98; 3 % of it is three standard errors."""
+    generator = torch.Generator().manual_seed(5)
+    seconds = torch.tensor([[0.0, 0.03, 0.11, 0.15, 0.2]])
+    there = torch.ones(1, 1, 3, 5, 21, dtype=torch.bool)
+    line = torch.randn(1, 1, 3, 1, 21, 2, generator=generator) + seconds[0, :, None, None] * torch.randn(
+        1, 1, 3, 1, 21, 2, generator=generator)
+    assert unsteadiness(line, there, seconds) < 1e-6
+    jump = line.clone()
+    jump[..., 2, 4, 0] += 100.0
+    assert unsteadiness(jump, there, seconds) > 0.1
+    there[..., 2, 4] = False
+    assert unsteadiness(jump, there, seconds) < 1e-6
+    noise = torch.randn(1, 1, 200, 5, 21, 2, generator=generator)
+    found = unsteadiness(noise, torch.ones(noise.shape[:-1], dtype=torch.bool), seconds)
+    length = torch.distributions.Chi2(2.0).sample((200_000,)).sqrt()
+    expected = torch.where(length < HUBER, 0.5 * length.square(), HUBER * (length - 0.5 * HUBER)).mean()
+    assert found == pytest.approx(expected.item(), rel=0.03)
 
 
 def test_every_part_of_the_network_learns_and_is_pulled_by_outliers_no_harder_than_the_limit() -> None:
