@@ -105,7 +105,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         'temporal', 'off',
         'Refinement over the last sets. stpt: what auto or landmarks reads is refined by UST-Hand, whose transformer'
-        ' looks at a window of sets: steadier joints, for 12 to 47 % more time by processor. The same as'
+        ' looks at a window of sets: steadier joints, for 12 to 52 % more time by processor. The same as'
         ' method: ust_hand.',
         choices=('off', 'stpt')),
     Parameter(

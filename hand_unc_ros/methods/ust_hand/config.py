@@ -86,6 +86,10 @@ class UstHandConfig:
         """Which of so many frames is asked for."""
         return frames - 1 if self.centre == 'last' else frames // 2
 
+    def asked(self, frames: int) -> slice:
+        """The same frame, as a part of so many."""
+        return slice(self.target(frames), self.target(frames) + 1)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain values that JSON can hold."""
         return asdict(self)

@@ -50,8 +50,8 @@ class UstHandOutput(NamedTuple):
     moves: (L, B, T, 21, 3) of the joints from the query cloud, in standard deviations.
     vertices: (B, N, 3) of the frame that is asked for, None without a surface.
 
-    Of the frame that is asked for alone, `joints` and `moves` have one frame and what the last block says, and `anchors`
-    one frame at least, which is the last of them."""
+    Of the frame that is asked for alone, `joints`, `moves` and `anchors` have that frame, and the first two what the last
+    block says."""
 
     fused: Tensor
     confidence: Tensor
@@ -104,9 +104,9 @@ class UstHand(nn.Module):
         config, stages = self.config, stages or self.stages(alone)
         with torch.autocast(cameras.K.device.type, enabled=False):
             size, frames = cameras.K.shape[:3], cameras.K.shape[2]
-            target = config.target(frames)
+            target, wanted = config.target(frames), config.asked(frames) if alone else ALL
             # Other frames' anchors are looked at by blocks before the last.
-            anchored = slice(target, target + 1) if alone and len(self.transformer.blocks) < 2 else ALL
+            anchored = wanted if len(self.transformer.blocks) < 2 else ALL
             # Frames by themselves, N = B·T, each with its V views.
             mean, variance, nodes, features = (part.transpose(1, 2).flatten(0, 1) for part in maps[:4])
             K, pose, mask = (part.transpose(1, 2).flatten(0, 1) for part in cameras[:3])
@@ -127,12 +127,12 @@ class UstHand(nn.Module):
             steps, given = self._clouds(frame, query, valid, anchors, sight, (mean, features, fused), cameras.seconds)
             moves = stages.moves(*given)
             # Added in the world, so that a network that moves nothing gives the query cloud to the bit.
-            wanted = slice(target, target + 1) if alone else ALL
             joints = torch.cat([query[None, :, wanted],
                                 query[:, wanted] + (steps[:, wanted] @ moves[..., None])[..., 0]])
         by_view = [part.unflatten(0, (-1, frames)).transpose(1, 2) for part in (fused, confidence, mode)]
         vertices = None if self.surface is None else self.surface(joints[-1][:, 0 if alone else target])
-        return UstHandOutput(*by_view, query, valid, anchors.unflatten(0, (size[0], -1)), joints, moves, vertices)
+        anchors = anchors.unflatten(0, (size[0], -1))[:, wanted if anchored == ALL else ALL]
+        return UstHandOutput(*by_view, query, valid, anchors, joints, moves, vertices)
 
     def _query(self, sight: _Sight, mean: Tensor, mode: Tensor, frames: int,
                start: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -158,7 +158,7 @@ class UstHand(nn.Module):
         2), of all frames or of those that are asked for. Others as of Interaction."""
         fused = self.interaction(nodes, confidence, mask)
         frames = len(fused) // latents.shape[1]
-        asked = of_frames(fused, frames, slice(self.config.target(frames), self.config.target(frames) + 1))
+        asked = of_frames(fused, frames, self.config.asked(frames))
         return fused, self.flow(torch.zeros_like(fused[..., :2]), fused), self.flow(latents, asked)
 
     def moves(self, query: Tensor, anchors: Tensor, known: Tensor, there: Tensor, spread: Tensor, whitening: Tensor,
@@ -169,8 +169,8 @@ class UstHand(nn.Module):
 
         query: (B, T, 21, 3) and anchors: (B, t, M, 21, 3), in the palm's frame, t as of Clouds.  Others as of Clouds,
         Views and ViewGeometry."""
-        frames, target = known.shape[1], self.config.target(known.shape[1])
-        anchored = ALL if anchors.shape[1] == frames else slice(target, target + 1)
+        frames = known.shape[1]
+        anchored = ALL if anchors.shape[1] == frames else self.config.asked(frames)
 
         def views(part: slice) -> Views:
             geometry, rest = (projection, cameras, lift), (mean, variance, maps, fused, confidence)
@@ -180,7 +180,8 @@ class UstHand(nn.Module):
         query_features = self.points(query.flatten(0, 1)[:, None], views(ALL))[:, 0].unflatten(0, (-1, frames))
         anchor_features = self.points(anchors.flatten(0, 1), views(anchored)).unflatten(0, anchors.shape[:2])
         moves = self.transformer(Clouds(query, known, anchors.flatten(2, 3), there, query_features,
-                                        anchor_features.flatten(2, 3), spread, whitening, seconds, target), alone)
+                                        anchor_features.flatten(2, 3), spread, whitening, seconds,
+                                        self.config.target(frames)), alone)
         if not moves:
             return torch.zeros_like(query[None, :, :1] if alone else query[None])[:0]
         return torch.stack(moves[-1:] if alone else moves)
@@ -203,7 +204,7 @@ class UstHand(nn.Module):
         geometry = view_geometry(each, sight.K, sight.pose, self.config.image_size)
         anchors = anchors.unflatten(0, (size, -1))
         there = torch.isfinite(anchors).all(-1)
-        beside = query if anchors.shape[1] == frames else query[:, target:target + 1]
+        beside = query if anchors.shape[1] == frames else query[:, self.config.asked(frames)]
         anchors = torch.where(there[..., None], anchors, beside[:, :, None])
         own = [frame.from_world(points.flatten(1, -2)).unflatten(1, points.shape[1:-1]) for points in (query, anchors)]
         local = turn.mT @ spread @ turn / HAND_UNIT

@@ -50,7 +50,7 @@ def refine(network: UstHand, window: Sequence[Mapping[str, ViewReading]], start:
     with torch.inference_mode():
         given = torch.from_numpy(((start.joints - origin) * flip).astype(np.float32))[None].to(views.K.device)
         out = network.fuse(maps, views, start=given, stages=stages, alone=True)
-        anchors = out.anchors[0, -1].double().cpu().numpy() * flip
+        anchors = out.anchors[0, 0].double().cpu().numpy() * flip
         joints = out.joints[-1][0, 0].double().cpu().numpy() * flip + origin
         vertices = None if out.vertices is None else out.vertices[0].double().cpu().numpy() * flip + origin
         confidence = out.confidence[0, :, -1].double().cpu().numpy()
